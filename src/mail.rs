@@ -1,0 +1,1 @@
+//! The mail servers as seen from outside.
