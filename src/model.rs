@@ -1,0 +1,28 @@
+//! What is true about tenants, inboxes and mail: types that cannot hold a wrong value, and pure decisions.
+//!
+//! No I/O, no async, no SQL. A value of one of these types has been checked; nothing downstream checks again.
+
+pub mod address;
+pub mod allocation;
+pub mod api_key;
+pub mod ids;
+pub mod inbox;
+pub mod limits;
+pub mod maps;
+pub mod metadata;
+pub mod names;
+pub mod password;
+pub mod sealing;
+pub mod tenant;
+pub mod workspace;
+
+/// Why a value was refused: a sentence that says what is allowed, for the person who sent it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+impl Refused {
+    pub(crate) fn because(rule: impl Into<String>) -> Self {
+        Self(rule.into())
+    }
+}

@@ -1,0 +1,68 @@
+//! What the mail side should see: the desired state of one key of the maps, read from the store.
+
+use std::fmt;
+
+use super::{
+    Refused,
+    address::{Address, DomainName},
+    ids::InboxId,
+    password::PasswordHash,
+};
+
+/// A key of the maps: what is marked when the store changes, and what is published.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum MapKey {
+    /// One address: its password entry, its mailbox or alias, its sender login.
+    Address(Address),
+    /// One domain that mail is accepted for.
+    Domain(DomainName),
+}
+
+impl MapKey {
+    /// From the text that [`fmt::Display`] writes: an address holds an `@`, a domain does not.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        if text.contains('@') {
+            Address::parse(text).map(Self::Address)
+        } else {
+            DomainName::parse(text).map(Self::Domain)
+        }
+    }
+}
+
+impl fmt::Display for MapKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Domain(domain) => domain.fmt(f),
+        }
+    }
+}
+
+/// What the maps should say of an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AddressState {
+    /// Nothing: mail is refused, no login has this name.
+    Absent,
+    /// It is the canonical address of a mailbox.
+    Mailbox(Mailbox),
+    /// It is a further address of the mailbox with this canonical address.
+    Alias(Address),
+}
+
+/// A mailbox as Dovecot should know it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mailbox {
+    /// The inbox; names the mail folder.
+    pub inbox: InboxId,
+    /// How its password is checked.
+    pub login: Login,
+}
+
+/// Whether a mailbox can be logged in to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Login {
+    /// With the password of this hash.
+    Open(PasswordHash),
+    /// Not at all, while deliveries go on: its tenant is suspended.
+    Locked,
+}

@@ -1,0 +1,172 @@
+//! Names that people give to things: free text, bounded, without control characters.
+
+use std::fmt;
+
+use super::{Refused, allocation::slug_of};
+
+/// Longest display name, in characters.
+pub const DISPLAY_NAME_MAX_CHARS: usize = 200;
+/// Longest name of a tenant, workspace or key, in characters.
+pub const LABEL_MAX_CHARS: usize = 200;
+/// Longest slug, in octets: a DNS label (RFC 1035, 2.3.4), so that slugs can become host names.
+pub const SLUG_MAX_OCTETS: usize = 63;
+
+/// The name shown beside an inbox's address; any script, may be empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DisplayName(String);
+
+impl DisplayName {
+    /// What a caller is told when a display name is refused.
+    pub const RULE: &'static str = "must be at most 200 characters without control characters";
+
+    /// Parses a display name.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        if text.chars().count() <= DISPLAY_NAME_MAX_CHARS && is_plain(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Refused::because(Self::RULE))
+        }
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a tenant, a workspace or a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Label(String);
+
+impl Label {
+    /// What a caller is told when a label is refused.
+    pub const RULE: &'static str =
+        "must be 1 to 200 characters, not only white space, without control characters";
+
+    /// Parses a label; white space around it is dropped.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let trimmed = text.trim();
+        if !trimmed.is_empty() && trimmed.chars().count() <= LABEL_MAX_CHARS && is_plain(trimmed) {
+            Ok(Self(trimmed.to_owned()))
+        } else {
+            Err(Refused::because(Self::RULE))
+        }
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The short name of a workspace, unique within its tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slug(String);
+
+impl Slug {
+    /// What a caller is told when a slug is refused.
+    pub const RULE: &'static str =
+        "must be 1 to 63 characters of a-z, 0-9 and '-', and start and end with a letter or digit";
+    /// The slug of a workspace whose name has nothing that a slug can hold.
+    const OF_LAST_RESORT: &'static str = "workspace";
+
+    /// Parses a slug.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let alphabet = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let fits = (1..=SLUG_MAX_OCTETS).contains(&text.len())
+            && text.bytes().all(alphabet)
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Refused::because(Self::RULE))
+        }
+    }
+
+    /// The slug that a name gives: `Acme Corp` gives `acme-corp`.
+    pub fn from_label(label: &Label) -> Self {
+        let slug = slug_of(label.as_str(), SLUG_MAX_OCTETS);
+        Self(if slug.is_empty() {
+            Self::OF_LAST_RESORT.to_owned()
+        } else {
+            slug
+        })
+    }
+
+    /// This slug with a number behind it, cut where the whole would be too long: `acme-corp-2`.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Self {
+        let ending = format!("-{number}");
+        let base = &self.0[..self.0.len().min(SLUG_MAX_OCTETS - ending.len())];
+        Self(format!("{}{ending}", base.trim_end_matches('-')))
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// No control characters: C0, C1 and the line and paragraph separators, which would break a header or a log line.
+fn is_plain(text: &str) -> bool {
+    !text
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
+macro_rules! shown_as_text {
+    ($($name:ident),+) => {
+        $(impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        })+
+    };
+}
+shown_as_text!(DisplayName, Label, Slug);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_names_take_any_script_but_no_control_characters() {
+        assert_eq!(
+            DisplayName::parse("Агент 007 🚀").unwrap().as_str(),
+            "Агент 007 🚀"
+        );
+        assert_eq!(DisplayName::parse("").unwrap().as_str(), "");
+        assert!(DisplayName::parse(&"é".repeat(200)).is_ok());
+        for bad in [
+            "a\nb",
+            "a\0",
+            "a\u{7f}",
+            "a\u{85}b",
+            "a\u{2028}b",
+            &"é".repeat(201),
+        ] {
+            assert!(DisplayName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn labels_are_trimmed_and_never_empty() {
+        assert_eq!(Label::parse("  Acme ").unwrap().as_str(), "Acme");
+        for bad in ["", "   ", "a\tb", &"x".repeat(201)] {
+            assert!(Label::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn slugs_follow_from_labels() {
+        let slug = |name: &str| Slug::from_label(&Label::parse(name).unwrap());
+        assert_eq!(slug("Acme Corp").as_str(), "acme-corp");
+        assert_eq!(slug("日本").as_str(), "workspace");
+        assert_eq!(slug("Acme Corp").numbered(2).as_str(), "acme-corp-2");
+        assert_eq!(slug(&"x".repeat(100)).numbered(2).as_str().len(), SLUG_MAX_OCTETS);
+        for bad in ["", "-a", "a-", "A", "a b", "a.b", &"x".repeat(64)] {
+            assert!(Slug::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}
