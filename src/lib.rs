@@ -2,5 +2,9 @@
 
 pub mod clock;
 pub mod mail;
+pub mod maps;
 pub mod model;
+pub mod publish;
 pub mod stack;
+pub mod store;
+pub mod telemetry;

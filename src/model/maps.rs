@@ -66,3 +66,12 @@ pub enum Login {
     /// Not at all, while deliveries go on: its tenant is suspended.
     Locked,
 }
+
+/// What is to be published: a key and the state that the store says it has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MapChange {
+    /// An address and its state.
+    Address(Address, AddressState),
+    /// A domain and whether mail for it is accepted.
+    Domain(DomainName, bool),
+}

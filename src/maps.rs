@@ -1,0 +1,314 @@
+//! The maps: what Postfix and Dovecot see of the store, in the two formats that were measured to be fresh.
+//!
+//! - `passdb/<domain>/<local part>`: one file a mailbox, one line of passwd-file syntax, read on each look-up by
+//!   a Lua passdb and userdb. Replaced by rename, so that a reader sees the old line or the new one.
+//! - `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (lmdb_table(5)).
+//!
+//! The mail servers' groups may read them and nobody else; nobody but the daemon writes them. Everything here
+//! blocks on files: not for an async thread.
+
+mod files;
+mod passdb;
+mod render;
+mod table;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use self::{
+    passdb::PassdbTree,
+    render::{MailHome, passwd_line},
+    table::{Table, TableError},
+};
+use crate::model::{
+    address::Address,
+    maps::{AddressState, MapChange},
+};
+
+/// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
+const PRESENT: &str = "1";
+
+/// Where the maps are and who may read them.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The folder of the maps.
+    pub root: PathBuf,
+    /// Numeric id of the group that Dovecot's auth workers run in.
+    pub passdb_gid: u32,
+    /// Numeric id of the group that Postfix runs in.
+    pub postfix_gid: u32,
+    /// What a password entry says of the mailbox's place.
+    pub home: MailHome,
+}
+
+impl Layout {
+    /// The folder of the password entries.
+    pub fn passdb(&self) -> PathBuf {
+        self.root.join("passdb")
+    }
+
+    /// The folder of Postfix's tables.
+    pub fn postfix(&self) -> PathBuf {
+        self.root.join("postfix")
+    }
+}
+
+/// The maps, open for writing. One process has them at a time.
+#[derive(Debug)]
+pub struct Maps {
+    home: MailHome,
+    passdb: PassdbTree,
+    domains: Table,
+    mailboxes: Table,
+    aliases: Table,
+    sender_logins: Table,
+    /// Held as long as the maps are open; the kernel lets it go when the process ends, however it ends.
+    _only_writer: files::FolderLock,
+}
+
+/// The maps could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{doing} {}", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A table could not be read or written.
+    #[error("{doing} the table {}", path.display())]
+    Table {
+        /// What was being done.
+        doing: &'static str,
+        /// The table's file.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: TableError,
+    },
+    /// Another process has the maps open for writing.
+    #[error("the maps in {} are already written by another inboxd: stop it first, or give this one another folder (maps.dir)", folder.display())]
+    Taken {
+        /// The folder of the maps.
+        folder: PathBuf,
+    },
+}
+
+/// How far the maps were from the store, and what was done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Differences {
+    /// Entries that were missing or said something else.
+    pub wrong: usize,
+    /// Entries that nothing in the store asks for.
+    pub extra: usize,
+}
+
+impl Maps {
+    /// Opens the maps for writing and makes what is missing of folders and tables.
+    pub fn open(layout: &Layout) -> Result<Self, Error> {
+        files::ensure_folder(&layout.root, None)?;
+        let only_writer = files::FolderLock::take(&layout.root)?;
+        let postfix = layout.postfix();
+        files::ensure_folder(&postfix, Some(layout.postfix_gid))?;
+        let table = |name: &str| Table::open(&postfix.join(name).with_extension("lmdb"), layout.postfix_gid);
+        Ok(Self {
+            home: layout.home.clone(),
+            passdb: PassdbTree::open(&layout.passdb(), layout.passdb_gid)?,
+            domains: table("domains")?,
+            mailboxes: table("mailboxes")?,
+            aliases: table("aliases")?,
+            sender_logins: table("sender_logins")?,
+            _only_writer: only_writer,
+        })
+    }
+
+    /// Publishes changes and flushes them: when this returns, a new connection to either mail server sees all of
+    /// them, and a power cut takes none of them back. Applying a change twice does no harm.
+    ///
+    /// Password entries are written before Postfix's keys, and removed after them, so that Dovecot knows every
+    /// mailbox that Postfix accepts mail for.
+    pub fn apply(&self, changes: &[MapChange]) -> Result<(), Error> {
+        let mut written = self.passdb.batch();
+        for change in changes {
+            if let MapChange::Address(address, AddressState::Mailbox(mailbox)) = change {
+                written.write(address, &passwd_line(address, mailbox, &self.home))?;
+            }
+        }
+        written.flush()?;
+
+        self.sender_logins
+            .change(changes.iter().filter_map(|change| match change {
+                MapChange::Address(address, state) => Some((address.to_string(), login_of(address, state))),
+                MapChange::Domain(..) => None,
+            }))?;
+        self.mailboxes
+            .change(changes.iter().filter_map(|change| match change {
+                MapChange::Address(address, state) => {
+                    let present = matches!(state, AddressState::Mailbox(_)).then(|| PRESENT.to_owned());
+                    Some((address.to_string(), present))
+                }
+                MapChange::Domain(..) => None,
+            }))?;
+        self.aliases
+            .change(changes.iter().filter_map(|change| match change {
+                MapChange::Address(address, state) => Some((address.to_string(), alias_of(state))),
+                MapChange::Domain(..) => None,
+            }))?;
+        self.domains
+            .change(changes.iter().filter_map(|change| match change {
+                MapChange::Domain(domain, served) => {
+                    Some((domain.to_string(), served.then(|| PRESENT.to_owned())))
+                }
+                MapChange::Address(..) => None,
+            }))?;
+
+        let mut removed = self.passdb.batch();
+        for change in changes {
+            if let MapChange::Address(address, AddressState::Absent | AddressState::Alias(_)) = change {
+                removed.remove(address)?;
+            }
+        }
+        removed.flush()
+    }
+
+    /// Of these expected states, in any order, those that the maps do not show.
+    pub fn wrong_of(&self, expected: &[MapChange]) -> Result<Vec<MapChange>, Error> {
+        let mut wrong = Vec::new();
+        for change in expected {
+            if !self.shows(change)? {
+                wrong.push(change.clone());
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Everything that the maps name, in pages: to find what the store does not ask for. Names that no inboxd
+    /// would write are removed on the way; their number is the second value.
+    pub fn names_after(&self, after: Option<&NamedIn>, limit: usize) -> Result<(Vec<NamedIn>, usize), Error> {
+        let place = after.map_or(Place::Passdb, |name| name.place);
+        let mut removed = 0;
+        for place in Place::ALL.into_iter().skip_while(|&candidate| candidate != place) {
+            let start = after
+                .filter(|name| name.place == place)
+                .map(|name| name.name.as_str());
+            let (names, junk) = match place {
+                Place::Passdb => self.passdb.names_after(start, limit)?,
+                Place::Table(index) => self.table(index).names_after(start, limit)?,
+            };
+            removed += junk;
+            if !names.is_empty() {
+                return Ok((
+                    names.into_iter().map(|name| NamedIn { place, name }).collect(),
+                    removed,
+                ));
+            }
+        }
+        Ok((Vec::new(), removed))
+    }
+
+    /// How many entries the maps have: of password entries, mailboxes, aliases and domains.
+    pub fn counts(&self) -> Result<Counts, Error> {
+        Ok(Counts {
+            passwords: self.passdb.count()?,
+            mailboxes: self.mailboxes.count()?,
+            aliases: self.aliases.count()?,
+            sender_logins: self.sender_logins.count()?,
+            domains: self.domains.count()?,
+        })
+    }
+
+    /// Writes and removes a file, to learn whether the maps can be written now.
+    pub fn probe(&self) -> Result<(), Error> {
+        self.passdb.probe()
+    }
+
+    fn shows(&self, change: &MapChange) -> Result<bool, Error> {
+        match change {
+            MapChange::Domain(domain, served) => Ok(self.domains.get(domain.as_str())?.is_some() == *served),
+            MapChange::Address(address, state) => {
+                let name = address.to_string();
+                let line = match state {
+                    AddressState::Mailbox(mailbox) => Some(passwd_line(address, mailbox, &self.home)),
+                    AddressState::Absent | AddressState::Alias(_) => None,
+                };
+                let is_mailbox = line.is_some();
+                Ok(self.passdb.shows(address, line.as_deref())?
+                    && self.mailboxes.get(&name)?.is_some() == is_mailbox
+                    && self.aliases.get(&name)? == alias_of(state)
+                    && self.sender_logins.get(&name)? == login_of(address, state))
+            }
+        }
+    }
+
+    fn table(&self, index: usize) -> &Table {
+        [&self.mailboxes, &self.aliases, &self.sender_logins, &self.domains][index]
+    }
+}
+
+/// Entries of each map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Password entries.
+    pub passwords: u64,
+    /// Virtual mailboxes.
+    pub mailboxes: u64,
+    /// Virtual aliases.
+    pub aliases: u64,
+    /// Sender logins.
+    pub sender_logins: u64,
+    /// Virtual mailbox domains.
+    pub domains: u64,
+}
+
+/// A name that one of the maps holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedIn {
+    place: Place,
+    /// The name: an address or a domain.
+    pub name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Passdb,
+    Table(usize),
+}
+
+impl Place {
+    const ALL: [Self; 5] = [
+        Self::Passdb,
+        Self::Table(0),
+        Self::Table(1),
+        Self::Table(2),
+        Self::Table(3),
+    ];
+}
+
+/// The login that may send from an address.
+fn login_of(address: &Address, state: &AddressState) -> Option<String> {
+    match state {
+        AddressState::Absent => None,
+        AddressState::Mailbox(_) => Some(address.to_string()),
+        AddressState::Alias(canonical) => Some(canonical.to_string()),
+    }
+}
+
+/// Where mail for an address goes instead.
+fn alias_of(state: &AddressState) -> Option<String> {
+    match state {
+        AddressState::Alias(canonical) => Some(canonical.to_string()),
+        AddressState::Absent | AddressState::Mailbox(_) => None,
+    }
+}
+
+fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { doing, path, source }
+}

@@ -1,0 +1,191 @@
+//! The password entries: `<root>/<domain>/<local part>`, one file a mailbox.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Error, file_error,
+    files::{FILE_MODE, ensure_folder, flush_folder, own},
+};
+use crate::model::address::{Address, DomainName};
+
+/// What a file that is being written is called: no local part starts with a dot.
+const UNFINISHED_PREFIX: &str = ".new-";
+
+/// The tree of password entries.
+#[derive(Debug)]
+pub struct PassdbTree {
+    root: PathBuf,
+    gid: u32,
+}
+
+/// Some changes of the tree, made durable together.
+pub(super) struct Batch<'a> {
+    tree: &'a PassdbTree,
+    touched: BTreeSet<PathBuf>,
+}
+
+impl PassdbTree {
+    pub(super) fn open(root: &Path, gid: u32) -> Result<Self, Error> {
+        ensure_folder(root, Some(gid))?;
+        Ok(Self {
+            root: root.to_owned(),
+            gid,
+        })
+    }
+
+    pub(super) fn batch(&self) -> Batch<'_> {
+        Batch {
+            tree: self,
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the entry of an address is this line; `None`: whether there is no entry.
+    pub(super) fn shows(&self, address: &Address, line: Option<&str>) -> Result<bool, Error> {
+        let path = self.entry(address);
+        match fs::read(&path) {
+            Ok(found) => Ok(line.is_some_and(|line| found == line.as_bytes())),
+            Err(error) if is_missing(&error) => Ok(line.is_none()),
+            Err(error) => Err(file_error("read the password entry", &path)(error)),
+        }
+    }
+
+    /// How many entries there are.
+    pub(super) fn count(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        for domain in list(&self.root)? {
+            count += list(&self.root.join(domain))?.len() as u64;
+        }
+        Ok(count)
+    }
+
+    /// A page of the addresses that have an entry, behind the given one. What cannot be an entry is removed; the
+    /// second value says how much of it there was.
+    pub(super) fn names_after(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, usize), Error> {
+        let (mut names, mut removed) = (Vec::new(), 0);
+        let (after_local_part, after_domain) =
+            after.and_then(|name| name.split_once('@')).unwrap_or(("", ""));
+        for domain in list(&self.root)? {
+            if domain.as_str() < after_domain {
+                continue;
+            }
+            let folder = self.root.join(&domain);
+            for local_part in list(&folder)? {
+                if domain == after_domain && local_part.as_str() <= after_local_part {
+                    continue;
+                }
+                if Address::parse(&format!("{local_part}@{domain}")).is_err() {
+                    let path = folder.join(&local_part);
+                    fs::remove_file(&path).map_err(file_error("remove the stray file", &path))?;
+                    removed += 1;
+                    continue;
+                }
+                names.push(format!("{local_part}@{domain}"));
+                if names.len() == limit {
+                    return Ok((names, removed));
+                }
+            }
+        }
+        Ok((names, removed))
+    }
+
+    /// Writes, flushes and removes a file.
+    pub(super) fn probe(&self) -> Result<(), Error> {
+        let path = self.root.join(format!("{UNFINISHED_PREFIX}probe"));
+        self.write_file(&path, b"probe\n")?;
+        fs::remove_file(&path).map_err(file_error("remove the probe file", &path))
+    }
+
+    fn folder(&self, domain: &DomainName) -> PathBuf {
+        self.root.join(domain.as_str())
+    }
+
+    fn entry(&self, address: &Address) -> PathBuf {
+        self.folder(&address.domain).join(address.local_part.as_str())
+    }
+
+    fn write_file(&self, path: &Path, contents: &[u8]) -> Result<(), Error> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(FILE_MODE)
+            .open(path)
+            .map_err(file_error("make the file", path))?;
+        own(&file, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the file", path))?;
+        let written = file.write_all(contents).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            // Half a file of no name that anybody reads; if even this fails, the start-up check removes it.
+            let _ = fs::remove_file(path);
+            return Err(file_error("write the file", path)(error));
+        }
+        Ok(())
+    }
+}
+
+impl Batch<'_> {
+    /// Writes an entry: a reader sees the old line or the new one, whole.
+    pub(super) fn write(&mut self, address: &Address, line: &str) -> Result<(), Error> {
+        let folder = self.tree.folder(&address.domain);
+        let unfinished = folder.join(format!("{UNFINISHED_PREFIX}{}", address.local_part));
+        match self.tree.write_file(&unfinished, line.as_bytes()) {
+            Ok(()) => {}
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                ensure_folder(&folder, Some(self.tree.gid))?;
+                self.tree.write_file(&unfinished, line.as_bytes())?;
+            }
+            Err(error) => return Err(error),
+        }
+        let entry = self.tree.entry(address);
+        fs::rename(&unfinished, &entry).map_err(file_error("put in place the password entry", &entry))?;
+        self.touched.insert(folder);
+        Ok(())
+    }
+
+    /// Removes an entry, if there is one.
+    pub(super) fn remove(&mut self, address: &Address) -> Result<(), Error> {
+        let entry = self.tree.entry(address);
+        match fs::remove_file(&entry) {
+            Ok(()) => {
+                self.touched.insert(self.tree.folder(&address.domain));
+                Ok(())
+            }
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(file_error("remove the password entry", &entry)(error)),
+        }
+    }
+
+    /// Makes the batch durable: one flush a folder.
+    pub(super) fn flush(self) -> Result<(), Error> {
+        self.touched.iter().try_for_each(|folder| flush_folder(folder))
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The names in a folder, in order of their octets.
+fn list(folder: &Path) -> Result<Vec<String>, Error> {
+    let doing = "list the folder";
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(file_error(doing, folder))? {
+        let entry = entry.map_err(file_error(doing, folder))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,0 +1,310 @@
+//! One LMDB table, changed in place under the lock that Postfix honours (lmdb_table(5)).
+//!
+//! Postfix opens the table without LMDB's own locking and takes an `fcntl` read lock on the file around each
+//! look-up; so a writer must hold an `fcntl` write lock from begin to commit. `flock` is another lock and would
+//! protect nothing. The commit is not flushed under the lock, because look-ups would wait for the disk; the flush
+//! follows when the lock is gone, and only then has the change happened for a caller.
+//!
+//! Every key and value ends in a NUL, because Postfix remembers the first form that hits.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, RwTxn, WithoutTls, types::Bytes};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+
+use super::{
+    Error, file_error,
+    files::{FILE_MODE, own},
+};
+
+/// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
+const MAP_SIZE_OCTETS: usize = 4 << 30;
+/// How long a writer waits for Postfix's look-ups to let it in.
+const LOCK_TIMEOUT_MS: u64 = 5_000;
+/// Pauses between tries for the lock, in microseconds: short at first, because look-ups are.
+const LOCK_PAUSE_US: std::ops::RangeInclusive<u64> = 50..=2_000;
+/// What a damaged table is renamed to.
+const DAMAGED_EXTENSION: &str = "lmdb.damaged";
+
+/// One of Postfix's look-up tables.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    env: Env<WithoutTls>,
+    database: Database<Bytes, Bytes>,
+    /// Its own open file description: the lock belongs to it, not to the process, so that closing another
+    /// descriptor of the file does not drop it.
+    lock: File,
+}
+
+/// What can go wrong with a table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// LMDB failed.
+    #[error("LMDB failed")]
+    Lmdb(#[from] heed::Error),
+    /// The lock could not be taken.
+    #[error("lock it against look-ups")]
+    Lock(#[source] std::io::Error),
+    /// Look-ups held the lock all the time.
+    #[error("no turn between look-ups within {LOCK_TIMEOUT_MS} ms")]
+    Busy,
+}
+
+impl Table {
+    /// Opens a table and makes it if it is missing. One that LMDB cannot read is set aside and made anew; open
+    /// SMTP sessions notice by the changed file, and what was in it is published again by the start-up check.
+    pub(super) fn open(path: &Path, gid: u32) -> Result<Self, Error> {
+        match Self::try_open(path, gid) {
+            Err(Error::Table {
+                source: TableError::Lmdb(error),
+                ..
+            }) if is_damage(&error) => {
+                let aside = path.with_extension(DAMAGED_EXTENSION);
+                tracing::error!(table = %path.display(), aside = %aside.display(), %error, "set a damaged table aside");
+                std::fs::rename(path, &aside).map_err(file_error("set aside the damaged table", path))?;
+                Self::try_open(path, gid)
+            }
+            other => other,
+        }
+    }
+
+    fn try_open(path: &Path, gid: u32) -> Result<Self, Error> {
+        let doing = "open";
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(FILE_MODE)
+            .open(path)
+            .map_err(file_error("open the table", path))?;
+        own(&lock, Some(gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
+        let failed = |source: TableError| Error::Table {
+            doing,
+            path: path.to_owned(),
+            source,
+        };
+        let held = WriteLock::take(&lock).map_err(failed)?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(MAP_SIZE_OCTETS);
+        #[expect(
+            unsafe_code,
+            reason = "opening maps the file: sound while nobody else writes it, which the folder's lock ensures, and \
+                      while it is not truncated, which nobody may; NO_LOCK is sound because every transaction here \
+                      happens under the write lock above, one at a time"
+        )]
+        let env = unsafe {
+            options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK | EnvFlags::NO_SYNC);
+            options.open(path)
+        }
+        .map_err(|error| failed(error.into()))?;
+        let database = (|| {
+            let mut txn = env.write_txn()?;
+            let database = env.create_database(&mut txn, None)?;
+            txn.commit()?;
+            Ok::<_, heed::Error>(database)
+        })()
+        .map_err(|error| failed(error.into()))?;
+        drop(held);
+        env.force_sync().map_err(|error| failed(error.into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            env,
+            database,
+            lock,
+        })
+    }
+
+    /// Sets (`Some`) or removes (`None`) names, all in one transaction, and flushes it.
+    pub(super) fn change(
+        &self,
+        changes: impl Iterator<Item = (String, Option<String>)>,
+    ) -> Result<(), Error> {
+        let mut changes = changes.peekable();
+        if changes.peek().is_none() {
+            return Ok(());
+        }
+        self.locked("change", |txn| {
+            for (name, value) in changes {
+                let key = with_nul(&name);
+                match value {
+                    Some(value) => {
+                        let value = with_nul(&value);
+                        if self.database.get(txn, &key)? != Some(value.as_slice()) {
+                            self.database.put(txn, &key, &value)?;
+                        }
+                    }
+                    None => {
+                        self.database.delete(txn, &key)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        // Also when nothing changed: what is there may be from a batch that failed before its flush.
+        self.env.force_sync().map_err(|error| self.failed("flush", error))
+    }
+
+    /// The value of a name.
+    pub(super) fn get(&self, name: &str) -> Result<Option<String>, Error> {
+        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
+        let value = self
+            .database
+            .get(&txn, &with_nul(name))
+            .map_err(|error| self.failed("read", error))?;
+        Ok(value.map(|value| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()))
+    }
+
+    /// How many names there are.
+    pub(super) fn count(&self) -> Result<u64, Error> {
+        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
+        self.database
+            .len(&txn)
+            .map_err(|error| self.failed("count", error))
+    }
+
+    /// A page of names behind the given one. Keys that inboxd does not write are removed; the second value says
+    /// how many there were.
+    pub(super) fn names_after(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, usize), Error> {
+        let (mut names, mut junk) = (Vec::new(), Vec::new());
+        {
+            let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
+            let start = after.map(with_nul).unwrap_or_default();
+            let range = (
+                std::ops::Bound::Excluded(start.as_slice()),
+                std::ops::Bound::Unbounded,
+            );
+            for entry in self
+                .database
+                .range(&txn, &range)
+                .map_err(|error| self.failed("list", error))?
+            {
+                let (key, _) = entry.map_err(|error| self.failed("list", error))?;
+                match key
+                    .strip_suffix(b"\0")
+                    .and_then(|name| std::str::from_utf8(name).ok())
+                {
+                    Some(name)
+                        if crate::model::maps::MapKey::parse(name)
+                            .is_ok_and(|key| key.to_string() == name) =>
+                    {
+                        names.push(name.to_owned());
+                    }
+                    _ => junk.push(key.to_vec()),
+                }
+                if names.len() == limit {
+                    break;
+                }
+            }
+        }
+        if !junk.is_empty() {
+            self.locked("clean", |txn| {
+                junk.iter()
+                    .try_for_each(|key| self.database.delete(txn, key).map(drop))
+            })?;
+            self.env
+                .force_sync()
+                .map_err(|error| self.failed("flush", error))?;
+        }
+        Ok((names, junk.len()))
+    }
+
+    /// Runs a transaction under the write lock, from begin to commit.
+    fn locked<T>(
+        &self,
+        doing: &'static str,
+        run: impl FnOnce(&mut RwTxn<'_>) -> Result<T, heed::Error>,
+    ) -> Result<T, Error> {
+        let failed = |source: TableError| Error::Table {
+            doing,
+            path: self.path.clone(),
+            source,
+        };
+        let _held = WriteLock::take(&self.lock).map_err(failed)?;
+        (|| {
+            let mut txn = self.env.write_txn()?;
+            let result = run(&mut txn)?;
+            txn.commit()?;
+            Ok(result)
+        })()
+        .map_err(|error: heed::Error| failed(error.into()))
+    }
+
+    fn failed(&self, doing: &'static str, error: heed::Error) -> Error {
+        Error::Table {
+            doing,
+            path: self.path.clone(),
+            source: error.into(),
+        }
+    }
+}
+
+fn with_nul(text: &str) -> Vec<u8> {
+    [text.as_bytes(), b"\0"].concat()
+}
+
+fn is_damage(error: &heed::Error) -> bool {
+    use heed::MdbError::{Corrupted, Invalid, PageNotFound, Panic, VersionMismatch};
+    matches!(
+        error,
+        heed::Error::Mdb(Corrupted | Invalid | PageNotFound | Panic | VersionMismatch)
+    )
+}
+
+/// An `fcntl` write lock on a whole file, of the kind that belongs to the open file description (fcntl(2),
+/// `F_OFD_SETLK`); let go when dropped.
+struct WriteLock<'a>(&'a File);
+
+impl<'a> WriteLock<'a> {
+    fn take(file: &'a File) -> Result<Self, TableError> {
+        let begun = Instant::now();
+        let mut pause_us = *LOCK_PAUSE_US.start();
+        loop {
+            match set_lock(file, libc::F_WRLCK) {
+                Ok(()) => return Ok(Self(file)),
+                Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => {}
+                Err(errno) => return Err(TableError::Lock(errno.into())),
+            }
+            if begun.elapsed() > Duration::from_millis(LOCK_TIMEOUT_MS) {
+                return Err(TableError::Busy);
+            }
+            // Waiting in the kernel (F_OFD_SETLKW) has no deadline, and readers could starve a writer for ever.
+            thread::sleep(Duration::from_micros(pause_us));
+            pause_us = (pause_us * 2).min(*LOCK_PAUSE_US.end());
+        }
+    }
+}
+
+impl Drop for WriteLock<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = set_lock(self.0, libc::F_UNLCK) {
+            tracing::error!(%errno, "cannot unlock a table; look-ups wait until the daemon ends");
+        }
+    }
+}
+
+fn set_lock(file: &File, kind: libc::c_int) -> Result<(), Errno> {
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
+}

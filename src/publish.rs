@@ -1,0 +1,431 @@
+//! From the store to the maps, before the answer.
+//!
+//! Level-triggered: a transaction that changes what the mail side should see marks the touched keys as unpublished;
+//! publishing reads the *current* state of a marked key, writes that, and clears the mark if the key was not marked
+//! again meanwhile. Applying twice is harmless, order does not matter, and a crash loses nothing, because start-up
+//! publishes what is marked and then compares everything.
+//!
+//! One task does all of it. Requests that wait at the same time share one batch and its flushes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    maps::{self, Differences, Maps, NamedIn},
+    model::{
+        address::{Address, DomainName},
+        maps::{MapChange, MapKey},
+    },
+    store::{self, Db, Pending, SessionsToEnd, Tx},
+    telemetry::{self, metric},
+};
+
+/// Requests that may wait for the publisher; more of them wait to be let in.
+const QUEUE_MAX: usize = 1024;
+/// Keys published in one batch.
+const BATCH_MAX: usize = 256;
+/// Entries compared at a time at start-up.
+const CHECK_PAGE: u32 = 2_000;
+/// Pause before what could not be published is tried again, without anybody asking.
+const RETRY_PAUSE_MS: u64 = 1_000;
+/// Published marks that may wait to be cleared.
+const CLEAR_QUEUE_MAX: usize = 4096;
+
+/// Ends the open sessions of a login; behind a trait because only real mail servers have sessions.
+pub trait SessionEnder: Send + Sync {
+    /// Ends every open session of this login, and returns when they have ended or there is no server that could
+    /// have any.
+    fn end_sessions<'a>(
+        &'a self,
+        login: &'a Address,
+    ) -> Pin<Box<dyn Future<Output = Result<(), SessionsError>> + Send + 'a>>;
+}
+
+/// Open sessions could not be ended.
+#[derive(Debug, thiserror::Error)]
+#[error("end the open sessions of a login")]
+pub struct SessionsError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Something could not be published. It stays marked and is tried again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The store could not be read.
+    #[error("read from the store what to publish")]
+    Store(#[source] Arc<store::Error>),
+    /// The maps could not be written.
+    #[error("write the maps")]
+    Maps(#[source] Arc<maps::Error>),
+    /// Open sessions could not be ended.
+    #[error("cut off open sessions")]
+    Sessions(#[source] Arc<SessionsError>),
+    /// The publisher has stopped, because the daemon is stopping.
+    #[error("the publisher has stopped")]
+    Stopped,
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<maps::Error> for Error {
+    fn from(error: maps::Error) -> Self {
+        Self::Maps(Arc::new(error))
+    }
+}
+
+/// What the publisher works with.
+pub struct Parts {
+    /// What is true.
+    pub db: Db,
+    /// What the mail side sees.
+    pub maps: Arc<Maps>,
+    /// The domain that is served although no workspace owns it.
+    pub default_domain: DomainName,
+    /// Ends open sessions; none where the configuration names no way to.
+    pub sessions: Option<Arc<dyn SessionEnder>>,
+}
+
+/// Asks the publisher to publish.
+#[derive(Clone, Debug)]
+pub struct Publisher(mpsc::Sender<Request>);
+
+struct Request {
+    keys: Vec<MapKey>,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Publisher {
+    /// Publishes the current state of these keys. When it returns, both mail servers see it, and it survives a
+    /// power cut.
+    pub async fn publish(&self, keys: Vec<MapKey>) -> Result<(), Error> {
+        let begun = Instant::now();
+        let (done, published) = oneshot::channel();
+        self.0
+            .send(Request { keys, done })
+            .await
+            .map_err(|_| Error::Stopped)?;
+        let result = published.await.map_err(|_| Error::Stopped)?;
+        telemetry::seconds(metric::PUBLISH_SECONDS, begun.elapsed());
+        result
+    }
+}
+
+/// Brings the maps to the store's state, whatever happened in between, and starts the task that keeps them there.
+///
+/// The task ends when every [`Publisher`] is gone and everything that was asked has been published.
+pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<()>), Error> {
+    let mut task = Task {
+        parts,
+        failing: false,
+    };
+    task.publish_all_marked().await?;
+    let differences = task.compare().await?;
+    if differences != Differences::default() {
+        tracing::warn!(
+            wrong = differences.wrong,
+            extra = differences.extra,
+            "the maps were behind the store and have been repaired"
+        );
+    }
+    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+    Ok((Publisher(sender), tokio::spawn(task.run(receiver))))
+}
+
+struct Task {
+    parts: Parts,
+    failing: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
+        let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
+        loop {
+            let retry = Duration::from_millis(RETRY_PAUSE_MS);
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(first) => self.serve(first, &mut requests, &clear).await,
+                    None => break,
+                },
+                () = tokio::time::sleep(retry), if self.failing => self.retry().await,
+            }
+        }
+        drop(clear);
+        if let Err(error) = clearing.await {
+            tracing::error!(%error, "the task that clears published marks failed");
+        }
+    }
+
+    /// One request and all that came meanwhile, as one batch.
+    async fn serve(
+        &mut self,
+        first: Request,
+        requests: &mut mpsc::Receiver<Request>,
+        clear: &mpsc::Sender<Pending>,
+    ) {
+        let mut batch = vec![first];
+        let mut keys = batch[0].keys.len();
+        while keys < BATCH_MAX {
+            let Ok(request) = requests.try_recv() else { break };
+            keys += request.keys.len();
+            batch.push(request);
+        }
+        telemetry::count_of(metric::PUBLISH_BATCH_KEYS, keys);
+        let wanted: BTreeSet<MapKey> = batch
+            .iter()
+            .flat_map(|request| request.keys.iter().cloned())
+            .collect();
+        let wanted: Vec<MapKey> = wanted.into_iter().collect();
+        let outcome = self.publish(&wanted).await;
+        self.failing |= outcome.is_err();
+        match outcome {
+            Err(error) => {
+                tracing::error!(error = telemetry::chain(&error), keys, "cannot publish");
+                for request in batch {
+                    // A caller that has gone away needs no answer.
+                    let _ = request.done.send(Err(error.clone()));
+                }
+            }
+            Ok(published) => {
+                for request in batch {
+                    let failed = request.keys.iter().find_map(|key| published.failed.get(key));
+                    let _ = request
+                        .done
+                        .send(failed.map_or(Ok(()), |error| Err(error.clone())));
+                }
+                self.failing |= !published.failed.is_empty();
+                for pending in published.done {
+                    if clear.send(pending).await.is_err() {
+                        tracing::error!(
+                            "the task that clears published marks has gone; marks stay until the next start"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes what is still marked although nobody waits for it.
+    async fn retry(&mut self) {
+        match self.publish_all_marked().await {
+            Ok(()) => {
+                self.failing = false;
+                tracing::info!("everything that could not be published is published");
+            }
+            Err(error) => tracing::error!(error = telemetry::chain(&error), "still cannot publish"),
+        }
+    }
+
+    async fn publish_all_marked(&mut self) -> Result<(), Error> {
+        loop {
+            let marked = self
+                .parts
+                .db
+                .read()
+                .await?
+                .unpublished(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX))
+                .await?;
+            if marked.is_empty() {
+                return Ok(());
+            }
+            let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
+            let published = self.publish(&keys).await?;
+            clear(&self.parts.db, &published.done).await?;
+            if let Some(error) = published.failed.into_values().next() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Publishes the current state of these keys and ends the sessions that have to end.
+    async fn publish(&self, keys: &[MapKey]) -> Result<Published, Error> {
+        let mut changes = Vec::with_capacity(keys.len());
+        let mut marked = Vec::with_capacity(keys.len());
+        let mut tx = self.parts.db.read().await?;
+        for key in keys {
+            marked.extend(tx.unpublished_key(key).await?);
+            changes.push(self.current(&mut tx, key).await?);
+        }
+        drop(tx);
+        self.apply(changes).await?;
+
+        let mut published = Published::default();
+        let ending = marked.into_iter().map(|pending| async {
+            let ended = self.end_sessions(&pending).await;
+            (pending, ended)
+        });
+        for (pending, ended) in futures_util::future::join_all(ending).await {
+            match ended {
+                Ok(()) => published.done.push(pending),
+                Err(error) => {
+                    let error = Error::Sessions(Arc::new(error));
+                    tracing::error!(error = telemetry::chain(&error), login = %pending.key, "cannot end sessions");
+                    published.failed.insert(pending.key, error);
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    async fn end_sessions(&self, pending: &Pending) -> Result<(), SessionsError> {
+        match (&pending.key, pending.sessions, &self.parts.sessions) {
+            (MapKey::Address(login), SessionsToEnd::All, Some(sessions)) => {
+                sessions.end_sessions(login).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the maps should say of a key now.
+    async fn current(&self, tx: &mut Tx, key: &MapKey) -> Result<MapChange, Error> {
+        Ok(match key {
+            MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
+            MapKey::Domain(domain) => {
+                let served = *domain == self.parts.default_domain || tx.is_verified_domain(domain).await?;
+                MapChange::Domain(domain.clone(), served)
+            }
+        })
+    }
+
+    async fn apply(&self, changes: Vec<MapChange>) -> Result<(), Error> {
+        let maps = Arc::clone(&self.parts.maps);
+        blocking(move || maps.apply(&changes)).await
+    }
+
+    /// Compares all of the store with all of the maps, both ways, and repairs what differs.
+    async fn compare(&self) -> Result<Differences, Error> {
+        let mut differences = Differences::default();
+        let mut expected = maps::Counts::default();
+
+        let mut domains = self.parts.db.read().await?.verified_domains().await?;
+        domains.push(self.parts.default_domain.clone());
+        expected.domains = domains.iter().collect::<BTreeSet<_>>().len() as u64;
+        let served = domains
+            .into_iter()
+            .map(|domain| MapChange::Domain(domain, true))
+            .collect();
+        differences.wrong += self.repair(served).await?;
+
+        let mut after: Option<Address> = None;
+        loop {
+            let page = self
+                .parts
+                .db
+                .read()
+                .await?
+                .address_states_after(after.as_ref(), CHECK_PAGE)
+                .await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            let changes: Vec<MapChange> = page
+                .into_iter()
+                .map(|(address, state)| MapChange::Address(address, state))
+                .collect();
+            let mailboxes = changes.iter().filter(|change| is_mailbox(change)).count() as u64;
+            expected.passwords += mailboxes;
+            expected.mailboxes += mailboxes;
+            expected.sender_logins += changes.len() as u64;
+            expected.aliases += changes.len() as u64 - mailboxes;
+            differences.wrong += self.repair(changes).await?;
+        }
+
+        let maps = Arc::clone(&self.parts.maps);
+        let found = blocking(move || maps.counts()).await?;
+        // Everything expected is there now; so there is more than that exactly if the numbers differ.
+        if found != expected {
+            differences.extra = self.remove_extra().await?;
+        }
+        Ok(differences)
+    }
+
+    async fn repair(&self, expected: Vec<MapChange>) -> Result<usize, Error> {
+        let maps = Arc::clone(&self.parts.maps);
+        blocking(move || {
+            let wrong = maps.wrong_of(&expected)?;
+            if !wrong.is_empty() {
+                maps.apply(&wrong)?;
+            }
+            Ok(wrong.len())
+        })
+        .await
+    }
+
+    async fn remove_extra(&self) -> Result<usize, Error> {
+        let mut removed = 0;
+        let mut after: Option<NamedIn> = None;
+        loop {
+            let maps = Arc::clone(&self.parts.maps);
+            let behind = after.clone();
+            let (names, junk) =
+                blocking(move || maps.names_after(behind.as_ref(), CHECK_PAGE as usize)).await?;
+            removed += junk;
+            let Some(last) = names.last() else {
+                return Ok(removed);
+            };
+            after = Some(last.clone());
+            let mut changes = Vec::with_capacity(names.len());
+            let mut tx = self.parts.db.read().await?;
+            for key in names.iter().filter_map(|named| MapKey::parse(&named.name).ok()) {
+                changes.push(self.current(&mut tx, &key).await?);
+            }
+            drop(tx);
+            removed += self.repair(changes).await?;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Published {
+    done: Vec<Pending>,
+    failed: BTreeMap<MapKey, Error>,
+}
+
+fn is_mailbox(change: &MapChange) -> bool {
+    matches!(
+        change,
+        MapChange::Address(_, crate::model::maps::AddressState::Mailbox(_))
+    )
+}
+
+/// Clears marks behind the answers: a mark that outlives its publication costs one more publication, no more.
+async fn clear_marks(db: Db, mut marks: mpsc::Receiver<Pending>) {
+    let mut batch = Vec::new();
+    while marks.recv_many(&mut batch, CLEAR_QUEUE_MAX).await > 0 {
+        if let Err(error) = clear(&db, &batch).await {
+            tracing::warn!(
+                error = telemetry::chain(&error),
+                marks = batch.len(),
+                "cannot clear published marks"
+            );
+        }
+        batch.clear();
+    }
+}
+
+async fn clear(db: &Db, published: &[Pending]) -> Result<(), store::Error> {
+    let mut tx = db.write().await?;
+    for pending in published {
+        tx.clear_unpublished(pending).await?;
+    }
+    tx.commit().await
+}
+
+/// Runs something that blocks on files away from the async threads.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, maps::Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(result) => Ok(result?),
+        Err(panicked) if panicked.is_panic() => std::panic::resume_unwind(panicked.into_panic()),
+        Err(_) => Err(Error::Stopped),
+    }
+}

@@ -1,0 +1,296 @@
+//! The store: what is true. The only module with SQL; one file per aggregate.
+//!
+//! Two databases, one SQL text. [`Db`] hands out transactions, [`Tx`] has every statement as a method, and the
+//! `on!` macro runs the same text on whichever database it is. `$1` placeholders, `ON CONFLICT` and
+//! `RETURNING` mean the same on both; nothing else is used that does not.
+//!
+//! Writing transactions are `BEGIN IMMEDIATE` on SQLite, because a deferred one that reads first fails under
+//! load when it comes to write, and all of them go through one connection, because SQLite has one writer.
+
+mod addresses;
+mod domains;
+mod idempotency;
+mod inboxes;
+mod keys;
+mod meta;
+mod tenants;
+mod unpublished;
+mod workspaces;
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+pub use self::{
+    idempotency::{Kept, Started},
+    inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
+    keys::{FoundKey, NewKey, Owner},
+    unpublished::{Pending, SessionsToEnd},
+};
+
+/// How long a transaction waits for its turn before the store counts as unavailable.
+const ACQUIRE_TIMEOUT_MS: u64 = 20_000;
+/// How long SQLite waits for another process's write (a command-line call beside the daemon).
+const SQLITE_BUSY_TIMEOUT_MS: u64 = 10_000;
+/// Connections that read from SQLite at the same time.
+const SQLITE_READERS: u32 = 8;
+/// Connections to PostgreSQL.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Runs one piece of code on whichever database the transaction is on.
+macro_rules! on {
+    ($tx:expr, $connection:ident => $run:expr) => {
+        match &mut $tx.0 {
+            $crate::store::Inner::Sqlite(tx) => {
+                let $connection = &mut **tx;
+                $run
+            }
+            $crate::store::Inner::Postgres(tx) => {
+                let $connection = &mut **tx;
+                $run
+            }
+        }
+    };
+}
+use on;
+
+/// The database, open and migrated.
+#[derive(Clone, Debug)]
+pub struct Db(Pool);
+
+#[derive(Clone, Debug)]
+enum Pool {
+    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// A transaction. Dropped without [`Tx::commit`], it is rolled back.
+#[derive(Debug)]
+pub struct Tx(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Db {
+    /// Opens an SQLite database file, makes it if it is missing, and brings its schema up to date.
+    pub async fn open_sqlite(file: &Path) -> Result<Self, Error> {
+        let doing = "open the SQLite store";
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // FULL: a commit that returned survives a power cut. NORMAL loses the last ones.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS));
+        let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(acquire)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await
+            .map_err(Error::while_doing(doing))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(SQLITE_READERS)
+            .acquire_timeout(acquire)
+            .connect_lazy_with(options);
+        sqlx::migrate!("migrations/sqlite")
+            .run(&writer)
+            .await
+            .map_err(|source| Error::Migrate { source })?;
+        Ok(Self(Pool::Sqlite { writer, readers }))
+    }
+
+    /// Opens a PostgreSQL database by its options and brings its schema up to date.
+    pub async fn open_postgres(options: PgConnectOptions) -> Result<Self, Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(POSTGRES_CONNECTIONS)
+            .acquire_timeout(Duration::from_millis(ACQUIRE_TIMEOUT_MS))
+            .connect_with(options)
+            .await
+            .map_err(Error::while_doing("connect to the PostgreSQL store"))?;
+        sqlx::migrate!("migrations/postgres")
+            .run(&pool)
+            .await
+            .map_err(|source| Error::Migrate { source })?;
+        Ok(Self(Pool::Postgres(pool)))
+    }
+
+    /// A transaction that only reads: one consistent view.
+    pub async fn read(&self) -> Result<Tx, Error> {
+        let doing = "begin reading the store";
+        let inner = match &self.0 {
+            Pool::Sqlite { readers, .. } => {
+                Inner::Sqlite(readers.begin().await.map_err(Error::while_doing(doing))?)
+            }
+            Pool::Postgres(pool) => Inner::Postgres(
+                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    .await
+                    .map_err(Error::while_doing(doing))?,
+            ),
+        };
+        Ok(Tx(inner))
+    }
+
+    /// A transaction that writes.
+    pub async fn write(&self) -> Result<Tx, Error> {
+        let doing = "begin writing to the store";
+        let inner = match &self.0 {
+            Pool::Sqlite { writer, .. } => Inner::Sqlite(
+                writer
+                    .begin_with("BEGIN IMMEDIATE")
+                    .await
+                    .map_err(Error::while_doing(doing))?,
+            ),
+            Pool::Postgres(pool) => Inner::Postgres(pool.begin().await.map_err(Error::while_doing(doing))?),
+        };
+        Ok(Tx(inner))
+    }
+
+    /// Answers when the database does: for readiness.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let mut tx = self.read().await?;
+        on!(tx, db => sqlx::query("SELECT 1").execute(db).await.map(drop))
+            .map_err(Error::while_doing("ask the store whether it is there"))
+    }
+
+    /// Closes every connection, after the transactions on them have ended.
+    pub async fn close(&self) {
+        match &self.0 {
+            Pool::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pool::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Tx {
+    /// Makes the transaction's changes durable.
+    pub async fn commit(self) -> Result<(), Error> {
+        match self.0 {
+            Inner::Sqlite(tx) => tx.commit().await,
+            Inner::Postgres(tx) => tx.commit().await,
+        }
+        .map_err(Error::while_doing("commit to the store"))
+    }
+}
+
+/// The store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database refused or did not answer.
+    #[error("{doing}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What the driver says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The schema could not be brought up to date.
+    #[error("bring the store's schema up to date")]
+    Migrate {
+        /// What the migrator says.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A row does not parse into a value of the model: somebody else wrote to the database, or a bug did.
+    #[error("read {what} from the store: the row does not parse")]
+    Row {
+        /// What the row should have been.
+        what: &'static str,
+        /// Which rule it breaks.
+        #[source]
+        source: crate::model::Refused,
+    },
+    /// A statement touched another number of rows than it must.
+    #[error("{doing}: {rows} rows were touched")]
+    Rows {
+        /// What was being done.
+        doing: &'static str,
+        /// How many rows it touched.
+        rows: u64,
+    },
+}
+
+impl Error {
+    fn while_doing(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+
+    fn row(what: &'static str) -> impl Fn(crate::model::Refused) -> Self {
+        move |source| Self::Row { what, source }
+    }
+
+    /// Whether trying again later can help: the database is away, busy or full, rather than the call wrong.
+    pub fn is_transient(&self) -> bool {
+        let Self::Database { source, .. } = self else {
+            return false;
+        };
+        match source {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| is_transient_code(&code)),
+            _ => false,
+        }
+    }
+}
+
+/// SQLite's result codes are numbers (primary code in the low byte), PostgreSQL's five characters.
+fn is_transient_code(code: &str) -> bool {
+    /// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+    const SQLITE: [u32; 7] = [5, 6, 8, 10, 13, 14, 15];
+    /// Connection, transaction rollback (deadlock, serialization), resources, operator intervention, system error.
+    const POSTGRES: [&str; 5] = ["08", "40", "53", "57", "58"];
+    if code.len() == 5 && !code.starts_with('0') || code.len() == 5 && code.starts_with("08") {
+        return POSTGRES.iter().any(|class| code.starts_with(class));
+    }
+    code.parse::<u32>()
+        .is_ok_and(|number| SQLITE.contains(&(number & 0xff)))
+}
+
+/// Requires that a statement touched exactly one row.
+fn one_row(doing: &'static str, rows: u64) -> Result<(), Error> {
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(Error::Rows { doing, rows })
+    }
+}
+
+/// A count or cap as the database holds it.
+fn count(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or(if value < 0 { 0 } else { u32::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_pass_are_told_from_codes_that_do_not() {
+        for transient in [
+            "5", "517", "10", "3338", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01", "57P03",
+        ] {
+            assert!(is_transient_code(transient), "{transient}");
+        }
+        for lasting in ["1", "19", "2067", "11", "23505", "42601", "22001", "0A000"] {
+            assert!(!is_transient_code(lasting), "{lasting}");
+        }
+    }
+}

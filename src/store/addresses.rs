@@ -1,0 +1,181 @@
+//! The one namespace of names: canonical addresses, further addresses and tombstones.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use sqlx::{AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::{Error, Tx, on};
+use crate::{
+    clock::Timestamp,
+    model::{
+        address::{Address, DomainName, LocalPart},
+        allocation::CANDIDATES_MAX,
+        ids::{InboxId, TenantId},
+        maps::{AddressState, Login, Mailbox},
+        password::PasswordHash,
+    },
+};
+
+/// Which of a hundred names are taken, in one query: a hundred look-ups in the primary key.
+static TAKEN: LazyLock<String> = LazyLock::new(|| {
+    let names: Vec<String> = (0..CANDIDATES_MAX)
+        .map(|index| format!("${}", index + 4))
+        .collect();
+    format!(
+        "SELECT local_part FROM addresses WHERE domain = $1 AND local_part IN ({})
+         AND NOT (inbox_id IS NULL AND (tenant_id = $2 OR held_until <= $3))",
+        names.join(", ")
+    )
+});
+
+#[derive(FromRow)]
+struct StateRow {
+    id: Uuid,
+    local_part: String,
+    domain: String,
+    password_hash: String,
+    suspended_at: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct EntryRow {
+    address_local_part: String,
+    address_domain: String,
+    #[sqlx(flatten)]
+    state: StateRow,
+}
+
+impl StateRow {
+    fn parse(self, address: &Address) -> Result<AddressState, Error> {
+        let canonical = parse_address(&self.local_part, &self.domain)?;
+        if canonical != *address {
+            return Ok(AddressState::Alias(canonical));
+        }
+        let login = match self.suspended_at {
+            Some(_) => Login::Locked,
+            None => {
+                Login::Open(PasswordHash::parse(&self.password_hash).map_err(Error::row("a password hash"))?)
+            }
+        };
+        Ok(AddressState::Mailbox(Mailbox {
+            inbox: InboxId(self.id),
+            login,
+        }))
+    }
+}
+
+pub(super) fn parse_address(local_part: &str, domain: &str) -> Result<Address, Error> {
+    let what = "an address";
+    Ok(Address {
+        local_part: LocalPart::parse(local_part).map_err(Error::row(what))?,
+        domain: DomainName::parse(domain).map_err(Error::row(what))?,
+    })
+}
+
+impl Tx {
+    /// Which of these names at a domain this tenant cannot have now: live ones, and tombstones that another
+    /// tenant left and that still hold. Takes at most [`CANDIDATES_MAX`] names.
+    pub async fn taken_names(
+        &mut self,
+        domain: &DomainName,
+        names: &[LocalPart],
+        tenant: TenantId,
+        now: Timestamp,
+    ) -> Result<HashSet<String>, Error> {
+        debug_assert!(
+            names.len() <= CANDIDATES_MAX,
+            "the statement has {CANDIDATES_MAX} places"
+        );
+        // Places left over repeat the first name, so that one prepared statement serves every number of names.
+        let padded = (0..CANDIDATES_MAX).filter_map(|index| names.get(index).or(names.first()));
+        let taken: Vec<String> = on!(self, db => {
+            let mut query = sqlx::query_scalar(AssertSqlSafe(TAKEN.as_str()))
+                .bind(domain.as_str())
+                .bind(tenant.0)
+                .bind(now.as_micros());
+            for name in padded {
+                query = query.bind(name.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look which names are taken"))?;
+        Ok(taken.into_iter().collect())
+    }
+
+    /// Gives an address to an inbox, if it is free for this tenant: never used, or a tombstone that is the
+    /// tenant's own or no longer holds. `false` if somebody has it.
+    pub async fn claim_address(
+        &mut self,
+        address: &Address,
+        tenant: TenantId,
+        inbox: InboxId,
+        primary_since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (domain, local_part) DO UPDATE SET tenant_id = excluded.tenant_id,
+                     inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL
+                 WHERE addresses.inbox_id IS NULL
+                     AND (addresses.tenant_id = excluded.tenant_id OR addresses.held_until <= $6)",
+            )
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .bind(tenant.0)
+            .bind(inbox.0)
+            .bind(primary_since.map(Timestamp::as_micros))
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("claim an address"))?;
+        Ok(rows == 1)
+    }
+
+    /// What the maps should say of an address.
+    pub async fn address_state(&mut self, address: &Address) -> Result<AddressState, Error> {
+        let row: Option<StateRow> = on!(self, db => sqlx::query_as(
+                "SELECT i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                 FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
+                 WHERE a.domain = $1 AND a.local_part = $2",
+            )
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("read what the maps should say of an address"))?;
+        row.map_or(Ok(AddressState::Absent), |row| row.parse(address))
+    }
+
+    /// A page of everything that the maps should say of addresses, in order of domain and local part (their
+    /// octets), behind the given address.
+    pub async fn address_states_after(
+        &mut self,
+        after: Option<&Address>,
+        limit: u32,
+    ) -> Result<Vec<(Address, AddressState)>, Error> {
+        let (domain, local_part) = after.map_or(("", ""), |address| {
+            (address.domain.as_str(), address.local_part.as_str())
+        });
+        let rows: Vec<EntryRow> = on!(self, db => sqlx::query_as(
+                "SELECT a.local_part AS address_local_part, a.domain AS address_domain,
+                     i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                 FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
+                 WHERE (a.domain, a.local_part) > ($1, $2) ORDER BY a.domain, a.local_part LIMIT $3",
+            )
+            .bind(domain)
+            .bind(local_part)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list what the maps should say of addresses"))?;
+        rows.into_iter()
+            .map(|row| {
+                let address = parse_address(&row.address_local_part, &row.address_domain)?;
+                let state = row.state.parse(&address)?;
+                Ok((address, state))
+            })
+            .collect()
+    }
+}

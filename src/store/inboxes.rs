@@ -1,0 +1,413 @@
+//! Inboxes and their secrets.
+
+use sqlx::{AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::{Error, Owner, Tx, addresses::parse_address, on, one_row};
+use crate::{
+    clock::Timestamp,
+    model::{
+        address::{Address, DomainName, LocalPart},
+        ids::{InboxId, TenantId, WorkspaceId},
+        inbox::{Inbox, InboxAddress},
+        metadata::Metadata,
+        names::DisplayName,
+        password::PasswordHash,
+    },
+};
+
+/// An inbox to be written.
+#[derive(Debug)]
+pub struct NewInbox<'a> {
+    /// Its id.
+    pub id: InboxId,
+    /// The tenant that owns the workspace.
+    pub tenant: TenantId,
+    /// The workspace that owns it.
+    pub workspace: WorkspaceId,
+    /// Its canonical address.
+    pub canonical: &'a Address,
+    /// The username that was asked for, if one was.
+    pub requested: Option<&'a LocalPart>,
+    /// The name shown beside the address.
+    pub display_name: Option<&'a DisplayName>,
+    /// Its secrets.
+    pub secrets: NewSecrets<'a>,
+    /// When its name was allocated.
+    pub created_at: Timestamp,
+}
+
+/// The secrets of an inbox, as they are written.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSecrets<'a> {
+    /// What Dovecot checks a password against.
+    pub password_hash: &'a PasswordHash,
+    /// The recoverable copy, sealed; none if the service keeps none.
+    pub sealed_password: Option<&'a [u8]>,
+}
+
+/// The secrets of an inbox, as they are read.
+#[derive(Debug)]
+pub struct Secrets {
+    /// The recoverable password, sealed; none if the service keeps none.
+    pub sealed_password: Option<Vec<u8>>,
+}
+
+/// Which inboxes of a tenant to list.
+#[derive(Clone, Debug, Default)]
+pub struct InboxFilter {
+    /// Only those of this workspace.
+    pub workspace: Option<WorkspaceId>,
+    /// Only those whose canonical address has this local part.
+    pub username: Option<LocalPart>,
+    /// Only the one that has this address, canonical or not.
+    pub email: Option<Address>,
+    /// Only those older than this one.
+    pub before: Option<InboxId>,
+}
+
+/// One address of one inbox: an inbox comes as several rows, one behind the other.
+#[derive(FromRow)]
+struct InboxRow {
+    id: Uuid,
+    tenant_id: Uuid,
+    workspace_id: Uuid,
+    local_part: String,
+    domain: String,
+    requested_local_part: Option<String>,
+    display_name: Option<String>,
+    metadata: String,
+    created_at: i64,
+    acknowledged_at: Option<i64>,
+    address_local_part: String,
+    address_domain: String,
+    primary_since: Option<i64>,
+}
+
+impl InboxRow {
+    fn address(&self) -> Result<InboxAddress, Error> {
+        let address = parse_address(&self.address_local_part, &self.address_domain)?;
+        Ok(InboxAddress {
+            address,
+            is_primary: self.primary_since.is_some(),
+        })
+    }
+
+    fn parse(self) -> Result<Inbox, Error> {
+        let what = "an inbox";
+        Ok(Inbox {
+            id: InboxId(self.id),
+            tenant: TenantId(self.tenant_id),
+            workspace: WorkspaceId(self.workspace_id),
+            canonical: parse_address(&self.local_part, &self.domain)?,
+            requested: self
+                .requested_local_part
+                .as_deref()
+                .map(LocalPart::parse)
+                .transpose()
+                .map_err(Error::row(what))?,
+            display_name: self
+                .display_name
+                .as_deref()
+                .map(DisplayName::parse)
+                .transpose()
+                .map_err(Error::row(what))?,
+            metadata: Metadata::from_json(&self.metadata).map_err(Error::row(what))?,
+            addresses: vec![self.address()?],
+            created_at: Timestamp::from_micros(self.created_at),
+            acknowledged_at: self.acknowledged_at.map(Timestamp::from_micros),
+        })
+    }
+}
+
+fn parse_rows(rows: Vec<InboxRow>) -> Result<Vec<Inbox>, Error> {
+    let mut inboxes: Vec<Inbox> = Vec::new();
+    for row in rows {
+        match inboxes.last_mut().filter(|inbox| inbox.id.0 == row.id) {
+            Some(inbox) => inbox.addresses.push(row.address()?),
+            None => inboxes.push(row.parse()?),
+        }
+    }
+    Ok(inboxes)
+}
+
+/// Inboxes with all their addresses, the primary one first: `$where` picks from `inboxes`.
+macro_rules! select_inboxes {
+    ($where:literal) => {
+        concat!(
+            "SELECT i.id, i.tenant_id, i.workspace_id, i.local_part, i.domain, i.requested_local_part, i.display_name,
+                 i.metadata, i.created_at, i.acknowledged_at,
+                 a.local_part AS address_local_part, a.domain AS address_domain, a.primary_since
+             FROM (SELECT * FROM inboxes WHERE deleted_at IS NULL AND ",
+            $where,
+            ") i JOIN addresses a ON a.inbox_id = i.id
+             ORDER BY i.id DESC, (a.primary_since IS NULL), a.domain, a.local_part"
+        )
+    };
+}
+
+impl Tx {
+    /// A live inbox.
+    pub async fn inbox(&mut self, id: InboxId) -> Result<Option<Inbox>, Error> {
+        let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(select_inboxes!("id = $1"))
+            .bind(id.0)
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("read an inbox"))?;
+        Ok(parse_rows(rows)?.pop())
+    }
+
+    /// The live inbox whose canonical address this is.
+    pub async fn inbox_at(&mut self, address: &Address) -> Result<Option<Inbox>, Error> {
+        let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(select_inboxes!(
+                "domain = $1 AND local_part = $2
+                 AND id = (SELECT inbox_id FROM addresses WHERE domain = $1 AND local_part = $2)"
+            ))
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("look up the inbox at an address"))?;
+        Ok(parse_rows(rows)?.pop())
+    }
+
+    /// The oldest live inbox of a tenant, or of one of its workspaces, that was requested under this name at
+    /// this domain.
+    pub async fn inbox_requested_as(
+        &mut self,
+        tenant: TenantId,
+        workspace: Option<WorkspaceId>,
+        requested: &Address,
+    ) -> Result<Option<Inbox>, Error> {
+        let sql = match workspace {
+            None => {
+                select_inboxes!(
+                    "id = (SELECT id FROM inboxes WHERE tenant_id = $1 AND domain = $2
+                     AND requested_local_part = $3 AND deleted_at IS NULL ORDER BY id LIMIT 1)"
+                )
+            }
+            Some(_) => {
+                select_inboxes!(
+                    "id = (SELECT id FROM inboxes WHERE tenant_id = $1 AND domain = $2
+                     AND requested_local_part = $3 AND deleted_at IS NULL AND workspace_id = $4 ORDER BY id LIMIT 1)"
+                )
+            }
+        };
+        let rows: Vec<InboxRow> = on!(self, db => {
+            let query = sqlx::query_as(sql)
+                .bind(tenant.0)
+                .bind(requested.domain.as_str())
+                .bind(requested.local_part.as_str());
+            match workspace {
+                Some(workspace) => query.bind(workspace.0).fetch_all(db).await,
+                None => query.fetch_all(db).await,
+            }
+        })
+        .map_err(Error::while_doing("look up an inbox by its requested name"))?;
+        Ok(parse_rows(rows)?.pop())
+    }
+
+    /// The oldest live inboxes of a workspace at a domain that no username was asked for and no 201 was sent
+    /// for.
+    pub async fn unfinished_unnamed_inboxes(
+        &mut self,
+        workspace: WorkspaceId,
+        domain: &DomainName,
+        limit: u32,
+    ) -> Result<Vec<Inbox>, Error> {
+        let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(select_inboxes!(
+                "id IN (SELECT id FROM inboxes WHERE workspace_id = $1 AND domain = $2 AND requested_local_part IS NULL
+                 AND acknowledged_at IS NULL AND deleted_at IS NULL ORDER BY id LIMIT $3)"
+            ))
+            .bind(workspace.0)
+            .bind(domain.as_str())
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("look up unfinished inboxes"))?;
+        parse_rows(rows)
+    }
+
+    /// A page of a tenant's live inboxes, newest first.
+    pub async fn inboxes(
+        &mut self,
+        tenant: TenantId,
+        filter: &InboxFilter,
+        limit: u32,
+    ) -> Result<Vec<Inbox>, Error> {
+        // Assembled from literals only; the numbers of the places are fixed, whichever of them a filter uses.
+        let mut conditions = vec!["tenant_id = $1 AND id < $2"];
+        if filter.workspace.is_some() {
+            conditions.push("workspace_id = $4");
+        }
+        if filter.username.is_some() {
+            conditions.push("local_part = $5");
+        }
+        if filter.email.is_some() {
+            conditions.push("id = (SELECT inbox_id FROM addresses WHERE domain = $6 AND local_part = $7)");
+        }
+        let sql =
+            select_inboxes!("\u{1} ORDER BY id DESC LIMIT $3").replace('\u{1}', &conditions.join(" AND "));
+        let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(AssertSqlSafe(sql))
+            .bind(tenant.0)
+            .bind(filter.before.map_or(Uuid::max(), |id| id.0))
+            .bind(i64::from(limit))
+            .bind(filter.workspace.map(|workspace| workspace.0))
+            .bind(filter.username.as_ref().map(LocalPart::as_str))
+            .bind(filter.email.as_ref().map(|email| email.domain.as_str()))
+            .bind(filter.email.as_ref().map(|email| email.local_part.as_str()))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list inboxes"))?;
+        parse_rows(rows)
+    }
+
+    /// Writes a new inbox. Its canonical address is claimed beside it.
+    pub async fn insert_inbox(&mut self, new: &NewInbox<'_>) -> Result<(), Error> {
+        let doing = "insert an inbox";
+        let rows = on!(self, db => sqlx::query(
+                "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part, display_name,
+                     metadata, password_hash, sealed_password, created_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            )
+            .bind(new.id.0)
+            .bind(new.tenant.0)
+            .bind(new.workspace.0)
+            .bind(new.canonical.local_part.as_str())
+            .bind(new.canonical.domain.as_str())
+            .bind(new.requested.map(LocalPart::as_str))
+            .bind(new.display_name.map(DisplayName::as_str))
+            .bind(Metadata::default().to_json())
+            .bind(new.secrets.password_hash.as_str())
+            .bind(new.secrets.sealed_password)
+            .bind(new.created_at.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// The secrets of a live inbox.
+    pub async fn inbox_secrets(&mut self, id: InboxId) -> Result<Option<Secrets>, Error> {
+        let sealed: Option<Option<Vec<u8>>> = on!(self, db => sqlx::query_scalar(
+                "SELECT sealed_password FROM inboxes WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("read the secrets of an inbox"))?;
+        Ok(sealed.map(|sealed_password| Secrets { sealed_password }))
+    }
+
+    /// Replaces the secrets of a live inbox. `false` if there is no such inbox.
+    pub async fn renew_secrets(&mut self, id: InboxId, secrets: NewSecrets<'_>) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE inboxes SET password_hash = $2, sealed_password = $3 WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .bind(secrets.password_hash.as_str())
+            .bind(secrets.sealed_password)
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("renew the secrets of an inbox"))?;
+        Ok(rows == 1)
+    }
+
+    /// Writes the display name and metadata of a live inbox.
+    pub async fn describe_inbox(
+        &mut self,
+        id: InboxId,
+        display_name: Option<&DisplayName>,
+        metadata: &Metadata,
+    ) -> Result<(), Error> {
+        let doing = "describe an inbox";
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE inboxes SET display_name = $2, metadata = $3 WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .bind(display_name.map(DisplayName::as_str))
+            .bind(metadata.to_json())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// Writes that a 201 was sent for an inbox. The first time stays.
+    pub async fn acknowledge_inbox(&mut self, id: InboxId, now: Timestamp) -> Result<(), Error> {
+        on!(self, db => sqlx::query("UPDATE inboxes SET acknowledged_at = $2 WHERE id = $1 AND acknowledged_at IS NULL")
+            .bind(id.0)
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing("acknowledge an inbox"))
+    }
+
+    /// The canonical addresses of the owner's live inboxes.
+    pub async fn canonical_addresses_of(&mut self, owner: Owner) -> Result<Vec<Address>, Error> {
+        let sql = match owner {
+            Owner::Tenant(_) => {
+                "SELECT local_part, domain FROM inboxes WHERE tenant_id = $1 AND deleted_at IS NULL"
+            }
+            Owner::Workspace(_) => {
+                "SELECT local_part, domain FROM inboxes WHERE workspace_id = $1 AND deleted_at IS NULL"
+            }
+            Owner::Inbox(_) => "SELECT local_part, domain FROM inboxes WHERE id = $1 AND deleted_at IS NULL",
+        };
+        let rows: Vec<(String, String)> =
+            on!(self, db => sqlx::query_as(sql).bind(owner.id()).fetch_all(db).await)
+                .map_err(Error::while_doing("list canonical addresses"))?;
+        rows.iter()
+            .map(|(local_part, domain)| parse_address(local_part, domain))
+            .collect()
+    }
+
+    /// Deletes the owner's live inboxes: their addresses become tombstones, their sealed passwords are wiped.
+    /// Returns the addresses that were theirs and how many inboxes there were.
+    pub async fn delete_inboxes_of(
+        &mut self,
+        owner: Owner,
+        held_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Vec<Address>, u32), Error> {
+        let (bury, delete) = match owner {
+            Owner::Tenant(_) => (
+                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                 (SELECT id FROM inboxes WHERE tenant_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
+                "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE tenant_id = $1 AND deleted_at IS NULL",
+            ),
+            Owner::Workspace(_) => (
+                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                 (SELECT id FROM inboxes WHERE workspace_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
+                "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE workspace_id = $1 AND deleted_at IS NULL",
+            ),
+            Owner::Inbox(_) => (
+                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id = $1
+                 RETURNING local_part, domain",
+                "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE id = $1 AND deleted_at IS NULL",
+            ),
+        };
+        let rows: Vec<(String, String)> = on!(self, db => sqlx::query_as(bury)
+            .bind(owner.id())
+            .bind(held_until.as_micros())
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("turn addresses into tombstones"))?;
+        let deleted = on!(self, db => sqlx::query(delete)
+            .bind(owner.id())
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("delete inboxes"))?;
+        let addresses = rows
+            .iter()
+            .map(|(local_part, domain)| parse_address(local_part, domain))
+            .collect::<Result<_, _>>()?;
+        Ok((addresses, u32::try_from(deleted).unwrap_or(u32::MAX)))
+    }
+}

@@ -1,0 +1,183 @@
+//! Tenants and their caps.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Error, Tx, count, on, one_row};
+use crate::{
+    clock::Timestamp,
+    model::{
+        ids::{TenantId, WorkspaceId},
+        limits::Limits,
+        names::Label,
+        tenant::Tenant,
+    },
+};
+
+#[derive(FromRow)]
+struct TenantRow {
+    id: Uuid,
+    name: String,
+    default_workspace_id: Uuid,
+    max_inboxes: Option<i64>,
+    max_domains: Option<i64>,
+    max_workspaces: Option<i64>,
+    inbox_count: i64,
+    workspace_count: i64,
+    suspended_at: Option<i64>,
+    created_at: i64,
+}
+
+impl TenantRow {
+    fn parse(self) -> Result<Tenant, Error> {
+        Ok(Tenant {
+            id: TenantId(self.id),
+            name: Label::parse(&self.name).map_err(Error::row("a tenant"))?,
+            default_workspace: WorkspaceId(self.default_workspace_id),
+            limits: Limits {
+                inboxes: self.max_inboxes.map(count),
+                domains: self.max_domains.map(count),
+                workspaces: self.max_workspaces.map(count),
+            },
+            inbox_count: count(self.inbox_count),
+            workspace_count: count(self.workspace_count),
+            suspended_at: self.suspended_at.map(Timestamp::from_micros),
+            created_at: Timestamp::from_micros(self.created_at),
+        })
+    }
+}
+
+macro_rules! tenant_columns {
+    () => {
+        "id, name, default_workspace_id, max_inboxes, max_domains, max_workspaces, inbox_count, workspace_count, \
+         suspended_at, created_at"
+    };
+}
+
+impl Tx {
+    /// Writes a new tenant; its default workspace is written beside it.
+    pub async fn insert_tenant(&mut self, tenant: &Tenant) -> Result<(), Error> {
+        let doing = "insert a tenant";
+        let rows = on!(self, db => sqlx::query(concat!(
+                "INSERT INTO tenants (", tenant_columns!(), ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+            ))
+            .bind(tenant.id.0)
+            .bind(tenant.name.as_str())
+            .bind(tenant.default_workspace.0)
+            .bind(tenant.limits.inboxes.map(i64::from))
+            .bind(tenant.limits.domains.map(i64::from))
+            .bind(tenant.limits.workspaces.map(i64::from))
+            .bind(i64::from(tenant.inbox_count))
+            .bind(i64::from(tenant.workspace_count))
+            .bind(tenant.suspended_at.map(Timestamp::as_micros))
+            .bind(tenant.created_at.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// A tenant that is not deleted.
+    pub async fn tenant(&mut self, id: TenantId) -> Result<Option<Tenant>, Error> {
+        let row: Option<TenantRow> = on!(self, db => sqlx::query_as(concat!(
+                "SELECT ", tenant_columns!(), " FROM tenants WHERE id = $1 AND deleted_at IS NULL"
+            ))
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("read a tenant"))?;
+        row.map(TenantRow::parse).transpose()
+    }
+
+    /// A page of the tenants that are not deleted, newest first, older than the cursor.
+    pub async fn tenants(&mut self, before: Option<TenantId>, limit: u32) -> Result<Vec<Tenant>, Error> {
+        let before = before.map_or(Uuid::max(), |id| id.0);
+        let rows: Vec<TenantRow> = on!(self, db => sqlx::query_as(concat!(
+                "SELECT ", tenant_columns!(), " FROM tenants WHERE id < $1 AND deleted_at IS NULL ORDER BY id DESC LIMIT $2"
+            ))
+            .bind(before)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list the tenants"))?;
+        rows.into_iter().map(TenantRow::parse).collect()
+    }
+
+    /// Writes a tenant's name, caps and suspension. `false` if there is no such tenant.
+    pub async fn update_tenant(&mut self, tenant: &Tenant) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE tenants SET name = $2, max_inboxes = $3, max_domains = $4, max_workspaces = $5, suspended_at = $6
+                 WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(tenant.id.0)
+            .bind(tenant.name.as_str())
+            .bind(tenant.limits.inboxes.map(i64::from))
+            .bind(tenant.limits.domains.map(i64::from))
+            .bind(tenant.limits.workspaces.map(i64::from))
+            .bind(tenant.suspended_at.map(Timestamp::as_micros))
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("update a tenant"))?;
+        Ok(rows == 1)
+    }
+
+    /// Marks a tenant as deleted. `false` if there is no such tenant.
+    pub async fn delete_tenant(&mut self, id: TenantId, now: Timestamp) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query("UPDATE tenants SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL")
+            .bind(id.0)
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("delete a tenant"))?;
+        Ok(rows == 1)
+    }
+
+    /// Counts one more inbox of a tenant, if its cap allows. `false` if the cap is reached.
+    ///
+    /// On PostgreSQL this also makes creates of one tenant take turns, so that none of them misses another's.
+    pub async fn count_new_inbox(&mut self, id: TenantId) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE tenants SET inbox_count = inbox_count + 1
+                 WHERE id = $1 AND deleted_at IS NULL AND (max_inboxes IS NULL OR inbox_count < max_inboxes)",
+            )
+            .bind(id.0)
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("count a new inbox"))?;
+        Ok(rows == 1)
+    }
+
+    /// Counts one more workspace of a tenant, if its cap allows. `false` if the cap is reached.
+    pub async fn count_new_workspace(&mut self, id: TenantId) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE tenants SET workspace_count = workspace_count + 1
+                 WHERE id = $1 AND deleted_at IS NULL AND (max_workspaces IS NULL OR workspace_count < max_workspaces)",
+            )
+            .bind(id.0)
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("count a new workspace"))?;
+        Ok(rows == 1)
+    }
+
+    /// Counts inboxes and workspaces of a tenant that are gone.
+    pub async fn count_gone(&mut self, id: TenantId, inboxes: u32, workspaces: u32) -> Result<(), Error> {
+        let doing = "count what is gone of a tenant";
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE tenants SET inbox_count = inbox_count - $2, workspace_count = workspace_count - $3 WHERE id = $1",
+            )
+            .bind(id.0)
+            .bind(i64::from(inboxes))
+            .bind(i64::from(workspaces))
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+}

@@ -1,0 +1,107 @@
+//! What is still to be published: keys of the maps whose published state may be behind the store.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Error, Tx, on};
+use crate::{clock::Timestamp, model::maps::MapKey};
+
+/// Whether open sessions of a login have to be ended when its key is published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionsToEnd {
+    /// Sessions may go on.
+    None,
+    /// Sessions opened with credentials that no longer hold have to end.
+    All,
+}
+
+/// A key that is to be published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pending {
+    /// The key.
+    pub key: MapKey,
+    /// Tells this marking of the key from later ones.
+    pub mark: Uuid,
+    /// What to do about open sessions.
+    pub sessions: SessionsToEnd,
+}
+
+#[derive(FromRow)]
+struct PendingRow {
+    map_key: String,
+    mark: Uuid,
+    end_sessions_since: Option<i64>,
+}
+
+impl PendingRow {
+    fn parse(self) -> Result<Pending, Error> {
+        Ok(Pending {
+            key: MapKey::parse(&self.map_key).map_err(Error::row("a key of the maps"))?,
+            mark: self.mark,
+            sessions: self
+                .end_sessions_since
+                .map_or(SessionsToEnd::None, |_| SessionsToEnd::All),
+        })
+    }
+}
+
+impl Tx {
+    /// Marks a key as to be published, in the transaction of the change. Sessions that were to be ended before
+    /// still are.
+    pub async fn mark_unpublished(
+        &mut self,
+        key: &MapKey,
+        mark: Uuid,
+        sessions: SessionsToEnd,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let end_sessions_since = (sessions == SessionsToEnd::All).then_some(now.as_micros());
+        on!(self, db => sqlx::query(
+                "INSERT INTO unpublished (map_key, mark, end_sessions_since) VALUES ($1, $2, $3)
+                 ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark,
+                     end_sessions_since = COALESCE(unpublished.end_sessions_since, excluded.end_sessions_since)",
+            )
+            .bind(key.to_string())
+            .bind(mark)
+            .bind(end_sessions_since)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing("mark a key of the maps as unpublished"))
+    }
+
+    /// The marking of one key, if it is still to be published.
+    pub async fn unpublished_key(&mut self, key: &MapKey) -> Result<Option<Pending>, Error> {
+        let row: Option<PendingRow> = on!(self, db => sqlx::query_as(
+                "SELECT map_key, mark, end_sessions_since FROM unpublished WHERE map_key = $1",
+            )
+            .bind(key.to_string())
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("look up an unpublished key of the maps"))?;
+        row.map(PendingRow::parse).transpose()
+    }
+
+    /// Some of the keys that are to be published.
+    pub async fn unpublished(&mut self, limit: u32) -> Result<Vec<Pending>, Error> {
+        let rows: Vec<PendingRow> = on!(self, db => sqlx::query_as(
+                "SELECT map_key, mark, end_sessions_since FROM unpublished ORDER BY mark LIMIT $1",
+            )
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list the unpublished keys of the maps"))?;
+        rows.into_iter().map(PendingRow::parse).collect()
+    }
+
+    /// Clears a mark, unless the key was marked again meanwhile.
+    pub async fn clear_unpublished(&mut self, pending: &Pending) -> Result<(), Error> {
+        on!(self, db => sqlx::query("DELETE FROM unpublished WHERE map_key = $1 AND mark = $2")
+            .bind(pending.key.to_string())
+            .bind(pending.mark)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing("clear the mark of a published key"))
+    }
+}

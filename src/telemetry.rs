@@ -1,0 +1,81 @@
+//! Logs and metrics: how a log line looks, and every metric's name.
+
+use std::{error::Error, time::Duration};
+
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+/// Names of metrics, each with its unit last.
+pub mod metric {
+    /// Requests answered; labels `route`, `method`, `status`.
+    pub const REQUESTS_TOTAL: &str = "inboxd_http_requests_total";
+    /// Time from the first octet of a request to its answer; labels `route`, `method`.
+    pub const REQUEST_SECONDS: &str = "inboxd_http_request_seconds";
+    /// Time that a change waits until the mail servers see it.
+    pub const PUBLISH_SECONDS: &str = "inboxd_publish_seconds";
+    /// Keys of the maps that share one batch and its flushes.
+    pub const PUBLISH_BATCH_KEYS: &str = "inboxd_publish_batch_keys";
+    /// Inboxes created (201); label `completed` is `true` where an unfinished creation was completed.
+    pub const INBOXES_CREATED_TOTAL: &str = "inboxd_inboxes_created_total";
+    /// Times that the store could not be reached.
+    pub const STORE_UNAVAILABLE_TOTAL: &str = "inboxd_store_unavailable_total";
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a directive of tracing-subscriber's `EnvFilter`, as `info` or
+/// `inboxd=debug`.
+pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), LogFilterError> {
+    let filter = EnvFilter::try_new(filter).map_err(LogFilterError)?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let started = match format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    // Already started, by a test that runs two daemons in one process: the first one's choice stays.
+    drop(started);
+    Ok(())
+}
+
+/// A log filter does not parse.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "log.filter: must be a level (error, warn, info, debug, trace) or directives such as inboxd=debug,info"
+)]
+pub struct LogFilterError(#[source] tracing_subscriber::filter::ParseError);
+
+/// An error and everything beneath it, in one line: for the boundary that logs or prints it.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Records a duration.
+pub fn seconds(name: &'static str, elapsed: Duration) {
+    metrics::histogram!(name).record(elapsed.as_secs_f64());
+}
+
+/// Records a number of things.
+pub fn count_of(name: &'static str, count: usize) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts this large do not occur, and a metric may round"
+    )]
+    metrics::histogram!(name).record(count as f64);
+}
