@@ -4,6 +4,7 @@ pub mod clock;
 pub mod mail;
 pub mod maps;
 pub mod model;
+pub mod ops;
 pub mod publish;
 pub mod stack;
 pub mod store;

@@ -141,9 +141,8 @@ impl Tx {
         Ok(rows == 1)
     }
 
-    /// Changes the number of live inboxes that a workspace counts.
-    pub async fn count_inboxes_of_workspace(&mut self, id: WorkspaceId, change: i64) -> Result<(), Error> {
-        let doing = "count the inboxes of a workspace";
+    /// Changes the number of live inboxes that a workspace counts. `false` if there is no such workspace any more.
+    pub async fn count_inboxes_of_workspace(&mut self, id: WorkspaceId, change: i64) -> Result<bool, Error> {
         let rows = on!(self, db => sqlx::query(
                 "UPDATE workspaces SET inbox_count = inbox_count + $2 WHERE id = $1 AND deleted_at IS NULL",
             )
@@ -152,7 +151,7 @@ impl Tx {
             .execute(db)
             .await
             .map(|done| done.rows_affected()))
-        .map_err(Error::while_doing(doing))?;
-        one_row(doing, rows)
+        .map_err(Error::while_doing("count the inboxes of a workspace"))?;
+        Ok(rows == 1)
     }
 }

@@ -1,0 +1,208 @@
+//! Use cases: one function each, called by the HTTP API and the command line alike.
+//!
+//! An operation checks what the caller reaches, runs one transaction, and returns what changed with the keys of the
+//! maps that are to be published. It does not publish: that is for the caller, before it answers.
+
+pub mod authenticate;
+pub mod create_inbox;
+pub mod idempotency;
+pub mod in_flight;
+pub mod inboxes;
+pub mod keys;
+pub mod secrets;
+pub mod tenants;
+pub mod workspaces;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use self::in_flight::InFlight;
+use crate::{
+    clock::{self, Clock, Entropy, Timestamp},
+    model::{
+        address::{Address, DomainName, LocalPart},
+        api_key::{Caller, KeyKind},
+        limits::{Limited, Limits},
+        maps::MapKey,
+        password::HashError,
+        sealing::{SealError, SealingKey},
+    },
+    store::{self, Db, SessionsToEnd, Tx},
+};
+
+/// Objects in one answer of a list, and the default.
+pub const PAGE_MAX: u32 = 1000;
+
+/// What every operation works with.
+pub struct Service {
+    /// What is true.
+    pub db: Db,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where keys and passwords come from.
+    pub entropy: Arc<dyn Entropy>,
+    /// Seals recoverable secrets.
+    pub sealing: SealingKey,
+    /// What the operator decided.
+    pub settings: Settings,
+    /// Creations between allocation and answer.
+    pub in_flight: InFlight,
+    /// Lets as many passwords be hashed at a time as there are cores.
+    pub hashing: Arc<Semaphore>,
+}
+
+/// What the operator decided about inboxes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The domain of inboxes that name none; shared by all tenants.
+    pub default_domain: DomainName,
+    /// Names that nobody gets at the default domain.
+    pub reserved_usernames: BTreeSet<LocalPart>,
+    /// How long the address of a deleted inbox is kept from other tenants, in days.
+    pub tombstone_days: u32,
+    /// The caps of a tenant that is made without any.
+    pub default_limits: Limits,
+    /// Whether a recoverable copy of passwords is kept, and shown by GET.
+    pub reveal_passwords: bool,
+}
+
+/// What an operation did, and which keys of the maps have to be published before the answer.
+#[derive(Debug)]
+pub struct Changed<T> {
+    /// What the answer is about.
+    pub value: T,
+    /// What to publish.
+    pub publish: Vec<MapKey>,
+}
+
+/// Why an operation did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No key was presented.
+    #[error("no API key: send it as X-API-Key or as Authorization: Bearer")]
+    MissingApiKey,
+    /// The key is unknown, revoked or expired, or two different ones were presented.
+    #[error("the API key is not valid")]
+    InvalidApiKey,
+    /// Keys of this kind cannot make this call at all.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// The tenant of the key is suspended.
+    #[error("this tenant is suspended; ask the operator of the service")]
+    TenantSuspended,
+    /// Nothing that the caller reaches has this id.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// A field has a value that is not allowed.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// Which field, query parameter or header.
+        field: &'static str,
+        /// What is allowed.
+        rule: String,
+    },
+    /// The username is kept for the operator.
+    #[error("username: {0} is reserved on {1}")]
+    UsernameReserved(LocalPart, DomainName),
+    /// The domain is neither the default one nor one of the target workspace.
+    #[error("domain: {0} is neither the service's default domain nor a domain of this workspace")]
+    DomainNotAllowed(DomainName),
+    /// The domain is the workspace's, but its ownership is not proved yet.
+    #[error("domain: {0} is not verified yet")]
+    DomainNotVerified(DomainName),
+    /// A cap of the tenant's plan is reached.
+    #[error("the plan allows {max} {}, and {current} are in use", limit.as_str())]
+    PlanLimit {
+        /// Which cap.
+        limit: Limited,
+        /// How many there are.
+        current: u32,
+        /// How many there may be.
+        max: u32,
+    },
+    /// Somebody else has the name, and `strict` forbids another one.
+    #[error("{} is taken", wanted)]
+    UsernameTaken {
+        /// What was asked for.
+        wanted: Address,
+    },
+    /// Somebody has the name and every numbered fallback.
+    #[error("{} and every numbered fallback up to {last} are taken", wanted)]
+    UsernameExhausted {
+        /// What was asked for.
+        wanted: Address,
+        /// The last fallback tried.
+        last: LocalPart,
+    },
+    /// The default workspace lives as long as its tenant.
+    #[error("the default workspace cannot be deleted")]
+    DefaultWorkspace,
+    /// Another workspace of the tenant has the slug.
+    #[error("slug: another workspace has this slug")]
+    SlugTaken,
+    /// The `Idempotency-Key` was used with another request.
+    #[error("Idempotency-Key: this key was used with another query or body")]
+    IdempotencyKeyReused,
+    /// The first request with this `Idempotency-Key` has not been answered yet.
+    #[error("Idempotency-Key: the first request with this key is still running")]
+    IdempotencyInProgress,
+    /// The store failed.
+    #[error("use the store")]
+    Store(#[from] store::Error),
+    /// A secret could not be sealed or opened.
+    #[error("handle a sealed secret")]
+    Seal(#[from] SealError),
+    /// A password could not be hashed.
+    #[error("make a password")]
+    Hash(#[from] HashError),
+    /// A task of this process failed.
+    #[error("{0}")]
+    Task(&'static str),
+}
+
+impl Service {
+    /// What time it is.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A new identifier.
+    pub fn new_id(&self) -> Uuid {
+        clock::new_id(&*self.clock, &*self.entropy)
+    }
+
+    /// Until when the addresses of an inbox deleted now are kept from other tenants.
+    fn held_until(&self) -> Timestamp {
+        const SECONDS_A_DAY: i64 = 86_400;
+        self.now()
+            .plus_seconds(i64::from(self.settings.tombstone_days) * SECONDS_A_DAY)
+    }
+
+    /// Marks addresses as unpublished and returns their keys.
+    async fn mark(
+        &self,
+        tx: &mut Tx,
+        addresses: impl IntoIterator<Item = Address>,
+        sessions: SessionsToEnd,
+    ) -> Result<Vec<MapKey>, Error> {
+        let mut keys = Vec::new();
+        for address in addresses {
+            let key = MapKey::Address(address);
+            tx.mark_unpublished(&key, self.new_id(), sessions, self.now())
+                .await?;
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
+
+/// Requires a key of one of these kinds; `rule` says which, to whoever holds another.
+fn require(caller: &Caller, kinds: &[KeyKind], rule: &'static str) -> Result<(), Error> {
+    if kinds.contains(&caller.scope.kind()) {
+        Ok(())
+    } else {
+        Err(Error::Forbidden(rule))
+    }
+}

@@ -1,0 +1,142 @@
+//! `Idempotency-Key`: for 24 hours the same key, caller, path and request gets the first answer again.
+//!
+//! Kept are all answers but those that say "try again" (5xx): for these the same request has to run again. The
+//! answer is sealed, because it may carry credentials.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::{Error, Service};
+use crate::{
+    model::{api_key::Caller, ids::InboxId, sealing::Sealed},
+    store::{self, Db, Started},
+};
+
+/// How long an answer is kept.
+const KEPT_SECONDS: i64 = 24 * 60 * 60;
+/// Longest `Idempotency-Key`, in octets.
+pub const KEY_MAX_OCTETS: usize = 255;
+
+/// How a request with an `Idempotency-Key` begins.
+pub enum Begin {
+    /// It is the first of its kind: run it, then [`finish`] or [`abandon`] the record.
+    First(Record),
+    /// It was answered before: this is the answer.
+    Again(Answer),
+}
+
+/// A request that is running.
+#[derive(Clone, Copy, Debug)]
+pub struct Record(Uuid);
+
+/// An answer as it was sent the first time.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Zeroizing<Vec<u8>>,
+    /// The inbox that the request created, if it did.
+    pub inbox: Option<InboxId>,
+}
+
+/// Begins a request. The key is 1 to 255 visible ASCII characters.
+pub async fn begin(
+    service: &Service,
+    caller: &Caller,
+    path: &'static str,
+    idempotency_key: &str,
+    request: &[&[u8]],
+) -> Result<Begin, Error> {
+    if !(1..=KEY_MAX_OCTETS).contains(&idempotency_key.len())
+        || !idempotency_key.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(Error::Invalid {
+            field: "Idempotency-Key",
+            rule: format!("must be 1 to {KEY_MAX_OCTETS} visible ASCII characters without spaces"),
+        });
+    }
+    let started = Started {
+        id: service.new_id(),
+        caller: caller.key,
+        path,
+        idempotency_key: idempotency_key.to_owned(),
+        request_hash: hash_of(request),
+        started_at: service.now(),
+    };
+    let mut tx = service.db.write().await?;
+    if let Some(kept) = tx.kept_request(&started).await? {
+        if kept.started_at.plus_seconds(KEPT_SECONDS) > started.started_at {
+            if kept.request_hash != started.request_hash {
+                return Err(Error::IdempotencyKeyReused);
+            }
+            let (status, sealed) = kept.answer.ok_or(Error::IdempotencyInProgress)?;
+            let body = service.sealing.open(Sealed::Answer(kept.id), &sealed)?;
+            return Ok(Begin::Again(Answer {
+                status,
+                body,
+                inbox: kept.inbox,
+            }));
+        }
+        tx.forget_request(kept.id).await?;
+    }
+    if !tx.start_idempotent(&started).await? {
+        return Err(Error::IdempotencyInProgress);
+    }
+    tx.commit().await?;
+    Ok(Begin::First(Record(started.id)))
+}
+
+/// Keeps the answer of a request.
+pub async fn finish(
+    service: &Service,
+    record: Record,
+    status: u16,
+    body: &[u8],
+    inbox: Option<InboxId>,
+) -> Result<(), Error> {
+    let sealed = service
+        .sealing
+        .seal(Sealed::Answer(record.0), body, &*service.entropy)?;
+    let mut tx = service.db.write().await?;
+    tx.keep_answer(record.0, status, &sealed, inbox).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Forgets a request that has no lasting answer, so that the same one can run again.
+pub async fn abandon(service: &Service, record: Record) -> Result<(), Error> {
+    let mut tx = service.db.write().await?;
+    tx.forget_request(record.0).await?;
+    Ok(tx.commit().await?)
+}
+
+/// At start: forgets the requests that an earlier process did not finish. Nobody runs them any more.
+pub async fn forget_unfinished(db: &Db, now: crate::clock::Timestamp) -> Result<u64, store::Error> {
+    let mut tx = db.write().await?;
+    // A clock that was ahead may have begun them "later" than now.
+    let forgotten = tx
+        .forget_requests_before(now.plus_seconds(i64::from(i32::MAX)), true)
+        .await?;
+    tx.commit().await?;
+    Ok(forgotten)
+}
+
+/// Now and then: forgets the answers that are no longer kept.
+pub async fn forget_expired(service: &Service) -> Result<u64, store::Error> {
+    let mut tx = service.db.write().await?;
+    let forgotten = tx
+        .forget_requests_before(service.now().plus_seconds(-KEPT_SECONDS), false)
+        .await?;
+    tx.commit().await?;
+    Ok(forgotten)
+}
+
+/// SHA-256 of the parts, each with its length, so that no two lists of parts give the same octets.
+fn hash_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}

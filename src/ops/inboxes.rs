@@ -1,0 +1,237 @@
+//! Inboxes that exist: list, read, describe, delete, rotate.
+
+use serde_json::{Map, Value};
+
+use super::{Changed, Error, PAGE_MAX, Service, require, secrets::FreshPassword};
+use crate::{
+    model::{
+        api_key::{ApiKey, Caller, KeyKind, Scope},
+        ids::{InboxId, KeyId},
+        inbox::Inbox,
+        names::DisplayName,
+        password::MailPassword,
+    },
+    store::{InboxFilter, NewKey, Owner, SessionsToEnd, Tx},
+};
+
+const READERS: &[KeyKind] = &[KeyKind::Tenant, KeyKind::Workspace, KeyKind::Inbox];
+const READERS_RULE: &str = "inboxes are read with a tenant (tk_), workspace (wk_) or inbox (ak_) key";
+const WRITERS: &[KeyKind] = &[KeyKind::Tenant, KeyKind::Workspace];
+const WRITERS_RULE: &str = "this needs a tenant (tk_) or workspace (wk_) key";
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page<T, Id> {
+    /// The objects, newest first.
+    pub items: Vec<T>,
+    /// At most this many were asked for.
+    pub limit: u32,
+    /// Where the next page begins; none on the last one.
+    pub next: Option<Id>,
+}
+
+impl<T, Id> Page<T, Id> {
+    /// Cuts one more object than was asked for into a page and where the next begins.
+    pub(super) fn cut(mut items: Vec<T>, limit: u32, id_of: impl Fn(&T) -> Id) -> Self {
+        let more = items.len() > limit as usize;
+        items.truncate(limit as usize);
+        let next = items.last().filter(|_| more).map(id_of);
+        Self { items, limit, next }
+    }
+}
+
+/// What to change of an inbox.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Another display name.
+    pub display_name: Option<DisplayName>,
+    /// A JSON merge patch of the metadata.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// An inbox within the caller's reach; what is not does not exist.
+async fn reached(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
+    let inbox = tx.inbox(id).await?.ok_or(Error::NotFound("inbox"))?;
+    let reaches = match caller.scope {
+        Scope::SuperAdmin => false,
+        Scope::Tenant { tenant } => inbox.tenant == tenant,
+        Scope::Workspace { workspace, .. } => inbox.workspace == workspace,
+        Scope::Inbox { inbox: own, .. } => inbox.id == own,
+    };
+    if reaches {
+        Ok(inbox)
+    } else {
+        Err(Error::NotFound("inbox"))
+    }
+}
+
+/// A page of the inboxes that the caller reaches, newest first.
+pub async fn list(
+    service: &Service,
+    caller: &Caller,
+    mut filter: InboxFilter,
+    limit: Option<u32>,
+) -> Result<Page<Inbox, InboxId>, Error> {
+    require(caller, READERS, READERS_RULE)?;
+    let limit = limit.unwrap_or(PAGE_MAX);
+    let mut tx = service.db.read().await?;
+    let tenant = match caller.scope {
+        Scope::Tenant { tenant } => {
+            if let Some(workspace) = filter.workspace
+                && tx.workspace(tenant, workspace).await?.is_none()
+            {
+                return Err(Error::NotFound("workspace"));
+            }
+            tenant
+        }
+        Scope::Workspace { tenant, workspace } => {
+            if filter.workspace.is_some_and(|asked| asked != workspace) {
+                return Err(Error::Forbidden(
+                    "workspace: a workspace (wk_) key lists its own workspace only",
+                ));
+            }
+            filter.workspace = Some(workspace);
+            tenant
+        }
+        Scope::Inbox {
+            tenant,
+            workspace,
+            inbox,
+        } => {
+            if filter.workspace.is_some_and(|asked| asked != workspace) {
+                return Err(Error::Forbidden(
+                    "workspace: an inbox (ak_) key lists its own inbox only",
+                ));
+            }
+            let own = tx
+                .inbox(inbox)
+                .await?
+                .filter(|own| own.tenant == tenant && matches(own, &filter));
+            return Ok(Page {
+                items: own.into_iter().collect(),
+                limit,
+                next: None,
+            });
+        }
+        Scope::SuperAdmin => return Err(Error::Forbidden(READERS_RULE)),
+    };
+    let items = tx.inboxes(tenant, &filter, limit + 1).await?;
+    Ok(Page::cut(items, limit, |inbox| inbox.id))
+}
+
+fn matches(inbox: &Inbox, filter: &InboxFilter) -> bool {
+    filter
+        .username
+        .as_ref()
+        .is_none_or(|username| inbox.canonical.local_part == *username)
+        && filter
+            .email
+            .as_ref()
+            .is_none_or(|email| inbox.addresses.iter().any(|entry| entry.address == *email))
+        && filter.before.is_none_or(|before| inbox.id < before)
+}
+
+/// An inbox with its password, if the service reveals it.
+pub async fn read(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+) -> Result<(Inbox, Option<MailPassword>), Error> {
+    require(caller, READERS, READERS_RULE)?;
+    let mut tx = service.db.read().await?;
+    let inbox = reached(&mut tx, caller, id).await?;
+    let secrets = tx.inbox_secrets(id).await?.ok_or(Error::NotFound("inbox"))?;
+    let password = service.reveal(id, &secrets)?;
+    Ok((inbox, password))
+}
+
+/// Changes the display name and the metadata.
+pub async fn describe(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+    change: &Description,
+) -> Result<(), Error> {
+    require(caller, WRITERS, WRITERS_RULE)?;
+    let mut tx = service.db.write().await?;
+    let inbox = reached(&mut tx, caller, id).await?;
+    let metadata = match &change.metadata {
+        Some(patch) => inbox.metadata.patched(patch).map_err(|rule| Error::Invalid {
+            field: "metadata",
+            rule: rule.to_string(),
+        })?,
+        None => inbox.metadata,
+    };
+    let display_name = change.display_name.as_ref().or(inbox.display_name.as_ref());
+    tx.describe_inbox(id, display_name, &metadata).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Deletes an inbox: its addresses become tombstones, its key stops working.
+pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<()>, Error> {
+    require(caller, WRITERS, WRITERS_RULE)?;
+    let mut tx = service.db.write().await?;
+    let inbox = reached(&mut tx, caller, id).await?;
+    let publish = bury(service, &mut tx, Owner::Inbox(id)).await?.publish;
+    tx.count_gone(inbox.tenant, 1, 0).await?;
+    tx.count_inboxes_of_workspace(inbox.workspace, -1).await?;
+    tx.commit().await?;
+    Ok(Changed { value: (), publish })
+}
+
+/// Deletes every inbox of an owner and revokes the keys that reach them. Returns how many inboxes there were.
+pub(super) async fn bury(service: &Service, tx: &mut Tx, owner: Owner) -> Result<Changed<u32>, Error> {
+    let now = service.now();
+    let (addresses, value) = tx.delete_inboxes_of(owner, service.held_until(), now).await?;
+    tx.revoke_keys_of(owner, now).await?;
+    let publish = service.mark(tx, addresses, SessionsToEnd::All).await?;
+    Ok(Changed { value, publish })
+}
+
+/// Gives an inbox a new password. Once published, the old one is refused and no session lives on with it.
+pub async fn rotate_password(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+) -> Result<Changed<(Inbox, FreshPassword)>, Error> {
+    require(caller, READERS, READERS_RULE)?;
+    let inbox = reached(&mut service.db.read().await?, caller, id).await?;
+    let password = service.fresh_password(id).await?;
+    let mut tx = service.db.write().await?;
+    if !tx.renew_secrets(id, password.secrets()).await? {
+        return Err(Error::NotFound("inbox"));
+    }
+    let publish = service
+        .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::All)
+        .await?;
+    tx.commit().await?;
+    Ok(Changed {
+        value: (inbox, password),
+        publish,
+    })
+}
+
+/// Gives an inbox a new key; the old one stops working with the commit.
+pub async fn rotate_key(service: &Service, caller: &Caller, id: InboxId) -> Result<ApiKey, Error> {
+    require(caller, WRITERS, WRITERS_RULE)?;
+    let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
+    let now = service.now();
+    let mut tx = service.db.write().await?;
+    let inbox = reached(&mut tx, caller, id).await?;
+    tx.revoke_keys_of(Owner::Inbox(id), now).await?;
+    let scope = Scope::Inbox {
+        tenant: inbox.tenant,
+        workspace: inbox.workspace,
+        inbox: id,
+    };
+    tx.insert_key(&NewKey {
+        id: KeyId(service.new_id()),
+        key: &key,
+        scope,
+        name: None,
+        created_at: now,
+    })
+    .await?;
+    tx.commit().await?;
+    Ok(key)
+}

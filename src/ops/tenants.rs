@@ -1,0 +1,192 @@
+//! Tenants, by the super admin.
+
+use super::{
+    Changed, Error, PAGE_MAX, Service,
+    inboxes::{Page, bury},
+    require,
+};
+use crate::{
+    model::{
+        api_key::{ApiKey, Caller, KeyKind, Scope},
+        ids::{KeyId, TenantId, WorkspaceId},
+        limits::Limits,
+        names::{Label, Slug},
+        tenant::Tenant,
+        workspace::Workspace,
+    },
+    store::{NewKey, Owner, SessionsToEnd},
+};
+
+const RULE: &str = "tenants are managed with a super admin (sa_) key";
+/// Name of the workspace that is made with a tenant.
+const DEFAULT_WORKSPACE_NAME: &str = "Default";
+
+/// A change of one cap: `None` leaves it, `Some(None)` lifts it.
+pub type LimitChange = Option<Option<u32>>;
+
+/// What to change of a tenant's caps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LimitsChange {
+    /// Of [`Limits::inboxes`].
+    pub inboxes: LimitChange,
+    /// Of [`Limits::domains`].
+    pub domains: LimitChange,
+    /// Of [`Limits::workspaces`].
+    pub workspaces: LimitChange,
+}
+
+impl LimitsChange {
+    /// These caps with the change applied.
+    pub fn applied_to(self, limits: Limits) -> Limits {
+        Limits {
+            inboxes: self.inboxes.unwrap_or(limits.inboxes),
+            domains: self.domains.unwrap_or(limits.domains),
+            workspaces: self.workspaces.unwrap_or(limits.workspaces),
+        }
+    }
+}
+
+/// What to change of a tenant.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Another name.
+    pub name: Option<Label>,
+    /// Other caps.
+    pub limits: LimitsChange,
+    /// Whether it is to be suspended from now on.
+    pub suspended: Option<bool>,
+}
+
+/// Makes a tenant with its default workspace and its first key.
+pub async fn create(
+    service: &Service,
+    caller: &Caller,
+    name: Label,
+    limits: LimitsChange,
+) -> Result<(Tenant, ApiKey), Error> {
+    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    let (id, workspace, now) = (
+        TenantId(service.new_id()),
+        WorkspaceId(service.new_id()),
+        service.now(),
+    );
+    let tenant = Tenant {
+        id,
+        name,
+        default_workspace: workspace,
+        limits: limits.applied_to(service.settings.default_limits),
+        inbox_count: 0,
+        workspace_count: 1,
+        suspended_at: None,
+        created_at: now,
+    };
+    let label =
+        Label::parse(DEFAULT_WORKSPACE_NAME).map_err(|_| Error::Task("the default workspace has no name"))?;
+    let default = Workspace {
+        id: workspace,
+        tenant: id,
+        slug: Slug::from_label(&label),
+        name: label,
+        is_default: true,
+        inbox_count: 0,
+        domain_count: 0,
+        created_at: now,
+    };
+    let key = ApiKey::generate(KeyKind::Tenant, &*service.entropy);
+    let mut tx = service.db.write().await?;
+    tx.insert_tenant(&tenant).await?;
+    if !tx.insert_workspace(&default).await? {
+        return Err(Error::SlugTaken);
+    }
+    let scope = Scope::Tenant { tenant: id };
+    tx.insert_key(&NewKey {
+        id: KeyId(service.new_id()),
+        key: &key,
+        scope,
+        name: None,
+        created_at: now,
+    })
+    .await?;
+    tx.commit().await?;
+    Ok((tenant, key))
+}
+
+/// A page of all tenants, newest first.
+pub async fn list(
+    service: &Service,
+    caller: &Caller,
+    before: Option<TenantId>,
+    limit: Option<u32>,
+) -> Result<Page<Tenant, TenantId>, Error> {
+    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    let limit = limit.unwrap_or(PAGE_MAX);
+    let items = service.db.read().await?.tenants(before, limit + 1).await?;
+    Ok(Page::cut(items, limit, |tenant| tenant.id))
+}
+
+/// One tenant.
+pub async fn read(service: &Service, caller: &Caller, id: TenantId) -> Result<Tenant, Error> {
+    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    service
+        .db
+        .read()
+        .await?
+        .tenant(id)
+        .await?
+        .ok_or(Error::NotFound("tenant"))
+}
+
+/// Changes a tenant's name, caps and suspension. A suspended tenant's keys are refused and nobody logs in to its
+/// inboxes; mail for them is still accepted, so that nothing is lost when it is resumed.
+pub async fn change(
+    service: &Service,
+    caller: &Caller,
+    id: TenantId,
+    change: &Change,
+) -> Result<Changed<()>, Error> {
+    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    let mut tx = service.db.write().await?;
+    let mut tenant = tx.tenant(id).await?.ok_or(Error::NotFound("tenant"))?;
+    let was_suspended = tenant.suspended_at.is_some();
+    if let Some(name) = &change.name {
+        tenant.name = name.clone();
+    }
+    tenant.limits = change.limits.applied_to(tenant.limits);
+    tenant.suspended_at = match change.suspended {
+        Some(true) => tenant.suspended_at.or(Some(service.now())),
+        Some(false) => None,
+        None => tenant.suspended_at,
+    };
+    if !tx.update_tenant(&tenant).await? {
+        return Err(Error::NotFound("tenant"));
+    }
+    let is_suspended = tenant.suspended_at.is_some();
+    let publish = if is_suspended == was_suspended {
+        Vec::new()
+    } else {
+        let logins = tx.canonical_addresses_of(Owner::Tenant(id)).await?;
+        let sessions = if is_suspended {
+            SessionsToEnd::All
+        } else {
+            SessionsToEnd::None
+        };
+        service.mark(&mut tx, logins, sessions).await?
+    };
+    tx.commit().await?;
+    Ok(Changed { value: (), publish })
+}
+
+/// Deletes a tenant with everything that it owns.
+pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<Changed<()>, Error> {
+    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    let mut tx = service.db.write().await?;
+    if !tx.delete_tenant(id, service.now()).await? {
+        return Err(Error::NotFound("tenant"));
+    }
+    let buried = bury(service, &mut tx, Owner::Tenant(id)).await?;
+    tx.commit().await?;
+    Ok(Changed {
+        value: (),
+        publish: buried.publish,
+    })
+}
