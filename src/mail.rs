@@ -1,1 +1,6 @@
 //! The mail servers as seen from outside.
+
+pub mod imap;
+pub mod smtp;
+pub mod tls;
+pub mod wire;
