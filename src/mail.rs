@@ -3,4 +3,5 @@
 pub mod imap;
 pub mod smtp;
 pub mod tls;
+pub mod verify;
 pub mod wire;
