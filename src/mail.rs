@@ -1,1 +1,7 @@
 //! The mail servers as seen from outside.
+
+pub mod imap;
+pub mod smtp;
+pub mod tls;
+pub mod verify;
+pub mod wire;

@@ -1,0 +1,26 @@
+# What people and CI type. The targets say what they do: `make help`.
+.PHONY: help run test lint
+.DEFAULT_GOAL := help
+
+SCRIPTS := scripts/install-deps .ci/run
+# The private mail servers start as root only: `sudo` where this is not root, for them alone and not for the build.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+SUDO_RUNNER = --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+run: ## install what is missing, build, and start inboxd with a private Dovecot and Postfix
+	@scripts/install-deps run
+	cargo build --release --locked
+	exec $(AS_ROOT) target/release/inboxd dev
+
+test: ## install what is missing and run every test
+	@scripts/install-deps test
+	cargo test --locked $(if $(AS_ROOT),$(SUDO_RUNNER))
+
+lint: ## formatting, clippy, and the scripts
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are checked for syntax only"; fi

@@ -1,0 +1,196 @@
+//! What the SMTP and the IMAP client share: where a server is, and why an exchange with it failed.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// The most that is read of a server's greeting: RFC 5321, 4.5.3.1.5, with room to spare.
+pub(crate) const GREETING_MAX_BYTES: u64 = 4096;
+
+/// A mail server's host name or IP address, and its port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host name or IP address; over TLS, the name that the certificate must have.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why one exchange with a mail server failed. Which exchange it was is for the error around it to say.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// The server said no, in these words.
+    #[error("the server answered: {}", spoken(*code, text))]
+    Refused {
+        /// The reply code of RFC 5321, 4.2; IMAP has none.
+        code: Option<u16>,
+        /// The rest of the reply, as it came.
+        text: String,
+    },
+    /// The server's certificate was refused, by this side.
+    #[error("the certificate was refused: {detail}")]
+    Certificate {
+        /// What is wrong with it.
+        problem: CertificateProblem,
+        /// What rustls said.
+        detail: String,
+    },
+    /// TLS could not be agreed on, for another reason than the certificate.
+    #[error("no TLS session: {detail}")]
+    Tls {
+        /// What rustls said.
+        detail: String,
+    },
+    /// The network or the operating system failed, or the server hung up.
+    #[error("{detail}")]
+    Network {
+        /// The system's own words.
+        detail: String,
+    },
+    /// No answer came in time.
+    #[error("no answer within {limit_ms} ms")]
+    TimedOut {
+        /// How long was waited.
+        limit_ms: u128,
+    },
+    /// The server does not speak as its protocol says, or does not offer what is needed.
+    #[error("{detail}")]
+    Unexpected {
+        /// What was missing or in the way.
+        detail: String,
+    },
+}
+
+/// What is wrong with a certificate, as far as it changes what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateProblem {
+    /// Nobody whom this side trusts has signed it.
+    UnknownIssuer,
+    /// It is for other names than the one that was asked for.
+    WrongName,
+    /// It is not valid yet, or no longer.
+    OutOfDate,
+    /// Anything else.
+    Other,
+}
+
+fn spoken(code: Option<u16>, text: &str) -> String {
+    code.map_or_else(|| text.to_owned(), |code| format!("{code} {text}"))
+}
+
+impl Fault {
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        Self::TimedOut {
+            limit_ms: limit.as_millis(),
+        }
+    }
+
+    pub(crate) fn unexpected(detail: impl Into<String>) -> Self {
+        Self::Unexpected {
+            detail: detail.into(),
+        }
+    }
+
+    /// rustls reports its refusals inside `io::Error`, where `source` does not look.
+    pub(crate) fn from_io(error: &io::Error) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| (inner as &dyn StdError).downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(reason)) => Self::Certificate {
+                problem: CertificateProblem::of(reason),
+                detail: reason.to_string(),
+            },
+            Some(other) => Self::Tls {
+                detail: other.to_string(),
+            },
+            None => Self::Network {
+                detail: error.to_string(),
+            },
+        }
+    }
+}
+
+impl CertificateProblem {
+    fn of(reason: &rustls::CertificateError) -> Self {
+        use rustls::CertificateError as E;
+        match reason {
+            // A bad signature is what a CA of the same name with another key looks like: one that was made anew.
+            E::UnknownIssuer | E::BadSignature => Self::UnknownIssuer,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::WrongName,
+            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
+                Self::OutOfDate
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Runs one exchange under a time limit.
+pub(crate) fn within<T>(
+    limit: Duration,
+    exchange: impl Future<Output = Result<T, Fault>>,
+) -> impl Future<Output = Result<T, Fault>> {
+    // lettre's and async-imap's futures are many kilobytes: boxed here, they weigh on no caller's.
+    let exchange = Box::pin(exchange);
+    async move {
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(Fault::timed_out(limit)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_endpoint_is_written_with_brackets() {
+        let endpoint = Endpoint {
+            host: "::1".to_owned(),
+            port: 993,
+        };
+        assert_eq!(endpoint.to_string(), "[::1]:993");
+    }
+
+    #[test]
+    fn a_refused_certificate_is_told_from_a_broken_connection() {
+        let refused = io::Error::other(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer,
+        ));
+        assert!(matches!(
+            Fault::from_io(&refused),
+            Fault::Certificate {
+                problem: CertificateProblem::UnknownIssuer,
+                ..
+            }
+        ));
+        assert!(matches!(
+            Fault::from_io(&io::Error::from(io::ErrorKind::ConnectionRefused)),
+            Fault::Network { .. }
+        ));
+    }
+
+    #[test]
+    fn a_reply_is_shown_with_its_code() {
+        let fault = Fault::Refused {
+            code: Some(535),
+            text: "5.7.8 no".to_owned(),
+        };
+        assert_eq!(fault.to_string(), "the server answered: 535 5.7.8 no");
+    }
+}
