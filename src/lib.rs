@@ -1,6 +1,7 @@
 //! inboxd: a stock Dovecot + Postfix host as an inbox API.
 
 pub mod clock;
+pub mod http;
 pub mod mail;
 pub mod maps;
 pub mod model;

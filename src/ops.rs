@@ -198,11 +198,20 @@ impl Service {
     }
 }
 
-/// Requires a key of one of these kinds; `rule` says which, to whoever holds another.
-fn require(caller: &Caller, kinds: &[KeyKind], rule: &'static str) -> Result<(), Error> {
-    if kinds.contains(&caller.scope.kind()) {
+/// Which kinds of key may make a call at all.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRule {
+    /// These kinds.
+    pub kinds: &'static [KeyKind],
+    /// The rule in words, for whoever holds another.
+    pub text: &'static str,
+}
+
+/// Requires a key of a kind that may make the call.
+pub fn require(caller: &Caller, rule: KeyRule) -> Result<(), Error> {
+    if rule.kinds.contains(&caller.scope.kind()) {
         Ok(())
     } else {
-        Err(Error::Forbidden(rule))
+        Err(Error::Forbidden(rule.text))
     }
 }

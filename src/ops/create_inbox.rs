@@ -1,6 +1,6 @@
 //! `POST /v1/inboxes`: which inbox a request gets (contract, section 3).
 
-use super::{Changed, Error, Service, in_flight::Claim, require, secrets::FreshPassword};
+use super::{Changed, Error, Service, in_flight::Claim, inboxes::WRITE, require, secrets::FreshPassword};
 use crate::{
     model::{
         address::{Address, DomainName, LocalPart},
@@ -138,11 +138,7 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
 }
 
 async fn target_of(service: &Service, caller: &Caller, request: &Request) -> Result<Target, Error> {
-    require(
-        caller,
-        &[KeyKind::Tenant, KeyKind::Workspace],
-        "inboxes are created with a tenant (tk_) or workspace (wk_) key",
-    )?;
+    require(caller, WRITE)?;
     let mut tx = service.db.read().await?;
     let (tenant_id, sees_only) = match caller.scope {
         Scope::Tenant { tenant } => (tenant, None),

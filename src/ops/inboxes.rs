@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Changed, Error, PAGE_MAX, Service, require, secrets::FreshPassword};
+use super::{Changed, Error, KeyRule, PAGE_MAX, Service, require, secrets::FreshPassword};
 use crate::{
     model::{
         api_key::{ApiKey, Caller, KeyKind, Scope},
@@ -14,10 +14,16 @@ use crate::{
     store::{InboxFilter, NewKey, Owner, SessionsToEnd, Tx},
 };
 
-const READERS: &[KeyKind] = &[KeyKind::Tenant, KeyKind::Workspace, KeyKind::Inbox];
-const READERS_RULE: &str = "inboxes are read with a tenant (tk_), workspace (wk_) or inbox (ak_) key";
-const WRITERS: &[KeyKind] = &[KeyKind::Tenant, KeyKind::Workspace];
-const WRITERS_RULE: &str = "this needs a tenant (tk_) or workspace (wk_) key";
+/// Who may read inboxes and rotate the password of one.
+pub const READ: KeyRule = KeyRule {
+    kinds: &[KeyKind::Tenant, KeyKind::Workspace, KeyKind::Inbox],
+    text: "this needs a tenant (tk_), workspace (wk_) or inbox (ak_) key",
+};
+/// Who may create, change and delete inboxes.
+pub const WRITE: KeyRule = KeyRule {
+    kinds: &[KeyKind::Tenant, KeyKind::Workspace],
+    text: "this needs a tenant (tk_) or workspace (wk_) key",
+};
 
 /// A page of a list.
 #[derive(Debug)]
@@ -72,7 +78,7 @@ pub async fn list(
     mut filter: InboxFilter,
     limit: Option<u32>,
 ) -> Result<Page<Inbox, InboxId>, Error> {
-    require(caller, READERS, READERS_RULE)?;
+    require(caller, READ)?;
     let limit = limit.unwrap_or(PAGE_MAX);
     let mut tx = service.db.read().await?;
     let tenant = match caller.scope {
@@ -113,7 +119,7 @@ pub async fn list(
                 next: None,
             });
         }
-        Scope::SuperAdmin => return Err(Error::Forbidden(READERS_RULE)),
+        Scope::SuperAdmin => return Err(Error::Forbidden(READ.text)),
     };
     let items = tx.inboxes(tenant, &filter, limit + 1).await?;
     Ok(Page::cut(items, limit, |inbox| inbox.id))
@@ -137,7 +143,7 @@ pub async fn read(
     caller: &Caller,
     id: InboxId,
 ) -> Result<(Inbox, Option<MailPassword>), Error> {
-    require(caller, READERS, READERS_RULE)?;
+    require(caller, READ)?;
     let mut tx = service.db.read().await?;
     let inbox = reached(&mut tx, caller, id).await?;
     let secrets = tx.inbox_secrets(id).await?.ok_or(Error::NotFound("inbox"))?;
@@ -152,7 +158,7 @@ pub async fn describe(
     id: InboxId,
     change: &Description,
 ) -> Result<(), Error> {
-    require(caller, WRITERS, WRITERS_RULE)?;
+    require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
     let inbox = reached(&mut tx, caller, id).await?;
     let metadata = match &change.metadata {
@@ -169,7 +175,7 @@ pub async fn describe(
 
 /// Deletes an inbox: its addresses become tombstones, its key stops working.
 pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<()>, Error> {
-    require(caller, WRITERS, WRITERS_RULE)?;
+    require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
     let inbox = reached(&mut tx, caller, id).await?;
     let publish = bury(service, &mut tx, Owner::Inbox(id)).await?.publish;
@@ -194,7 +200,7 @@ pub async fn rotate_password(
     caller: &Caller,
     id: InboxId,
 ) -> Result<Changed<(Inbox, FreshPassword)>, Error> {
-    require(caller, READERS, READERS_RULE)?;
+    require(caller, READ)?;
     let inbox = reached(&mut service.db.read().await?, caller, id).await?;
     let password = service.fresh_password(id).await?;
     let mut tx = service.db.write().await?;
@@ -213,7 +219,7 @@ pub async fn rotate_password(
 
 /// Gives an inbox a new key; the old one stops working with the commit.
 pub async fn rotate_key(service: &Service, caller: &Caller, id: InboxId) -> Result<ApiKey, Error> {
-    require(caller, WRITERS, WRITERS_RULE)?;
+    require(caller, WRITE)?;
     let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;

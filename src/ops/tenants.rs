@@ -1,7 +1,7 @@
 //! Tenants, by the super admin.
 
 use super::{
-    Changed, Error, PAGE_MAX, Service,
+    Changed, Error, KeyRule, PAGE_MAX, Service,
     inboxes::{Page, bury},
     require,
 };
@@ -17,7 +17,11 @@ use crate::{
     store::{NewKey, Owner, SessionsToEnd},
 };
 
-const RULE: &str = "tenants are managed with a super admin (sa_) key";
+/// Who may manage tenants.
+pub const MANAGE: KeyRule = KeyRule {
+    kinds: &[KeyKind::SuperAdmin],
+    text: "tenants are managed with a super admin (sa_) key",
+};
 /// Name of the workspace that is made with a tenant.
 const DEFAULT_WORKSPACE_NAME: &str = "Default";
 
@@ -64,7 +68,7 @@ pub async fn create(
     name: Label,
     limits: LimitsChange,
 ) -> Result<(Tenant, ApiKey), Error> {
-    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    require(caller, MANAGE)?;
     let (id, workspace, now) = (
         TenantId(service.new_id()),
         WorkspaceId(service.new_id()),
@@ -118,7 +122,7 @@ pub async fn list(
     before: Option<TenantId>,
     limit: Option<u32>,
 ) -> Result<Page<Tenant, TenantId>, Error> {
-    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    require(caller, MANAGE)?;
     let limit = limit.unwrap_or(PAGE_MAX);
     let items = service.db.read().await?.tenants(before, limit + 1).await?;
     Ok(Page::cut(items, limit, |tenant| tenant.id))
@@ -126,7 +130,7 @@ pub async fn list(
 
 /// One tenant.
 pub async fn read(service: &Service, caller: &Caller, id: TenantId) -> Result<Tenant, Error> {
-    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    require(caller, MANAGE)?;
     service
         .db
         .read()
@@ -144,7 +148,7 @@ pub async fn change(
     id: TenantId,
     change: &Change,
 ) -> Result<Changed<()>, Error> {
-    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    require(caller, MANAGE)?;
     let mut tx = service.db.write().await?;
     let mut tenant = tx.tenant(id).await?.ok_or(Error::NotFound("tenant"))?;
     let was_suspended = tenant.suspended_at.is_some();
@@ -178,7 +182,7 @@ pub async fn change(
 
 /// Deletes a tenant with everything that it owns.
 pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<Changed<()>, Error> {
-    require(caller, &[KeyKind::SuperAdmin], RULE)?;
+    require(caller, MANAGE)?;
     let mut tx = service.db.write().await?;
     if !tx.delete_tenant(id, service.now()).await? {
         return Err(Error::NotFound("tenant"));

@@ -1,12 +1,12 @@
 //! Workspaces, by their tenant.
 
 use super::{
-    Changed, Error, PAGE_MAX, Service,
+    Changed, Error, KeyRule, PAGE_MAX, Service,
     inboxes::{Page, bury},
 };
 use crate::{
     model::{
-        api_key::{Caller, Scope},
+        api_key::{Caller, KeyKind, Scope},
         ids::{TenantId, WorkspaceId},
         limits::Limited,
         names::{Label, Slug},
@@ -27,13 +27,17 @@ pub struct Change {
     pub slug: Option<Slug>,
 }
 
+/// Who may manage workspaces and their keys.
+pub const MANAGE: KeyRule = KeyRule {
+    kinds: &[KeyKind::Tenant],
+    text: "workspaces and their keys are managed with a tenant (tk_) key",
+};
+
 /// The tenant whose key this is: workspaces are for nobody else.
 pub(super) fn tenant_of(caller: &Caller) -> Result<TenantId, Error> {
     match caller.scope {
         Scope::Tenant { tenant } => Ok(tenant),
-        _ => Err(Error::Forbidden(
-            "workspaces and their keys are managed with a tenant (tk_) key",
-        )),
+        _ => Err(Error::Forbidden(MANAGE.text)),
     }
 }
 

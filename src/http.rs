@@ -1,0 +1,189 @@
+//! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
+
+mod docs;
+mod extract;
+mod health;
+mod inboxes;
+mod json;
+mod me;
+pub mod problem;
+mod sent;
+pub mod server;
+mod tenants;
+mod watch;
+mod workspaces;
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tracing::Instrument;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use self::health::{Part, Probe, ReadinessProbes};
+use self::problem::{Code, Problem};
+use crate::{
+    ops::{Changed, Service, inboxes::Page},
+    publish::Publisher,
+};
+
+/// What every handler works with. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The use cases and what they work with.
+    pub service: Arc<Service>,
+    /// Publishes changes to the mail side.
+    pub publisher: Publisher,
+    /// Where callers find the mail servers.
+    pub endpoints: Arc<Endpoints>,
+    /// The parts whose state `/readyz` tells.
+    pub readiness: Arc<ReadinessProbes>,
+}
+
+/// Where callers find the mail servers, as answers tell them.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    /// IMAP over implicit TLS.
+    pub imap: Host,
+    /// Submission with STARTTLS.
+    pub smtp: Host,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Host name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl App {
+    /// Runs a change to its end, whether the caller waits for it or hangs up. What was begun is finished.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        tokio::spawn(work.in_current_span())
+            .await
+            .unwrap_or_else(|error| Err(Problem::internal(&error)))
+    }
+
+    /// Publishes what an operation changed, and returns what it is about.
+    async fn published<T>(&self, changed: Changed<T>) -> Result<T, Problem> {
+        if !changed.publish.is_empty() {
+            self.publisher.publish(changed.publish).await?;
+        }
+        Ok(changed.value)
+    }
+}
+
+/// The calls of the API and their description.
+fn calls() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(docs::document())
+        .routes(routes!(inboxes::create_inbox, inboxes::list_inboxes))
+        .routes(routes!(
+            inboxes::get_inbox,
+            inboxes::update_inbox,
+            inboxes::delete_inbox
+        ))
+        .routes(routes!(inboxes::rotate_password))
+        .routes(routes!(inboxes::rotate_key))
+        .routes(routes!(workspaces::create_workspace, workspaces::list_workspaces))
+        .routes(routes!(
+            workspaces::get_workspace,
+            workspaces::update_workspace,
+            workspaces::delete_workspace
+        ))
+        .routes(routes!(
+            workspaces::create_workspace_key,
+            workspaces::list_workspace_keys
+        ))
+        .routes(routes!(workspaces::revoke_workspace_key))
+        .routes(routes!(tenants::create_tenant, tenants::list_tenants))
+        .routes(routes!(
+            tenants::get_tenant,
+            tenants::update_tenant,
+            tenants::delete_tenant
+        ))
+        .routes(routes!(me::me))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(docs::openapi_json))
+}
+
+/// The OpenAPI 3.1 document, generated from the code.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    docs::complete(calls().into_openapi())
+}
+
+/// The whole API.
+pub fn router(app: App) -> Router {
+    let (router, _) = calls().split_for_parts();
+    router
+        .merge(docs::reference())
+        .fallback(no_such_call)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(watch::watch))
+        .with_state(app)
+}
+
+async fn no_such_call() -> Problem {
+    Problem::new(Code::NotFound, "there is no such call; /docs lists them")
+}
+
+async fn no_such_method(request: Request) -> Problem {
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("there is no {} here; /docs lists the calls", request.method()),
+    )
+}
+
+/// How a list goes on.
+#[derive(Serialize, ToSchema)]
+struct Pagination {
+    /// At most this many objects are in one answer.
+    limit: u32,
+    #[serde(rename = "nextCursor")]
+    /// Give it as `cursor` to get the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+impl Pagination {
+    fn of<T, Id>(page: &Page<T, Id>, uuid_of: impl Fn(&Id) -> uuid::Uuid) -> Self {
+        Self {
+            limit: page.limit,
+            next_cursor: page.next.as_ref().map(|id| extract::cursor_of(uuid_of(id))),
+        }
+    }
+}
+
+/// What was changed.
+#[derive(Serialize, ToSchema)]
+struct Updated {
+    /// Always true.
+    updated: bool,
+    /// The object's id.
+    id: uuid::Uuid,
+}
+
+/// What was deleted.
+#[derive(Serialize, ToSchema)]
+struct Deleted {
+    /// Always true.
+    deleted: bool,
+    /// The id that the object had.
+    id: uuid::Uuid,
+}
+
+/// An answer that may carry secrets is for the caller alone.
+fn uncached(status: StatusCode, body: impl IntoResponse) -> Response {
+    (status, [(header::CACHE_CONTROL, "no-store")], body).into_response()
+}

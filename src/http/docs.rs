@@ -1,0 +1,116 @@
+//! The OpenAPI document and the reference page.
+
+use axum::{Json, Router};
+use utoipa::openapi::{
+    HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Tag,
+    path::Operation,
+    schema::{ObjectBuilder, Type},
+    security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{
+    App,
+    extract::Query,
+    problem::{Code, Problem, problems},
+};
+
+const DESCRIPTION: &str = "One HTTP call allocates an address; when it answers 201, IMAP login, SMTP submission and inbound \
+delivery work with the returned credentials, at once, and survive a power cut.
+
+Send a key as `X-API-Key` or as `Authorization: Bearer`. What a key does not reach does not exist for it: 404. Kinds: `sa_` \
+(super admin: tenants), `tk_` (one tenant), `wk_` (one workspace), `ak_` (one inbox).
+
+Every error is `{\"error\": \"a sentence for a person\", \"code\": \"STABLE_CODE\"}`, with further fields where a code says so. 503 \
+means try again, and carries `Retry-After`. Every answer carries `X-Request-Id`, which is in every log line of the request. Bodies \
+may take 64 KiB and 10 seconds to arrive, a call 30 seconds. A path without a call answers 404 `NOT_FOUND`, a method without one \
+405 `METHOD_NOT_ALLOWED`.";
+
+/// The document without its paths.
+pub(super) fn document() -> OpenApi {
+    let license = LicenseBuilder::new()
+        .name("MIT OR Apache-2.0")
+        .identifier(Some("MIT OR Apache-2.0"))
+        .build();
+    let info = InfoBuilder::new()
+        .title("inboxd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION))
+        .license(Some(license))
+        .build();
+    let mut tags = Vec::new();
+    for (name, text) in [
+        ("inboxes", "Addresses with a mailbox behind them"),
+        ("workspaces", "Isolation containers of a tenant, and their keys"),
+        ("tenants", "For the operator of the service"),
+        ("keys", "What a key stands for"),
+        ("operation", "For whoever runs the daemon; no key needed"),
+    ] {
+        let mut tag = Tag::new(name);
+        tag.description = Some(text.to_owned());
+        tags.push(tag);
+    }
+    let either = [
+        SecurityRequirement::new("apiKey", [] as [&str; 0]),
+        SecurityRequirement::new("bearer", [] as [&str; 0]),
+    ];
+    OpenApiBuilder::new()
+        .info(info)
+        .tags(Some(tags))
+        .security(Some(either))
+        .build()
+}
+
+/// What holds for every call: how keys are sent, and the id in every answer.
+pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(
+        "apiKey",
+        SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
+    );
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+            &mut item.put,
+        ];
+        operations.into_iter().flatten().for_each(name_the_request);
+    }
+    document
+}
+
+fn name_the_request(operation: &mut Operation) {
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            let text = ObjectBuilder::new().schema_type(Type::String).build();
+            let header = HeaderBuilder::new()
+                .schema(Some(text))
+                .description(Some("Names the request in the log."))
+                .build();
+            response.headers.insert("X-Request-Id".to_owned(), header.into());
+        }
+    }
+}
+
+problems!(DocumentProblems = [Code::ValidationError, Code::Internal]);
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = Object), DocumentProblems))]
+pub(super) async fn openapi_json(query: Query) -> Result<Json<OpenApi>, Problem> {
+    query.only(&[])?;
+    Ok(Json(super::openapi()))
+}
+
+/// The reference page at `/docs`: everything that it shows is in the binary.
+pub(super) fn reference() -> Router<App> {
+    let config = Config::new(["/openapi.json"])
+        .validator_url("none")
+        .doc_expansion("list")
+        .persist_authorization(false);
+    SwaggerUi::new("/docs").config(config).into()
+}

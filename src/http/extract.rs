@@ -1,0 +1,295 @@
+//! What a request says, parsed: who calls, the query, the body, ids in the path, headers.
+
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    App,
+    json::parse_strictly,
+    problem::{Code, Problem},
+};
+use crate::{
+    model::{Refused, api_key::Caller},
+    ops::{self, KeyRule, PAGE_MAX, authenticate::authenticate},
+};
+
+/// Largest request body, in octets. Metadata of 16 KiB is the largest thing that any call takes.
+pub const BODY_MAX_OCTETS: usize = 64 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT_MS: u64 = 10_000;
+/// The header that carries a key, beside `Authorization`.
+const API_KEY_HEADER: &str = "x-api-key";
+
+/// Who calls: the key that was presented is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Authenticated(pub Caller);
+
+impl Authenticated {
+    /// Requires a key of a kind that may make the call, before anything else of the request is looked at.
+    pub fn may(&self, rule: KeyRule) -> Result<(), Problem> {
+        Ok(ops::require(&self.0, rule)?)
+    }
+}
+
+impl FromRequestParts<App> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let key = presented_key(&parts.headers)?;
+        let caller = authenticate(&app.service, &key).await?;
+        tracing::Span::current().record("key_id", tracing::field::display(caller.key));
+        Ok(Self(caller))
+    }
+}
+
+/// The key of a request: from one header or from both, if they agree.
+fn presented_key(headers: &HeaderMap) -> Result<String, ops::Error> {
+    let mut presented: Option<&str> = None;
+    let api_keys = headers
+        .get_all(API_KEY_HEADER)
+        .iter()
+        .map(|value| value.to_str().ok());
+    let bearers = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .map(|value| value.to_str().ok().and_then(bearer));
+    for key in api_keys.chain(bearers) {
+        let key = key.map(str::trim).ok_or(ops::Error::InvalidApiKey)?;
+        if presented.is_some_and(|other| other != key) {
+            return Err(ops::Error::InvalidApiKey);
+        }
+        presented = Some(key);
+    }
+    presented
+        .filter(|key| !key.is_empty())
+        .map(str::to_owned)
+        .ok_or(ops::Error::MissingApiKey)
+}
+
+/// RFC 6750, 2.1; the scheme's name is case-insensitive (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(key)
+}
+
+/// A query whose names have been seen once each.
+#[derive(Clone, Debug)]
+pub struct Query(BTreeMap<String, String>);
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut query = BTreeMap::new();
+        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(parts.uri.query().unwrap_or_default())
+            .map_err(|_| Problem::invalid("query", "must be name=value pairs joined by '&'"))?;
+        for (name, value) in pairs {
+            if query.insert(name.clone(), value).is_some() {
+                return Err(Problem::invalid(&name, "must be given once"));
+            }
+        }
+        Ok(Self(query))
+    }
+}
+
+impl Query {
+    /// Refuses every name but these.
+    pub fn only(&self, allowed: &[&str]) -> Result<(), Problem> {
+        match self.0.keys().find(|name| !allowed.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) if allowed.is_empty() => {
+                Err(Problem::invalid(name, "this call takes no query parameters"))
+            }
+            Some(name) => {
+                let rule = format!("unknown query parameter; this call takes {}", allowed.join(", "));
+                Err(Problem::invalid(name, rule))
+            }
+        }
+    }
+
+    /// The value of a name, parsed.
+    pub fn parsed<T>(
+        &self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, Refused>,
+    ) -> Result<Option<T>, Problem> {
+        self.0
+            .get(name)
+            .map(|value| parse(value).map_err(|rule| Problem::invalid(name, rule)))
+            .transpose()
+    }
+
+    /// `true` or `false`; absent is `false`.
+    pub fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+        match self.0.get(name).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid(name, "must be true or false")),
+        }
+    }
+
+    /// An id. One that is no UUID is none that anything has.
+    pub fn id(&self, name: &'static str) -> Result<Option<Uuid>, Problem> {
+        self.parsed(name, |value| {
+            Uuid::parse_str(value).map_err(|_| Refused("must be a UUID".to_owned()))
+        })
+    }
+
+    /// How many objects a list answers: 1 to [`PAGE_MAX`].
+    pub fn limit(&self) -> Result<Option<u32>, Problem> {
+        self.parsed("limit", |value| {
+            let limit = value.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
+            limit.ok_or_else(|| Refused(format!("must be a number from 1 to {PAGE_MAX}")))
+        })
+    }
+
+    /// Where a list begins, as the page before it said.
+    pub fn cursor(&self) -> Result<Option<Uuid>, Problem> {
+        self.parsed("cursor", |value| {
+            parse_cursor(value).ok_or_else(|| Refused("must be a nextCursor of this list".to_owned()))
+        })
+    }
+
+    /// The query as it was meant, for telling two requests apart.
+    pub fn canonical(&self) -> Vec<u8> {
+        serde_urlencoded::to_string(&self.0)
+            .unwrap_or_default()
+            .into_bytes()
+    }
+}
+
+/// A cursor is the id of the last object of a page, in a form that invites nobody to make one.
+pub fn cursor_of(id: Uuid) -> String {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    URL_SAFE_NO_PAD.encode(id.as_bytes())
+}
+
+fn parse_cursor(text: &str) -> Option<Uuid> {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .and_then(|octets| Uuid::from_slice(&octets).ok())
+}
+
+/// A request body, read whole. No body is an empty object: callers send none where everything is optional.
+#[derive(Clone, Debug)]
+pub struct JsonBody(Vec<u8>);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Problem> {
+        let body = Limited::new(request.into_body(), BODY_MAX_OCTETS);
+        let collected = tokio::time::timeout(Duration::from_millis(BODY_TIMEOUT_MS), body.collect()).await;
+        match collected {
+            Ok(Ok(body)) => Ok(Self(body.to_bytes().to_vec())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
+                Code::PayloadTooLarge,
+                format!("the body must be at most {BODY_MAX_OCTETS} octets"),
+            )),
+            Ok(Err(_)) => Err(Problem::invalid(
+                "body",
+                "the connection ended before the body did",
+            )),
+            Err(_) => Err(Problem::new(
+                Code::RequestTimeout,
+                format!("the body must arrive within {BODY_TIMEOUT_MS} ms"),
+            )),
+        }
+    }
+}
+
+impl JsonBody {
+    /// The body as a value of a type. Unknown fields are ignored, fields given twice are refused.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let value = if self.0.iter().all(u8::is_ascii_whitespace) {
+            Value::Object(Map::new())
+        } else {
+            parse_strictly(&self.0).map_err(|rule| Problem::invalid("body", rule))?
+        };
+        if !value.is_object() {
+            return Err(Problem::invalid("body", "must be a JSON object"));
+        }
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            // The path of a missing field is the object that lacks it; the message names the field.
+            let rule = error.inner().to_string();
+            match (path.as_str(), missing_field(&rule)) {
+                (".", Some(field)) => Problem::invalid(field, "is required"),
+                (path, Some(field)) => Problem::invalid(&format!("{path}.{field}"), "is required"),
+                (path, None) => Problem::invalid(path, rule),
+            }
+        })
+    }
+
+    /// The octets, for telling two requests apart.
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn missing_field(rule: &str) -> Option<&str> {
+    rule.strip_prefix("missing field `")?.strip_suffix('`')
+}
+
+/// The ids in the path, in order. One that is no UUID is one that nothing has: 404 like any other.
+#[derive(Clone, Debug)]
+pub struct Ids<const N: usize>(pub [Uuid; N]);
+
+impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Ids<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let unknown = || Problem::new(Code::NotFound, "there is nothing with this id");
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| unknown())?;
+        let ids: Option<Vec<Uuid>> = params
+            .iter()
+            .map(|(_, value)| Uuid::parse_str(value).ok())
+            .collect();
+        ids.and_then(|ids| ids.try_into().ok())
+            .map(Self)
+            .ok_or_else(unknown)
+    }
+}
+
+/// A header that may be given once.
+pub fn single_header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Problem::invalid(name, "must be given once"));
+    }
+    value
+        .to_str()
+        .map(Some)
+        .map_err(|_| Problem::invalid(name, "must be visible ASCII"))
+}
+
+/// Parses an optional field of a body with a rule of the model.
+pub fn field<T>(
+    name: &'static str,
+    value: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, Refused>,
+) -> Result<Option<T>, Problem> {
+    value
+        .map(|text| parse(text).map_err(|rule: Refused| invalid(name, &rule)))
+        .transpose()
+}
+
+fn invalid(name: &str, rule: &impl Display) -> Problem {
+    Problem::invalid(name, rule)
+}

@@ -1,0 +1,97 @@
+//! `/healthz`: the daemon runs. `/readyz`: which of the parts that it needs work.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    extract::Query,
+    problem::{Code, Problem, problems},
+};
+use crate::telemetry;
+
+/// How long a part may take to answer before it counts as down.
+const PROBE_TIMEOUT_MS: u64 = 3_000;
+
+/// A question to one part: an error says why it is down.
+pub type Probe = Box<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// A part that the service needs.
+pub struct Part {
+    /// Its name in the answer.
+    pub name: &'static str,
+    /// How it is asked.
+    pub probe: Probe,
+}
+
+/// Every part that `/readyz` tells of.
+#[derive(Default)]
+pub struct ReadinessProbes(pub Vec<Part>);
+
+/// The daemon runs.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+/// Whether every part works.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Readiness {
+    ready: bool,
+    /// By name: `ok`, or why the part is down.
+    #[schema(example = json!({"store": "ok", "maps": "ok", "imap": "ok", "submission": "down: connection refused"}))]
+    parts: BTreeMap<&'static str, String>,
+}
+
+problems!(HealthProblems = [Code::ValidationError, Code::Internal]);
+problems!(ReadyProblems = [Code::ValidationError, Code::Internal]);
+
+/// Whether the daemon runs
+#[utoipa::path(get, path = "/healthz", tag = "operation", security(()),
+    responses((status = 200, description = "It does", body = Health), HealthProblems))]
+pub(super) async fn healthz(query: Query) -> Result<Json<Health>, Problem> {
+    query.only(&[])?;
+    Ok(Json(Health { status: "ok" }))
+}
+
+/// Whether every part works
+///
+/// Inboxes are created also while a mail server is down: creating needs the store and the maps.
+#[utoipa::path(get, path = "/readyz", tag = "operation", security(()),
+    responses((status = 200, description = "All of them do", body = Readiness),
+        (status = 503, description = "Some do not; `parts` says which and why", body = Readiness), ReadyProblems))]
+pub(super) async fn readyz(
+    State(app): State<App>,
+    query: Query,
+) -> Result<(StatusCode, Json<Readiness>), Problem> {
+    query.only(&[])?;
+    let asked = app.readiness.0.iter().map(|part| async {
+        let answer = tokio::time::timeout(Duration::from_millis(PROBE_TIMEOUT_MS), (part.probe)()).await;
+        let state = match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("down: {}", telemetry::chain(&*error))),
+            Err(_) => Some(format!("down: no answer within {PROBE_TIMEOUT_MS} ms")),
+        };
+        (part.name, state)
+    });
+    let states = futures_util::future::join_all(asked).await;
+    let ready = states.iter().all(|(_, down)| down.is_none());
+    let parts = states
+        .into_iter()
+        .map(|(name, down)| (name, down.unwrap_or_else(|| "ok".to_owned())))
+        .collect();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Ok((status, Json(Readiness { ready, parts })))
+}

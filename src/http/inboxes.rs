@@ -1,0 +1,568 @@
+//! `/v1/inboxes`.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    App, Deleted, Endpoints, Pagination, Updated,
+    extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
+    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    sent::SentBody,
+    uncached,
+};
+use crate::{
+    model::{
+        Refused,
+        address::{Address, DomainName, LocalPart},
+        api_key::Caller,
+        ids::{InboxId, WorkspaceId},
+        inbox::Inbox,
+        names::DisplayName,
+        password::MailPassword,
+    },
+    ops::{
+        create_inbox::{self, Outcome, create_inbox as allocate},
+        idempotency::{self, Begin},
+        in_flight::Claim,
+        inboxes::{self as ops, Description},
+    },
+    store::InboxFilter,
+    telemetry::metric,
+};
+
+/// The path of creation, as `Idempotency-Key` records it.
+const PATH: &str = "/v1/inboxes";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// What to create.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreateInbox {
+    /// The local part: 1 to 64 of `a-z 0-9 . _ -`, starting and ending with a letter or digit, without `..`. Without
+    /// one, a name is made from the tenant's, and every call makes a new inbox.
+    #[schema(example = "scout", pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+    username: Option<String>,
+    /// The name shown beside the address: at most 200 characters, no control characters.
+    #[schema(example = "Scout", max_length = 200)]
+    display_name: Option<String>,
+    /// The service's default domain, or a verified domain of the target workspace.
+    domain: Option<String>,
+    /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace.
+    workspace_id: Option<String>,
+}
+
+/// What to change.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UpdateInbox {
+    /// Another display name.
+    display_name: Option<String>,
+    /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+}
+
+/// An inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Inbox)]
+pub(super) struct InboxView {
+    id: Uuid,
+    /// The primary address: the one that it sends from now.
+    #[schema(example = "scout@example.com")]
+    email: String,
+    /// The login of IMAP and SMTP, fixed for ever.
+    #[schema(example = "scout@example.com")]
+    canonical_email: String,
+    /// The local part of the canonical address.
+    #[schema(example = "scout")]
+    username: String,
+    /// The domain of the canonical address.
+    domain: String,
+    /// Empty if none was given.
+    display_name: String,
+    workspace_id: Uuid,
+    /// Every address that it accepts mail for; exactly one is primary.
+    addresses: Vec<AddressView>,
+    /// Only in the answers that show the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imap_password: Option<String>,
+    imap: ImapView,
+    smtp: SmtpView,
+    /// RFC 3339, UTC, milliseconds.
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// The caller's own data.
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// An address of an inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = InboxAddress)]
+pub(super) struct AddressView {
+    address: String,
+    is_primary: bool,
+}
+
+/// How to log in over IMAP.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ImapEndpoint)]
+pub(super) struct ImapView {
+    host: String,
+    port: u16,
+    /// Implicit TLS (RFC 8314).
+    tls: bool,
+    username: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+}
+
+/// How to submit mail over SMTP.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SmtpEndpoint)]
+pub(super) struct SmtpView {
+    host: String,
+    port: u16,
+    /// STARTTLS is required (RFC 6409).
+    starttls: bool,
+    username: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+}
+
+/// An inbox that is new for the caller, with its credentials.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreatedInbox {
+    #[serde(flatten)]
+    inbox: InboxView,
+    /// The key of this inbox (`ak_`), shown once.
+    api_key: String,
+}
+
+/// An inbox that the caller had already, without credentials.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ExistingInbox {
+    #[serde(flatten)]
+    inbox: InboxView,
+    /// Always true.
+    existed: bool,
+}
+
+/// A page of inboxes, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InboxList {
+    inboxes: Vec<InboxView>,
+    pagination: Pagination,
+}
+
+/// The new key of an inbox.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RotatedKey {
+    id: Uuid,
+    /// Shown once; the old one does not work any more.
+    api_key: String,
+}
+
+impl InboxView {
+    fn of(inbox: Inbox, endpoints: &Endpoints, password: Option<&MailPassword>) -> Self {
+        let login = inbox.canonical.to_string();
+        let password = password.map(|password| password.expose().to_owned());
+        let (imap, smtp) = (&endpoints.imap, &endpoints.smtp);
+        Self {
+            id: inbox.id.0,
+            email: inbox.primary().to_string(),
+            username: inbox.canonical.local_part.to_string(),
+            domain: inbox.canonical.domain.to_string(),
+            display_name: inbox
+                .display_name
+                .map_or_else(String::new, |name| name.to_string()),
+            workspace_id: inbox.workspace.0,
+            addresses: inbox
+                .addresses
+                .into_iter()
+                .map(|entry| AddressView {
+                    address: entry.address.to_string(),
+                    is_primary: entry.is_primary,
+                })
+                .collect(),
+            imap: ImapView {
+                host: imap.host.clone(),
+                port: imap.port,
+                tls: true,
+                username: login.clone(),
+                password: password.clone(),
+            },
+            smtp: SmtpView {
+                host: smtp.host.clone(),
+                port: smtp.port,
+                starttls: true,
+                username: login.clone(),
+                password: password.clone(),
+            },
+            imap_password: password,
+            canonical_email: login,
+            created_at: inbox.created_at.to_string(),
+            metadata: inbox.metadata.as_object().clone(),
+        }
+    }
+}
+
+problems!(
+    CreateProblems = KEYED,
+    WITH_BODY,
+    OF_ONE,
+    PUBLISHING,
+    [
+        Code::UsernameReserved,
+        Code::DomainNotAllowed,
+        Code::PlanLimitReached,
+        Code::UsernameTaken,
+        Code::UsernameExhausted,
+        Code::DomainNotVerified,
+        Code::IdempotencyInProgress,
+        Code::IdempotencyKeyReused
+    ]
+);
+problems!(ReadProblems = KEYED, OF_ONE);
+problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
+problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
+
+/// Create an inbox (idempotent on the requested username)
+///
+/// When this answers 201, IMAP login, SMTP submission and inbound delivery work with the returned credentials, at
+/// once, and all of it survives a power cut.
+///
+/// If the caller has an inbox at exactly `username@domain` already, or one that was requested under this name and
+/// got another, that inbox is answered with 200. If somebody else has the name, the first free of `username1` to
+/// `username99` is taken, or with `strict` 409 is answered.
+#[utoipa::path(post, path = "/v1/inboxes", tag = "inboxes", request_body(content = Option<CreateInbox>),
+    params(
+        ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken"),
+        ("Idempotency-Key" = Option<String>, Header, description = "For 24 hours the same key, caller and request gets the \
+          first answer again, secrets included")),
+    responses((status = 201, description = "New, with credentials that work now", body = CreatedInbox),
+        (status = 200, description = "The caller had it already; credentials are not shown again", body = ExistingInbox),
+        CreateProblems))]
+pub(super) async fn create_inbox(
+    State(app): State<App>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    query: Query,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    caller.may(ops::WRITE)?;
+    query.only(&["strict"])?;
+    let strict = query.flag("strict")?;
+    let key = single_header(&headers, IDEMPOTENCY_KEY)?.map(str::to_owned);
+    let input: CreateInbox = body.parse()?;
+    let request = create_inbox::Request {
+        username: field("username", input.username.as_deref(), LocalPart::parse)?,
+        display_name: field("displayName", input.display_name.as_deref(), DisplayName::parse)?,
+        domain: field("domain", input.domain.as_deref(), DomainName::parse)?,
+        workspace: field("workspaceId", input.workspace_id.as_deref(), workspace_id)?,
+        strict,
+    };
+    let worker = app.clone();
+    app.to_the_end(async move {
+        match key {
+            None => Ok(create(&worker, &caller.0, &request).await?.into_response()),
+            Some(key) => {
+                create_once(
+                    &worker,
+                    &caller.0,
+                    &request,
+                    &key,
+                    &[&query.canonical(), body.octets()],
+                )
+                .await
+            }
+        }
+    })
+    .await
+}
+
+fn workspace_id(text: &str) -> Result<WorkspaceId, Refused> {
+    Uuid::parse_str(text)
+        .map(WorkspaceId)
+        .map_err(|_| Refused("must be a UUID".to_owned()))
+}
+
+/// An answer to a creation, before it is sent.
+struct Answer {
+    status: StatusCode,
+    body: Vec<u8>,
+    inbox: Option<InboxId>,
+    claim: Option<Claim>,
+}
+
+impl Answer {
+    fn new(status: StatusCode, body: &impl Serialize) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
+        Ok(Self {
+            status,
+            body,
+            inbox: None,
+            claim: None,
+        })
+    }
+
+    fn into_response(self) -> Response {
+        let body = match self.claim {
+            Some(claim) => SentBody::new(self.body, claim),
+            None => Body::from(self.body),
+        };
+        uncached(self.status, ([(header::CONTENT_TYPE, "application/json")], body))
+    }
+}
+
+/// Allocates, publishes, answers.
+async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> Result<Answer, Problem> {
+    match allocate(&app.service, caller, request).await? {
+        Outcome::Existing(inbox) => {
+            let inbox = InboxView::of(*inbox, &app.endpoints, None);
+            Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true })
+        }
+        Outcome::Created(changed) => {
+            let created = app.published(*changed).await?;
+            metrics::counter!(metric::INBOXES_CREATED_TOTAL, "completed" => created.completed.to_string())
+                .increment(1);
+            let id = created.inbox.id;
+            let inbox = InboxView::of(created.inbox, &app.endpoints, Some(&created.password.clear));
+            let body = CreatedInbox {
+                inbox,
+                api_key: created.key.expose().to_owned(),
+            };
+            let answer = Answer::new(StatusCode::CREATED, &body)?;
+            Ok(Answer {
+                inbox: Some(id),
+                claim: Some(created.claim),
+                ..answer
+            })
+        }
+    }
+}
+
+/// The same under an `Idempotency-Key`: the answer is kept before it is sent, unless it says "try again".
+async fn create_once(
+    app: &App,
+    caller: &Caller,
+    request: &create_inbox::Request,
+    key: &str,
+    fingerprint: &[&[u8]],
+) -> Result<Response, Problem> {
+    let record = match idempotency::begin(&app.service, caller, PATH, key, fingerprint).await? {
+        Begin::First(record) => record,
+        Begin::Again(kept) => {
+            let claim = match kept.inbox {
+                Some(inbox) => Some(app.service.in_flight.claim(inbox).await),
+                None => None,
+            };
+            let status = StatusCode::from_u16(kept.status).map_err(|error| Problem::internal(&error))?;
+            return Ok(Answer {
+                status,
+                body: kept.body.to_vec(),
+                inbox: kept.inbox,
+                claim,
+            }
+            .into_response());
+        }
+    };
+    let (answer, problem) = match create(app, caller, request).await {
+        Ok(answer) => (answer, None),
+        Err(problem) => (Answer::new(problem.status(), &problem.body())?, Some(problem)),
+    };
+    let kept = if answer.status.is_server_error() {
+        idempotency::abandon(&app.service, record).await
+    } else {
+        idempotency::finish(
+            &app.service,
+            record,
+            answer.status.as_u16(),
+            &answer.body,
+            answer.inbox,
+        )
+        .await
+    };
+    if let Err(error) = kept {
+        // Without its record the first answer could not be given again: better none than two different ones.
+        idempotency::abandon(&app.service, record).await?;
+        return Err(error.into());
+    }
+    Ok(problem.map_or_else(|| answer.into_response(), IntoResponse::into_response))
+}
+
+/// List inboxes
+///
+/// Newest first. An inbox (ak_) key lists its one inbox. Passwords are never in a list.
+#[utoipa::path(get, path = "/v1/inboxes", tag = "inboxes",
+    params(
+        ("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
+        ("username" = Option<String>, Query, description = "Only those whose canonical address has this local part"),
+        ("email" = Option<String>, Query, description = "Only the one that has this address"),
+        ("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+    responses((status = 200, description = "A page", body = InboxList), ReadProblems))]
+pub(super) async fn list_inboxes(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+) -> Result<Json<InboxList>, Problem> {
+    caller.may(ops::READ)?;
+    query.only(&["workspace", "username", "email", "limit", "cursor"])?;
+    let filter = InboxFilter {
+        workspace: query.id("workspace")?.map(WorkspaceId),
+        username: query.parsed("username", LocalPart::parse)?,
+        email: query.parsed("email", Address::parse)?,
+        before: query.cursor()?.map(InboxId),
+    };
+    let page = ops::list(&app.service, &caller.0, filter, query.limit()?).await?;
+    let pagination = Pagination::of(&page, |id| id.0);
+    let inboxes = page
+        .items
+        .into_iter()
+        .map(|inbox| InboxView::of(inbox, &app.endpoints, None))
+        .collect();
+    Ok(Json(InboxList { inboxes, pagination }))
+}
+
+/// Read an inbox
+///
+/// With its password, unless the service keeps no recoverable copy.
+#[utoipa::path(get, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The inbox", body = InboxView), ReadProblems))]
+pub(super) async fn get_inbox(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Response, Problem> {
+    caller.may(ops::READ)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let (inbox, password) = ops::read(&app.service, &caller.0, InboxId(id)).await?;
+    Ok(uncached(
+        StatusCode::OK,
+        Json(InboxView::of(inbox, &app.endpoints, password.as_ref())),
+    ))
+}
+
+/// Change the display name or the metadata
+#[utoipa::path(patch, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)), request_body = UpdateInbox,
+    responses((status = 200, description = "Changed", body = Updated), UpdateProblems))]
+pub(super) async fn update_inbox(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+    body: JsonBody,
+) -> Result<Json<Updated>, Problem> {
+    caller.may(ops::WRITE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let input: UpdateInbox = body.parse()?;
+    let metadata = match input.metadata {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(patch)) => Some(patch),
+        Some(_) => return Err(Problem::invalid("metadata", "must be a JSON object")),
+    };
+    let display_name = field("displayName", input.display_name.as_deref(), DisplayName::parse)?;
+    ops::describe(
+        &app.service,
+        &caller.0,
+        InboxId(id),
+        &Description {
+            display_name,
+            metadata,
+        },
+    )
+    .await?;
+    Ok(Json(Updated { updated: true, id }))
+}
+
+/// Delete an inbox
+///
+/// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time no other tenant
+/// can get the address.
+#[utoipa::path(delete, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "Deleted", body = Deleted), PublishingProblems))]
+pub(super) async fn delete_inbox(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<Deleted>, Problem> {
+    caller.may(ops::WRITE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let worker = app.clone();
+    app.to_the_end(async move {
+        let changed = ops::delete(&worker.service, &caller.0, InboxId(id)).await?;
+        worker.published(changed).await
+    })
+    .await?;
+    Ok(Json(Deleted { deleted: true, id }))
+}
+
+/// Rotate the password of an inbox
+///
+/// When this answers, the old password is refused and every session that was opened with it has ended.
+#[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-password", tag = "inboxes", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The inbox with its new password", body = InboxView), PublishingProblems))]
+pub(super) async fn rotate_password(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Response, Problem> {
+    caller.may(ops::READ)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let worker = app.clone();
+    let (inbox, password) = app
+        .to_the_end(async move {
+            let changed = ops::rotate_password(&worker.service, &caller.0, InboxId(id)).await?;
+            worker.published(changed).await
+        })
+        .await?;
+    Ok(uncached(
+        StatusCode::OK,
+        Json(InboxView::of(inbox, &app.endpoints, Some(&password.clear))),
+    ))
+}
+
+/// Rotate the key of an inbox
+///
+/// The old `ak_` key stops working before this answers.
+#[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-key", tag = "inboxes", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The new key", body = RotatedKey), ReadProblems))]
+pub(super) async fn rotate_key(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Response, Problem> {
+    caller.may(ops::WRITE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let key = ops::rotate_key(&app.service, &caller.0, InboxId(id)).await?;
+    Ok(uncached(
+        StatusCode::OK,
+        Json(RotatedKey {
+            id,
+            api_key: key.expose().to_owned(),
+        }),
+    ))
+}

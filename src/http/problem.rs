@@ -1,0 +1,344 @@
+//! Errors as callers see them: the only place that turns an error into a status and a code.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::{
+    ContentBuilder, Object, ObjectBuilder, RefOr, ResponseBuilder,
+    schema::{AdditionalProperties, Schema, SchemaType, Type},
+};
+
+use crate::{ops, publish, telemetry};
+
+/// Seconds after which a caller may try again what failed for want of something.
+const RETRY_AFTER_SECONDS: u16 = 1;
+
+/// Declares every code with its status and meaning.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $status:ident, $text:literal, $meaning:literal;)+) => {
+        /// A stable code. Every error that the daemon can answer has one.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Code { $(#[doc = $meaning] $name),+ }
+
+        impl Code {
+            /// Every code there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The code as it is sent.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),+ }
+            }
+
+            /// The status that it is sent with.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status),+ }
+            }
+
+            /// What it means, for the reference.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    ValidationError = BAD_REQUEST, "VALIDATION_ERROR", "A field, query parameter or header has a value that is not allowed, or the body is not JSON; `field` names it.";
+    UsernameReserved = BAD_REQUEST, "USERNAME_RESERVED", "The username is kept for the operator on the default domain.";
+    MissingApiKey = UNAUTHORIZED, "MISSING_API_KEY", "No key was sent.";
+    InvalidApiKey = UNAUTHORIZED, "INVALID_API_KEY", "The key is unknown, revoked or mistyped, or two different ones were sent.";
+    Forbidden = FORBIDDEN, "FORBIDDEN", "Keys of this kind cannot make this call.";
+    TenantSuspended = FORBIDDEN, "TENANT_SUSPENDED", "The tenant of the key is suspended.";
+    DomainNotAllowed = FORBIDDEN, "DOMAIN_NOT_ALLOWED", "The domain is neither the default one nor one of the target workspace.";
+    PlanLimitReached = FORBIDDEN, "PLAN_LIMIT_REACHED", "A cap of the tenant is reached; `limit`, `current` and `max` say which and how far.";
+    NotFound = NOT_FOUND, "NOT_FOUND", "Nothing within the key's reach has this id, or there is no such call.";
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "There is no such call; the `Allow` header lists the methods of this path.";
+    RequestTimeout = REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "The body did not arrive in time.";
+    UsernameTaken = CONFLICT, "USERNAME_TAKEN", "With `strict`: somebody else has the name.";
+    UsernameExhausted = CONFLICT, "USERNAME_EXHAUSTED", "The name and all of its numbered fallbacks are taken.";
+    DomainNotVerified = CONFLICT, "DOMAIN_NOT_VERIFIED", "The domain is the workspace's, but not verified yet.";
+    DefaultWorkspace = CONFLICT, "DEFAULT_WORKSPACE", "The default workspace cannot be deleted.";
+    SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
+    IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
+    PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
+    Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
+    MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
+    StoreUnavailable = SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "The store did not answer; try again.";
+    Timeout = SERVICE_UNAVAILABLE, "TIMEOUT", "The call took too long; it may have had its effect. Try again.";
+}
+
+/// An error on its way to the caller.
+#[derive(Debug)]
+pub struct Problem {
+    code: Code,
+    error: String,
+    extra: Map<String, Value>,
+    /// The chain of causes, for the log and never for the caller.
+    cause: Option<String>,
+}
+
+impl Problem {
+    /// A problem with a sentence for a person.
+    pub fn new(code: Code, error: impl Into<String>) -> Self {
+        Self {
+            code,
+            error: error.into(),
+            extra: Map::new(),
+            cause: None,
+        }
+    }
+
+    /// A field, query parameter or header that has a value that is not allowed.
+    pub fn invalid(field: &str, rule: impl std::fmt::Display) -> Self {
+        Self::new(Code::ValidationError, format!("{field}: {rule}")).with("field", field)
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn because(mut self, error: &dyn std::error::Error) -> Self {
+        self.cause = Some(telemetry::chain(error));
+        self
+    }
+
+    /// The status that it is sent with.
+    pub fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// The body that it is sent with.
+    pub fn body(&self) -> Value {
+        let mut body = self.extra.clone();
+        body.insert("error".to_owned(), Value::from(self.error.as_str()));
+        body.insert("code".to_owned(), Value::from(self.code.as_str()));
+        Value::Object(body)
+    }
+
+    /// Whether the same request can succeed later without a change.
+    fn retry_after(&self) -> Option<HeaderValue> {
+        let retry =
+            self.status() == StatusCode::SERVICE_UNAVAILABLE || self.code == Code::IdempotencyInProgress;
+        retry.then(|| HeaderValue::from(RETRY_AFTER_SECONDS))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(code = self.code.as_str(), cause, "a request failed");
+        }
+        let mut response = (self.status(), axum::Json(self.body())).into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<ops::Error> for Problem {
+    fn from(error: ops::Error) -> Self {
+        use ops::Error as E;
+        let text = error.to_string();
+        match error {
+            E::MissingApiKey => Self::new(Code::MissingApiKey, text),
+            E::InvalidApiKey => Self::new(Code::InvalidApiKey, text),
+            E::Forbidden(_) => Self::new(Code::Forbidden, text),
+            E::TenantSuspended => Self::new(Code::TenantSuspended, text),
+            E::NotFound(_) => Self::new(Code::NotFound, text),
+            E::Invalid { field, rule } => Self::invalid(field, rule),
+            E::UsernameReserved(..) => Self::new(Code::UsernameReserved, text).with("field", "username"),
+            E::DomainNotAllowed(_) => Self::new(Code::DomainNotAllowed, text),
+            E::DomainNotVerified(_) => Self::new(Code::DomainNotVerified, text),
+            E::PlanLimit { limit, current, max } => Self::new(Code::PlanLimitReached, text)
+                .with("limit", limit.as_str())
+                .with("current", current)
+                .with("max", max),
+            E::UsernameTaken { wanted } => Self::new(Code::UsernameTaken, text)
+                .with("requestedUsername", wanted.local_part.as_str())
+                .with("attemptedUsername", wanted.local_part.as_str())
+                .with("domain", wanted.domain.as_str()),
+            E::UsernameExhausted { wanted, last } => Self::new(Code::UsernameExhausted, text)
+                .with("requestedUsername", wanted.local_part.as_str())
+                .with("attemptedUsername", last.as_str())
+                .with("domain", wanted.domain.as_str()),
+            E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
+            E::SlugTaken => Self::new(Code::SlugTaken, text),
+            E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
+            E::IdempotencyInProgress => Self::new(Code::IdempotencyInProgress, text),
+            E::Store(source) if source.is_transient() => {
+                metrics::counter!(telemetry::metric::STORE_UNAVAILABLE_TOTAL).increment(1);
+                Self::new(Code::StoreUnavailable, "the store did not answer; try again").because(&source)
+            }
+            E::Store(_) | E::Seal(_) | E::Hash(_) | E::Task(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<publish::Error> for Problem {
+    fn from(error: publish::Error) -> Self {
+        Self::new(
+            Code::MailStackUnavailable,
+            "the mail side could not be written; nothing is lost, try again",
+        )
+        .because(&error)
+    }
+}
+
+impl Problem {
+    /// A bug.
+    pub fn internal(error: &dyn std::error::Error) -> Self {
+        Self::new(
+            Code::Internal,
+            "the service failed; this is a bug, and the log has more under the request's id",
+        )
+        .because(error)
+    }
+}
+
+/// Codes that every call with a key can answer.
+pub const KEYED: &[Code] = &[
+    Code::ValidationError,
+    Code::MissingApiKey,
+    Code::InvalidApiKey,
+    Code::Forbidden,
+    Code::TenantSuspended,
+    Code::Internal,
+    Code::StoreUnavailable,
+    Code::Timeout,
+];
+/// Codes that every call with a body can answer.
+pub const WITH_BODY: &[Code] = &[Code::RequestTimeout, Code::PayloadTooLarge];
+/// Codes that every call about one object can answer.
+pub const OF_ONE: &[Code] = &[Code::NotFound];
+/// Codes that every call can answer that changes what the mail side sees.
+pub const PUBLISHING: &[Code] = &[Code::MailStackUnavailable];
+
+/// Names a list of codes as a type that the OpenAPI document takes as responses.
+macro_rules! problems {
+    ($(#[$doc:meta])* $name:ident = $($list:expr),+) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
+                $crate::http::problem::responses(&[$(&$list[..]),+].concat())
+            }
+        }
+    };
+}
+pub(super) use problems;
+
+/// The responses of a call that can answer these codes: one a status, its schema listing the codes.
+pub fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for &code in codes {
+        let same = by_status.entry(code.status().as_u16()).or_default();
+        if !same.contains(&code) {
+            same.push(code);
+        }
+    }
+    by_status
+        .into_iter()
+        .map(|(status, codes)| (status.to_string(), RefOr::T(response(&codes))))
+        .collect()
+}
+
+fn response(codes: &[Code]) -> utoipa::openapi::Response {
+    let described: Vec<String> = codes
+        .iter()
+        .map(|code| format!("`{}`: {}", code.as_str(), code.meaning()))
+        .collect();
+    let names: Vec<Value> = codes.iter().map(|code| Value::from(code.as_str())).collect();
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .build();
+    let mut body = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::Object))
+        .property("error", text("A sentence for a person."))
+        .property("code", code)
+        .required("error")
+        .required("code");
+    for (name, schema) in extra_fields(codes) {
+        body = body.property(name, schema);
+    }
+    let body = body.additional_properties(Some(AdditionalProperties::FreeForm(true)));
+    let example = json!({ "error": codes[0].meaning(), "code": codes[0].as_str() });
+    let content = ContentBuilder::new()
+        .schema(Some(Schema::Object(body.build())))
+        .example(Some(example))
+        .build();
+    ResponseBuilder::new()
+        .description(described.join("\n\n"))
+        .content("application/json", content)
+        .build()
+}
+
+/// The fields that some codes carry beyond `error` and `code`.
+fn extra_fields(codes: &[Code]) -> Vec<(&'static str, Object)> {
+    let number = |what: &str| {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .description(Some(what))
+            .build()
+    };
+    let mut fields = Vec::new();
+    if codes.contains(&Code::ValidationError) || codes.contains(&Code::UsernameReserved) {
+        fields.push((
+            "field",
+            text("The field, query parameter or header that was refused."),
+        ));
+    }
+    if codes.contains(&Code::PlanLimitReached) {
+        fields.push(("limit", text("Which cap: `inboxes`, `domains` or `workspaces`.")));
+        fields.push(("current", number("How many there are.")));
+        fields.push(("max", number("How many there may be.")));
+    }
+    if codes.contains(&Code::UsernameTaken) || codes.contains(&Code::UsernameExhausted) {
+        fields.push(("requestedUsername", text("What was asked for.")));
+        fields.push(("attemptedUsername", text("The last name that was tried.")));
+        fields.push(("domain", text("At which domain.")));
+    }
+    fields
+}
+
+fn text(what: &str) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(what))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct() {
+        let names: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+    }
+
+    #[test]
+    fn causes_are_for_the_log_and_not_for_the_caller() {
+        let source = publish::Error::Stopped;
+        let problem = Problem::from(source);
+        assert!(problem.cause.is_some());
+        assert!(!problem.body().to_string().contains("stopped"));
+        let response = problem.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+    }
+}

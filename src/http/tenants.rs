@@ -1,0 +1,260 @@
+//! `/v1/tenants`.
+
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    App, Deleted, Pagination, Updated,
+    extract::{Authenticated, Ids, JsonBody, Query, field},
+    json::present,
+    problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    uncached,
+};
+use crate::{
+    model::{ids::TenantId, limits::Limits, names::Label, tenant::Tenant},
+    ops::tenants::{self as ops, Change, LimitsChange},
+};
+
+/// What to create.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct CreateTenant {
+    /// 1 to 200 characters, no control characters.
+    #[schema(example = "Acme Corp.")]
+    name: String,
+    /// Caps; those left out are the service's defaults.
+    #[serde(default)]
+    limits: Option<LimitsInput>,
+}
+
+/// What to change.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct UpdateTenant {
+    /// Another name.
+    name: Option<String>,
+    /// Other caps; those left out stay.
+    limits: Option<LimitsInput>,
+    /// While suspended, the tenant's keys are refused and nobody logs in to its inboxes; mail is still accepted.
+    suspended: Option<bool>,
+}
+
+/// Caps; null is none.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct LimitsInput {
+    /// Live inboxes at one time.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>)]
+    inboxes: Option<Option<u32>>,
+    /// Custom domains.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>)]
+    domains: Option<Option<u32>>,
+    /// Workspaces, the default one included.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>)]
+    workspaces: Option<Option<u32>>,
+}
+
+/// Caps; null is none.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Limits)]
+pub(super) struct LimitsView {
+    inboxes: Option<u32>,
+    domains: Option<u32>,
+    workspaces: Option<u32>,
+}
+
+/// A tenant.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Tenant)]
+pub(super) struct TenantView {
+    id: Uuid,
+    name: String,
+    default_workspace_id: Uuid,
+    limits: LimitsView,
+    inbox_count: u32,
+    workspace_count: u32,
+    suspended: bool,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A new tenant with its first key.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreatedTenant {
+    #[serde(flatten)]
+    tenant: TenantView,
+    /// Its first `tk_` key, shown once.
+    key: String,
+}
+
+/// A page of tenants, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TenantList {
+    tenants: Vec<TenantView>,
+    pagination: Pagination,
+}
+
+impl From<LimitsInput> for LimitsChange {
+    fn from(input: LimitsInput) -> Self {
+        Self {
+            inboxes: input.inboxes,
+            domains: input.domains,
+            workspaces: input.workspaces,
+        }
+    }
+}
+
+impl From<Limits> for LimitsView {
+    fn from(limits: Limits) -> Self {
+        Self {
+            inboxes: limits.inboxes,
+            domains: limits.domains,
+            workspaces: limits.workspaces,
+        }
+    }
+}
+
+impl From<Tenant> for TenantView {
+    fn from(tenant: Tenant) -> Self {
+        Self {
+            id: tenant.id.0,
+            name: tenant.name.to_string(),
+            default_workspace_id: tenant.default_workspace.0,
+            limits: tenant.limits.into(),
+            inbox_count: tenant.inbox_count,
+            workspace_count: tenant.workspace_count,
+            suspended: tenant.suspended_at.is_some(),
+            created_at: tenant.created_at.to_string(),
+        }
+    }
+}
+
+problems!(CreateProblems = KEYED, WITH_BODY);
+problems!(ListProblems = KEYED);
+problems!(ReadProblems = KEYED, OF_ONE);
+problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, PUBLISHING);
+problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING);
+
+/// Create a tenant
+///
+/// With its default workspace and its first key.
+#[utoipa::path(post, path = "/v1/tenants", tag = "tenants", request_body = CreateTenant,
+    responses((status = 201, description = "The tenant and its key, shown once", body = CreatedTenant), CreateProblems))]
+pub(super) async fn create_tenant(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let input: CreateTenant = body.parse()?;
+    let name = Label::parse(&input.name).map_err(|rule| Problem::invalid("name", rule))?;
+    let limits = input.limits.map_or_else(LimitsChange::default, Into::into);
+    let (tenant, key) = ops::create(&app.service, &caller.0, name, limits).await?;
+    let created = CreatedTenant {
+        tenant: tenant.into(),
+        key: key.expose().to_owned(),
+    };
+    Ok(uncached(StatusCode::CREATED, Json(created)))
+}
+
+/// List tenants
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
+    params(("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+    responses((status = 200, description = "A page", body = TenantList), ListProblems))]
+pub(super) async fn list_tenants(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+) -> Result<Json<TenantList>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&["limit", "cursor"])?;
+    let page = ops::list(
+        &app.service,
+        &caller.0,
+        query.cursor()?.map(TenantId),
+        query.limit()?,
+    )
+    .await?;
+    let pagination = Pagination::of(&page, |id| id.0);
+    Ok(Json(TenantList {
+        tenants: page.items.into_iter().map(Into::into).collect(),
+        pagination,
+    }))
+}
+
+/// Read a tenant
+#[utoipa::path(get, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The tenant", body = TenantView), ReadProblems))]
+pub(super) async fn get_tenant(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<TenantView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    Ok(Json(
+        ops::read(&app.service, &caller.0, TenantId(id)).await?.into(),
+    ))
+}
+
+/// Change the name, the caps, or suspend and resume
+///
+/// When this answers to a suspension, logins are refused and open sessions have ended. Caps below what is in use
+/// take nothing away; they only refuse more.
+#[utoipa::path(patch, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = Uuid, Path)), request_body = UpdateTenant,
+    responses((status = 200, description = "Changed", body = Updated), UpdateProblems))]
+pub(super) async fn update_tenant(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+    body: JsonBody,
+) -> Result<Json<Updated>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let input: UpdateTenant = body.parse()?;
+    let change = Change {
+        name: field("name", input.name.as_deref(), Label::parse)?,
+        limits: input.limits.map_or_else(LimitsChange::default, Into::into),
+        suspended: input.suspended,
+    };
+    let worker = app.clone();
+    app.to_the_end(async move {
+        let changed = ops::change(&worker.service, &caller.0, TenantId(id), &change).await?;
+        worker.published(changed).await
+    })
+    .await?;
+    Ok(Json(Updated { updated: true, id }))
+}
+
+/// Delete a tenant
+///
+/// With everything that it owns. Logins and deliveries have stopped when this answers.
+#[utoipa::path(delete, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "Deleted", body = Deleted), DeleteProblems))]
+pub(super) async fn delete_tenant(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<Deleted>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let worker = app.clone();
+    app.to_the_end(async move {
+        let changed = ops::delete(&worker.service, &caller.0, TenantId(id)).await?;
+        worker.published(changed).await
+    })
+    .await?;
+    Ok(Json(Deleted { deleted: true, id }))
+}

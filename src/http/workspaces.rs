@@ -1,0 +1,327 @@
+//! `/v1/workspaces` and their keys.
+
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    App, Deleted, Pagination, Updated,
+    extract::{Authenticated, Ids, JsonBody, Query, field},
+    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    uncached,
+};
+use crate::{
+    model::{
+        ids::{KeyId, WorkspaceId},
+        names::{Label, Slug},
+        workspace::{Workspace, WorkspaceKey},
+    },
+    ops::{
+        keys,
+        workspaces::{self as ops, Change},
+    },
+};
+
+/// What to create.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct CreateWorkspace {
+    /// 1 to 200 characters, no control characters.
+    #[schema(example = "Acme Corp")]
+    name: String,
+    /// 1 to 63 of `a-z 0-9 -`, unique within the tenant. Defaults to one that follows from the name.
+    #[schema(example = "acme-corp")]
+    slug: Option<String>,
+}
+
+/// What to change.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct UpdateWorkspace {
+    /// Another name.
+    name: Option<String>,
+    /// Another slug.
+    slug: Option<String>,
+}
+
+/// What key to create.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct CreateWorkspaceKey {
+    /// A name for it, to tell keys apart.
+    name: Option<String>,
+}
+
+/// A workspace.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Workspace)]
+pub(super) struct WorkspaceView {
+    id: Uuid,
+    name: String,
+    slug: String,
+    /// Whether it was made with the tenant; that one cannot be deleted.
+    is_default: bool,
+    inbox_count: u32,
+    domain_count: u32,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A page of workspaces, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct WorkspaceList {
+    workspaces: Vec<WorkspaceView>,
+    pagination: Pagination,
+}
+
+/// A key of a workspace, without the key.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = WorkspaceKey)]
+pub(super) struct KeyView {
+    id: Uuid,
+    /// How the key begins.
+    #[schema(example = "wk_4fGh2")]
+    prefix: String,
+    /// Empty if none was given.
+    name: String,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A new key of a workspace.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreatedWorkspaceKey {
+    #[serde(flatten)]
+    listed: KeyView,
+    /// The key, shown once.
+    key: String,
+    workspace_id: Uuid,
+}
+
+/// The keys of a workspace, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct KeyList {
+    keys: Vec<KeyView>,
+}
+
+/// What was revoked.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revoked {
+    /// Always true.
+    revoked: bool,
+    id: Uuid,
+}
+
+impl From<Workspace> for WorkspaceView {
+    fn from(workspace: Workspace) -> Self {
+        Self {
+            id: workspace.id.0,
+            name: workspace.name.to_string(),
+            slug: workspace.slug.to_string(),
+            is_default: workspace.is_default,
+            inbox_count: workspace.inbox_count,
+            domain_count: workspace.domain_count,
+            created_at: workspace.created_at.to_string(),
+        }
+    }
+}
+
+impl From<WorkspaceKey> for KeyView {
+    fn from(key: WorkspaceKey) -> Self {
+        Self {
+            id: key.id.0,
+            prefix: key.fragment,
+            name: key.name.map_or_else(String::new, |name| name.to_string()),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+problems!(
+    CreateProblems = KEYED,
+    WITH_BODY,
+    [Code::PlanLimitReached, Code::SlugTaken]
+);
+problems!(ListProblems = KEYED);
+problems!(ReadProblems = KEYED, OF_ONE);
+problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, [Code::SlugTaken]);
+problems!(
+    DeleteProblems = KEYED,
+    OF_ONE,
+    PUBLISHING,
+    [Code::DefaultWorkspace]
+);
+problems!(CreateKeyProblems = KEYED, OF_ONE, WITH_BODY);
+
+/// Create a workspace
+#[utoipa::path(post, path = "/v1/workspaces", tag = "workspaces", request_body = CreateWorkspace,
+    responses((status = 201, description = "Created", body = WorkspaceView), CreateProblems))]
+pub(super) async fn create_workspace(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+    body: JsonBody,
+) -> Result<(StatusCode, Json<WorkspaceView>), Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let input: CreateWorkspace = body.parse()?;
+    let name = Label::parse(&input.name).map_err(|rule| Problem::invalid("name", rule))?;
+    let slug = field("slug", input.slug.as_deref(), Slug::parse)?;
+    let workspace = ops::create(&app.service, &caller.0, name, slug).await?;
+    Ok((StatusCode::CREATED, Json(workspace.into())))
+}
+
+/// List workspaces
+#[utoipa::path(get, path = "/v1/workspaces", tag = "workspaces",
+    params(("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+    responses((status = 200, description = "A page", body = WorkspaceList), ListProblems))]
+pub(super) async fn list_workspaces(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+) -> Result<Json<WorkspaceList>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&["limit", "cursor"])?;
+    let page = ops::list(
+        &app.service,
+        &caller.0,
+        query.cursor()?.map(WorkspaceId),
+        query.limit()?,
+    )
+    .await?;
+    let pagination = Pagination::of(&page, |id| id.0);
+    Ok(Json(WorkspaceList {
+        workspaces: page.items.into_iter().map(Into::into).collect(),
+        pagination,
+    }))
+}
+
+/// Read a workspace
+#[utoipa::path(get, path = "/v1/workspaces/{id}", tag = "workspaces", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The workspace", body = WorkspaceView), ReadProblems))]
+pub(super) async fn get_workspace(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<WorkspaceView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    Ok(Json(
+        ops::read(&app.service, &caller.0, WorkspaceId(id)).await?.into(),
+    ))
+}
+
+/// Change the name or the slug
+#[utoipa::path(patch, path = "/v1/workspaces/{id}", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = UpdateWorkspace,
+    responses((status = 200, description = "Changed", body = Updated), UpdateProblems))]
+pub(super) async fn update_workspace(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+    body: JsonBody,
+) -> Result<Json<Updated>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let input: UpdateWorkspace = body.parse()?;
+    let change = Change {
+        name: field("name", input.name.as_deref(), Label::parse)?,
+        slug: field("slug", input.slug.as_deref(), Slug::parse)?,
+    };
+    ops::change(&app.service, &caller.0, WorkspaceId(id), &change).await?;
+    Ok(Json(Updated { updated: true, id }))
+}
+
+/// Delete a workspace
+///
+/// With all its inboxes, domains and keys. Logins and deliveries have stopped when this answers.
+#[utoipa::path(delete, path = "/v1/workspaces/{id}", tag = "workspaces", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "Deleted", body = Deleted), DeleteProblems))]
+pub(super) async fn delete_workspace(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<Deleted>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let worker = app.clone();
+    app.to_the_end(async move {
+        let changed = ops::delete(&worker.service, &caller.0, WorkspaceId(id)).await?;
+        worker.published(changed).await
+    })
+    .await?;
+    Ok(Json(Deleted { deleted: true, id }))
+}
+
+/// Create a key for a workspace
+#[utoipa::path(post, path = "/v1/workspaces/{id}/keys", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body(content = Option<CreateWorkspaceKey>),
+    responses((status = 201, description = "The key, shown once", body = CreatedWorkspaceKey), CreateKeyProblems))]
+pub(super) async fn create_workspace_key(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+    body: JsonBody,
+) -> Result<Response, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let input: CreateWorkspaceKey = body.parse()?;
+    let name = field("name", input.name.as_deref(), Label::parse)?;
+    let (key, listed) = keys::create(&app.service, &caller.0, WorkspaceId(id), name).await?;
+    let created = CreatedWorkspaceKey {
+        listed: listed.into(),
+        key: key.expose().to_owned(),
+        workspace_id: id,
+    };
+    Ok(uncached(StatusCode::CREATED, Json(created)))
+}
+
+/// List the keys of a workspace
+#[utoipa::path(get, path = "/v1/workspaces/{id}/keys", tag = "workspaces", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The keys in force", body = KeyList), ReadProblems))]
+pub(super) async fn list_workspace_keys(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<KeyList>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let keys = keys::list(&app.service, &caller.0, WorkspaceId(id)).await?;
+    Ok(Json(KeyList {
+        keys: keys.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// Revoke a key of a workspace
+///
+/// It stops working before this answers.
+#[utoipa::path(delete, path = "/v1/workspaces/{id}/keys/{keyId}", tag = "workspaces",
+    params(("id" = Uuid, Path), ("keyId" = Uuid, Path)),
+    responses((status = 200, description = "Revoked", body = Revoked), ReadProblems))]
+pub(super) async fn revoke_workspace_key(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<2>,
+    query: Query,
+) -> Result<Json<Revoked>, Problem> {
+    caller.may(ops::MANAGE)?;
+    let Ids([id, key]) = ids;
+    query.only(&[])?;
+    keys::revoke(&app.service, &caller.0, WorkspaceId(id), KeyId(key)).await?;
+    Ok(Json(Revoked {
+        revoked: true,
+        id: key,
+    }))
+}
