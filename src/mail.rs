@@ -1,1 +1,3 @@
 //! The mail servers as seen from outside.
+
+pub mod doveadm;
