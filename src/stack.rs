@@ -9,9 +9,9 @@
 //! Dovecot and Postfix.
 
 mod files;
-//pub mod private;
+pub mod private;
 pub mod render;
 pub mod tls;
 
-//pub use private::{PrivateStack, Settings, check_folder};
+pub use private::{PrivateStack, Settings, check_folder};
 pub use render::{DovecotVersion, MailPlane, RenderedFile};

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
@@ -235,7 +238,7 @@ pub fn ensure_key(path: &Path, entropy: &dyn Entropy) -> Result<SecretString, Do
     }
     let mut random = [0_u8; KEY_OCTETS];
     entropy.fill(&mut random);
-    let key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = BASE64_URL_SAFE_NO_PAD.encode(random);
     let write = || -> io::Result<()> {
         let temporary = path.with_extension("new");
         let mut file = fs::OpenOptions::new()
@@ -287,7 +290,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("doveadm.key");
         let key = ensure_key(&path, &Machine).unwrap();
-        assert_eq!(key.expose_secret().len(), 2 * KEY_OCTETS);
+        assert_eq!(
+            BASE64_URL_SAFE_NO_PAD.decode(key.expose_secret()).unwrap().len(),
+            KEY_OCTETS
+        );
         assert_eq!(
             ensure_key(&path, &Machine).unwrap().expose_secret(),
             key.expose_secret()

@@ -80,9 +80,9 @@ pub struct MailPlane {
     pub auth_socket: PathBuf,
     /// Dovecot's LMTP socket, in Postfix's queue folder.
     pub lmtp_socket: PathBuf,
-    /// Dovecot's administration socket. Its file name must be `http`: Dovecot 2.3 knows the protocol by that name.
-    pub doveadm_socket: PathBuf,
-    /// The group that may connect to it, besides root.
+    /// Dovecot's `base_dir`; the administration socket is in it.
+    pub dovecot_base_dir: PathBuf,
+    /// The group that may connect to the administration socket, besides root.
     pub doveadm_group: String,
     /// The file that holds the key of the administration socket, without a newline. See [`crate::mail::doveadm`].
     pub doveadm_key_file: PathBuf,
@@ -100,6 +100,13 @@ pub struct MailPlane {
     pub reach: Reach,
     /// Largest message in octets.
     pub message_size_limit: u64,
+}
+
+impl MailPlane {
+    /// Dovecot's administration socket. Its name is no choice: 2.3 knows by it that HTTP is spoken there.
+    pub fn doveadm_socket(&self) -> PathBuf {
+        self.dovecot_base_dir.join("http")
+    }
 }
 
 /// One rendered file.
@@ -138,20 +145,12 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
         DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3.conf"),
         DovecotVersion::V2_4 => include_str!("templates/dovecot-2.4.conf"),
     };
-    if plane.doveadm_socket.file_name() != Some("http".as_ref()) {
-        return Err(RenderError::Value {
-            name: "doveadm_socket",
-            value: plane.doveadm_socket.display().to_string(),
-            rule: "the file name must be \"http\"",
-        });
-    }
     let conf = fill(
         template,
         &[
             ("LUA_SCRIPT", path("lua_script", &plane.lua_script)?),
             ("AUTH_SOCKET", path("auth_socket", &plane.auth_socket)?),
             ("LMTP_SOCKET", path("lmtp_socket", &plane.lmtp_socket)?),
-            ("DOVEADM_SOCKET", path("doveadm_socket", &plane.doveadm_socket)?),
             ("DOVEADM_GROUP", word("doveadm_group", &plane.doveadm_group)?),
             (
                 "DOVEADM_KEY_FILE",
@@ -229,7 +228,7 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
                 match plane.reach {
                     Reach::World => "permit_sasl_authenticated,reject",
                     // The parameter is set in the private main.cf.
-                    Reach::OwnDomains => "permit_auth_destination,$private_relay_refusal",
+                    Reach::OwnDomains => "permit_auth_destination,$private_relay_refusal,reject",
                 }
                 .to_owned(),
             ),
@@ -327,7 +326,7 @@ mod tests {
             auth_socket: queue.join("private/inboxd-auth"),
             lmtp_socket: queue.join("private/inboxd-lmtp"),
             queue_dir: queue,
-            doveadm_socket: "/run/dovecot/inboxd/http".into(),
+            dovecot_base_dir: "/run/dovecot".into(),
             doveadm_group: "inboxd".into(),
             doveadm_key_file: "/etc/inboxd/doveadm.key".into(),
             tls_cert: "/etc/ssl/mail.pem".into(),
@@ -384,11 +383,7 @@ mod tests {
         for version in [DovecotVersion::V2_3, DovecotVersion::V2_4] {
             let files = dovecot(version, &plane()).unwrap();
             assert_eq!(files[1].path, Path::new("/etc/dovecot/inboxd.lua"));
-            assert!(
-                files[0]
-                    .contents
-                    .contains("unix_listener /run/dovecot/inboxd/http")
-            );
+            assert!(files[0].contents.contains("unix_listener http {"));
             assert!(
                 files[1]
                     .contents
@@ -452,8 +447,5 @@ mod tests {
                 ..
             })
         ));
-        let mut misnamed = plane();
-        misnamed.doveadm_socket = "/run/dovecot/doveadm-http".into();
-        assert!(dovecot(DovecotVersion::V2_3, &misnamed).is_err());
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -87,13 +88,12 @@ pub fn ensure(folder: &Path, hostname: &str, now: Timestamp) -> Result<Certifica
 
     // The key is written first: a certificate without a key is of no use, a key without certificate gets one.
     let ca_key = ensure_key(&ca_key_file)?;
-    let ca_pem = match read(&files.ca_cert)? {
-        Some(pem) => pem,
-        None => {
-            let pem = new_ca(&ca_key, hostname, now)?;
-            write_atomically(&files.ca_cert, pem.as_bytes(), 0o644)?;
-            pem
-        }
+    let ca_pem = if let Some(pem) = read(&files.ca_cert)? {
+        pem
+    } else {
+        let pem = new_ca(&ca_key, hostname, now)?;
+        write_atomically(&files.ca_cert, pem.as_bytes(), 0o644)?;
+        pem
     };
     let server_key = ensure_key(&files.server_key)?;
 
@@ -162,11 +162,7 @@ fn fingerprint(parts: &[&str]) -> String {
         digest.update(part.as_bytes());
         digest.update([0]);
     }
-    digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    BASE64_STANDARD.encode(digest.finalize())
 }
 
 fn ensure_key(file: &Path) -> Result<KeyPair, TlsError> {
