@@ -250,6 +250,13 @@ impl Rig {
 impl Drop for Rig {
     /// A test that failed leaves its servers; what is in the folder of this rig is of this rig.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["log/dovecot.log", "log/postfix.log"] {
+                let text = fs::read_to_string(self.settings.dir.join(log)).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("{log}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+        }
         for process in self.processes() {
             let pid = process
                 .split(' ')
