@@ -1,0 +1,303 @@
+//! Dovecot's administration protocol (doveadm HTTP API) over its UNIX socket: ending the sessions of a mailbox.
+//!
+//! What is used of it is the same on Dovecot 2.3 and 2.4: the commands `who` and `kick` with the one parameter `mask`.
+//! They differ in what they say when there was nothing to do, so the answer of `kick` is not looked at: `who`
+//! decides. Dovecot demands a key besides the permission to connect; see [`ensure_key`].
+
+use std::{
+    error::Error as _,
+    fs, io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{clock::Entropy, model::address::Address};
+
+/// Longest wait until all sessions of a mailbox are ended.
+const END_SESSIONS_TIMEOUT_MS: u64 = 10_000;
+/// Longest wait for one answer of Dovecot.
+const REQUEST_TIMEOUT_MS: u64 = 5_000;
+/// Time between two looks at who is connected. It also has to be long enough for a login that was already allowed
+/// to become a session: nobody is connected when two looks in a row say so.
+const LOOK_INTERVAL_MS: u64 = 50;
+/// Random octets in a key.
+const KEY_OCTETS: usize = 32;
+/// Largest answer that is read.
+const ANSWER_MAX_OCTETS: usize = 1024 * 1024;
+
+/// What became of the sessions of a mailbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// There are none any more; this is how many times Dovecot was told to end some.
+    All {
+        /// Rounds in which sessions were found.
+        kicks: u32,
+    },
+    /// No Dovecot is running, so there are no sessions.
+    NoServer,
+}
+
+/// Why it is not known that the sessions of a mailbox are ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DoveadmError {
+    /// The key cannot be read or made.
+    #[error("keep Dovecot's administration key in {}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The key holds what no HTTP header can.
+    #[error("use Dovecot's administration key")]
+    KeyText,
+    /// No client can be made.
+    #[error("set up a client for Dovecot's administration socket")]
+    Client(#[source] reqwest::Error),
+    /// Dovecot is there, but the exchange failed.
+    #[error("run {command:?} on Dovecot's administration socket")]
+    Exchange {
+        /// The command.
+        command: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Dovecot answered something else than the command's result.
+    #[error("run {command:?} on Dovecot's administration socket: it answered {answer}")]
+    Answer {
+        /// The command.
+        command: &'static str,
+        /// HTTP status, or the error in Dovecot's words.
+        answer: String,
+    },
+    /// Sessions are still there after the time limit.
+    #[error("end the sessions of {user}: some were still there after {END_SESSIONS_TIMEOUT_MS} ms")]
+    StillThere {
+        /// Whose.
+        user: Address,
+    },
+}
+
+/// A client of Dovecot's administration socket.
+#[derive(Clone)]
+pub struct Doveadm {
+    http: reqwest::Client,
+    authorization: HeaderValue,
+}
+
+impl Doveadm {
+    /// A client of the HTTP listener at this socket. Connects when it is used, so Dovecot need not be running.
+    pub fn new(socket: &Path, key: &SecretString) -> Result<Self, DoveadmError> {
+        let key = BASE64_STANDARD.encode(key.expose_secret());
+        let mut authorization =
+            HeaderValue::try_from(format!("X-Dovecot-API {key}")).map_err(|_| DoveadmError::KeyText)?;
+        authorization.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(Duration::from_millis(REQUEST_TIMEOUT_MS))
+            // Each connection occupies a process of Dovecot: none is kept.
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(DoveadmError::Client)?;
+        Ok(Self { http, authorization })
+    }
+
+    /// Ends all sessions of a mailbox and returns when there are none left.
+    ///
+    /// Change or remove the password entry first: a session that begins after this returns is none of its business.
+    pub async fn end_sessions(&self, user: &Address) -> Result<Ended, DoveadmError> {
+        let deadline = Instant::now() + Duration::from_millis(END_SESSIONS_TIMEOUT_MS);
+        let mut kicks = 0;
+        let mut looks_without = 0;
+        loop {
+            match self.is_connected(user).await? {
+                None => return Ok(Ended::NoServer),
+                Some(false) => looks_without += 1,
+                Some(true) => {
+                    looks_without = 0;
+                    kicks += 1;
+                    // The answer is no news: "not found" is 2.3's way to say that the session ended by itself.
+                    if self.run("kick", user).await?.is_none() {
+                        return Ok(Ended::NoServer);
+                    }
+                }
+            }
+            if looks_without == 2 {
+                return Ok(Ended::All { kicks });
+            }
+            if Instant::now() >= deadline {
+                return Err(DoveadmError::StillThere { user: user.clone() });
+            }
+            tokio::time::sleep(Duration::from_millis(LOOK_INTERVAL_MS)).await;
+        }
+    }
+
+    /// Whether a mailbox has sessions; `None` when no Dovecot is running.
+    pub async fn is_connected(&self, user: &Address) -> Result<Option<bool>, DoveadmError> {
+        match self.run("who", user).await? {
+            None => Ok(None),
+            Some(Reply::Result(rows)) => Ok(Some(!rows.is_empty())),
+            Some(Reply::Error(answer)) => Err(DoveadmError::Answer {
+                command: "who",
+                answer,
+            }),
+        }
+    }
+
+    async fn run(&self, command: &'static str, user: &Address) -> Result<Option<Reply>, DoveadmError> {
+        // A mask may hold wildcards and networks; an address can be neither.
+        let request = json!([[command, { "mask": [user.to_string()] }, "inboxd"]]);
+        let exchange = |source| DoveadmError::Exchange { command, source };
+        let sent = self
+            .http
+            .post("http://localhost/doveadm/v1")
+            .header(AUTHORIZATION, self.authorization.clone())
+            .json(&request)
+            .send()
+            .await;
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(error) if nobody_listens(&error) => return Ok(None),
+            Err(error) => return Err(exchange(error)),
+        };
+        let answer = |answer: String| DoveadmError::Answer { command, answer };
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(answer(response.status().to_string()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(exchange)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > ANSWER_MAX_OCTETS {
+                return Err(answer("too much".to_owned()));
+            }
+        }
+        Reply::parse(&body)
+            .map(Some)
+            .ok_or_else(|| answer("something that is no doveadm answer".to_owned()))
+    }
+}
+
+/// One answer: `[["doveadmResponse", [...], tag]]` or `[["error", {"type": ..., "exitCode": ...}, tag]]`.
+#[derive(PartialEq, Debug)]
+enum Reply {
+    Result(Vec<Value>),
+    Error(String),
+}
+
+impl Reply {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let replies: Vec<(String, Value, String)> = serde_json::from_slice(body).ok()?;
+        let (kind, content, _) = replies.into_iter().next()?;
+        match (kind.as_str(), content) {
+            ("doveadmResponse", Value::Array(rows)) => Some(Self::Result(rows)),
+            ("error", content) => Some(Self::Error(content.to_string())),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a request failed because no server is there: no socket, or one that a dead server left.
+fn nobody_listens(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            );
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The key in this file, which is made when it is missing (mode 0600, random, without a newline, because Dovecot takes
+/// the file as it is).
+pub fn ensure_key(path: &Path, entropy: &dyn Entropy) -> Result<SecretString, DoveadmError> {
+    let failed = |source| DoveadmError::Key {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::read_to_string(path) {
+        Ok(key) if !key.is_empty() => return Ok(SecretString::from(key)),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let mut random = [0_u8; KEY_OCTETS];
+    entropy.fill(&mut random);
+    let key = BASE64_URL_SAFE_NO_PAD.encode(random);
+    let write = || -> io::Result<()> {
+        let temporary = path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        io::Write::write_all(&mut file, key.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(failed)?;
+    Ok(SecretString::from(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Machine;
+
+    #[test]
+    fn answers_of_both_versions_are_understood() {
+        let row = br#"[["doveadmResponse",[{"username":"a@example.com","connections":"1"}],"inboxd"]]"#;
+        assert!(matches!(Reply::parse(row), Some(Reply::Result(rows)) if rows.len() == 1));
+        let none = br#"[["doveadmResponse",[],"inboxd"]]"#;
+        assert_eq!(Reply::parse(none), Some(Reply::Result(vec![])));
+        let not_found = br#"[["error",{"type":"exitCode", "exitCode":68},"inboxd"]]"#;
+        assert!(matches!(Reply::parse(not_found), Some(Reply::Error(text)) if text.contains("68")));
+        for garbage in [&b""[..], b"[]", b"<html>", br#"[["doveadmResponse",{},"x"]]"#] {
+            assert_eq!(Reply::parse(garbage), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_socket_and_a_dead_socket_mean_no_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("http");
+        let doveadm = Doveadm::new(&socket, &SecretString::from("key")).unwrap();
+        let user = Address::parse("a@example.com").unwrap();
+        assert_eq!(doveadm.end_sessions(&user).await.unwrap(), Ended::NoServer);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert_eq!(doveadm.end_sessions(&user).await.unwrap(), Ended::NoServer);
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("doveadm.key");
+        let key = ensure_key(&path, &Machine).unwrap();
+        assert_eq!(
+            BASE64_URL_SAFE_NO_PAD.decode(key.expose_secret()).unwrap().len(),
+            KEY_OCTETS
+        );
+        assert_eq!(
+            ensure_key(&path, &Machine).unwrap().expose_secret(),
+            key.expose_secret()
+        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+}

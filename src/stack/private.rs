@@ -1,0 +1,333 @@
+//! A private Dovecot and Postfix in one folder: what `inboxd dev` runs.
+//!
+//! Everything of it is below that folder: configuration, sockets, queue, logs, mail. It listens on 127.0.0.1 only, and
+//! no mail leaves the machine. It needs root, because mail servers change users, and Debian's packages of both.
+//!
+//! ```text
+//! tls/                 CA and certificate             mail/<inbox id>/Maildir
+//! dovecot/             configuration, Lua, key        run/, state/   Dovecot's base_dir and state_dir
+//! postfix/             configuration                  queue/, data/  Postfix's queue_directory and data_directory
+//! log/dovecot.log      log/postfix.log                stack.lock     held while a stack runs
+//! ```
+
+mod layout;
+mod leftovers;
+mod probe;
+mod server;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{process::Command, sync::mpsc};
+
+use self::{
+    layout::PrepareError,
+    probe::Probe,
+    server::{Kind, Server},
+};
+pub use self::{
+    layout::{FolderProblem, Layout, check_folder},
+    server::Failure,
+};
+use super::{
+    render::{DovecotVersion, UnsupportedVersion},
+    tls::Certificates,
+};
+use crate::clock::{Clock, Entropy};
+
+/// Longest wait for `dovecot --version`.
+const VERSION_TIMEOUT_MS: u64 = 10_000;
+
+/// The ports of a private stack, all on 127.0.0.1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ports {
+    /// IMAP over TLS.
+    pub imaps: u16,
+    /// Submission with STARTTLS.
+    pub submission: u16,
+    /// SMTP as other servers speak it.
+    pub inbound: u16,
+}
+
+/// What a private stack is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder, which exists and passed [`check_folder`].
+    pub dir: PathBuf,
+    /// The folder of the maps; all four Postfix tables must be in it before the start.
+    pub maps_dir: PathBuf,
+    /// The name that the servers greet with, also in the certificate.
+    pub hostname: String,
+    /// Sender of what Dovecot itself would send.
+    pub postmaster_address: String,
+    /// Where to listen.
+    pub ports: Ports,
+    /// Largest message in octets.
+    pub message_size_limit: u64,
+}
+
+/// Why the stack is not running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder cannot hold a stack.
+    #[error("use {} for a private mail stack", dir.display())]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: FolderProblem,
+    },
+    /// Another process runs a stack in this folder.
+    #[error("another process runs the mail stack in {}", dir.display())]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The lock file cannot be used.
+    #[error("lock {}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// We are not root.
+    #[error(
+        "a private Dovecot and Postfix must be started by root: they change to the users of their packages"
+    )]
+    NotRoot,
+    /// A program is missing.
+    #[error("{program} is not installed: apt-get install {packages}")]
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// Debian's packages.
+        packages: &'static str,
+    },
+    /// `dovecot --version` failed.
+    #[error("ask Dovecot for its version")]
+    AskVersion(#[source] io::Error),
+    /// We do not know how to configure this Dovecot.
+    #[error("configure Dovecot")]
+    Version(#[from] UnsupportedVersion),
+    /// A table that Postfix reads is missing: it would not start without.
+    #[error("{} is missing: publish the maps before the mail stack is started", table.display())]
+    MissingTable {
+        /// The table.
+        table: PathBuf,
+    },
+    /// Files or folders could not be made.
+    #[error("prepare {}", dir.display())]
+    Prepare {
+        /// The folder.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: PrepareError,
+    },
+    /// Servers of an earlier run do not go away.
+    #[error("stop what an earlier run left in {}: process {pid} does not end", dir.display())]
+    Leftover {
+        /// The folder.
+        dir: PathBuf,
+        /// The process.
+        pid: i32,
+    },
+    /// A port is taken.
+    #[error("listen on 127.0.0.1:{port} for {purpose}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// What for.
+        purpose: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A server did not come up.
+    #[error(transparent)]
+    Server(#[from] Failure),
+}
+
+/// A running private stack.
+///
+/// [`PrivateStack::stop`] it: when it is only dropped, nobody waits for the servers, and what is left of them when the
+/// process ends is stopped by the next start in the same folder.
+pub struct PrivateStack {
+    layout: Layout,
+    certificates: Certificates,
+    version: DovecotVersion,
+    dovecot: Server,
+    postfix: Server,
+    failures: mpsc::Receiver<Failure>,
+    /// Keeps other processes from starting a stack in the same folder.
+    _lock: File,
+}
+
+impl PrivateStack {
+    /// Writes the configuration, stops what a killed earlier run left, starts both servers, and returns when they answer.
+    pub async fn start(
+        settings: &Settings,
+        clock: &dyn Clock,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, StartError> {
+        let folder_problem = |source| StartError::Folder {
+            dir: settings.dir.clone(),
+            source,
+        };
+        check_folder(&settings.dir).map_err(folder_problem)?;
+        if !nix::unistd::Uid::effective().is_root() {
+            return Err(StartError::NotRoot);
+        }
+        let layout = Layout::of(&settings.dir).map_err(folder_problem)?;
+        let lock = lock(&layout)?;
+        let dovecot = installed("dovecot", &["/usr/sbin/dovecot"], DOVECOT_PACKAGES)?;
+        let master = installed(
+            "Postfix's master",
+            &[
+                "/usr/lib/postfix/sbin/master",
+                "/usr/libexec/postfix/master",
+                "/usr/lib/postfix/master",
+            ],
+            POSTFIX_PACKAGES,
+        )?;
+        let version = ask_version(&dovecot).await?;
+        if let Some(table) = layout::missing_table(&settings.maps_dir) {
+            return Err(StartError::MissingTable { table });
+        }
+
+        for kind in [Kind::Postfix, Kind::Dovecot] {
+            leftovers::stop(kind, &layout)
+                .await
+                .map_err(|pid| StartError::Leftover {
+                    dir: layout.dir().to_owned(),
+                    pid,
+                })?;
+        }
+        let certificates = layout
+            .prepare(settings, version, clock, entropy)
+            .map_err(|source| StartError::Prepare {
+                dir: layout.dir().to_owned(),
+                source,
+            })?;
+        check_ports(settings.ports)?;
+
+        let (report, failures) = mpsc::channel(2);
+        let imaps = Probe::Imaps {
+            port: settings.ports.imaps,
+            ca_cert: certificates.ca_cert.clone(),
+        };
+        let dovecot = Server::start(Kind::Dovecot, dovecot, &layout, vec![imaps], report.clone()).await?;
+        let smtp = [settings.ports.submission, settings.ports.inbound].map(|port| Probe::Smtp { port });
+        let postfix = match Server::start(Kind::Postfix, master, &layout, smtp.into(), report).await {
+            Ok(postfix) => postfix,
+            Err(failure) => {
+                dovecot.stop().await;
+                return Err(failure.into());
+            }
+        };
+        Ok(Self {
+            layout,
+            certificates,
+            version,
+            dovecot,
+            postfix,
+            failures,
+            _lock: lock,
+        })
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The CA for clients to trust, and the servers' certificate.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Which Dovecot this is.
+    pub fn dovecot_version(&self) -> DovecotVersion {
+        self.version
+    }
+
+    /// Waits until a server died so often that it is not started again. Both still have to be stopped.
+    pub async fn failed(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            // Both supervisors are gone, which only `stop` brings about, and it owns the stack.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops both servers; when it returns, no process of either is left.
+    pub async fn stop(self) {
+        // Postfix first, so that no delivery finds Dovecot gone and waits for a retry.
+        self.postfix.stop().await;
+        self.dovecot.stop().await;
+    }
+}
+
+const DOVECOT_PACKAGES: &str = "dovecot-imapd dovecot-lmtpd dovecot-auth-lua";
+const POSTFIX_PACKAGES: &str = "postfix postfix-lmdb";
+
+fn lock(layout: &Layout) -> Result<File, StartError> {
+    let path = layout.lock_file();
+    let failed = |source| StartError::Lock {
+        path: path.clone(),
+        source,
+    };
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StartError::InUse {
+            dir: layout.dir().to_owned(),
+        }),
+        Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn installed(program: &'static str, places: &[&str], packages: &'static str) -> Result<PathBuf, StartError> {
+    let found = places.iter().map(Path::new).find(|place| place.is_file());
+    found
+        .map(Path::to_owned)
+        .ok_or(StartError::Missing { program, packages })
+}
+
+async fn ask_version(dovecot: &Path) -> Result<DovecotVersion, StartError> {
+    let asked = Command::new(dovecot).arg("--version").kill_on_drop(true).output();
+    let output = tokio::time::timeout(Duration::from_millis(VERSION_TIMEOUT_MS), asked)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(StartError::AskVersion)?;
+    Ok(DovecotVersion::parse(&String::from_utf8_lossy(&output.stdout))?)
+}
+
+/// A server that is in the way of ours would answer our probes.
+fn check_ports(ports: Ports) -> Result<(), StartError> {
+    let wanted = [
+        (ports.imaps, "IMAP"),
+        (ports.submission, "submission"),
+        (ports.inbound, "inbound SMTP"),
+    ];
+    for (port, purpose) in wanted {
+        std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|source| StartError::Port {
+            port,
+            purpose,
+            source,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,451 @@
+//! The fragments that make Dovecot and Postfix serve what the maps say: pure functions from values to text.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+/// The Dovecot releases whose configuration languages differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DovecotVersion {
+    /// 2.3, as in Debian 12.
+    V2_3,
+    /// 2.4, as in Debian 13.
+    V2_4,
+}
+
+/// A Dovecot whose configuration we do not know how to write.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("Dovecot {found:?} is not supported: 2.3 and 2.4 are")]
+pub struct UnsupportedVersion {
+    /// What `dovecot --version` printed.
+    pub found: String,
+}
+
+impl DovecotVersion {
+    /// From what `dovecot --version` prints, for example `2.3.19.1 (9b53102964)` or `2.4.1-4 (7d8c0e5759)`.
+    pub fn parse(output: &str) -> Result<Self, UnsupportedVersion> {
+        let mut numbers = output.trim().split(['.', '-', ' ']);
+        match (numbers.next(), numbers.next()) {
+            (Some("2"), Some("3")) => Ok(Self::V2_3),
+            (Some("2"), Some("4")) => Ok(Self::V2_4),
+            _ => Err(UnsupportedVersion {
+                found: output.trim().chars().take(80).collect(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for DovecotVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2_3 => "2.3",
+            Self::V2_4 => "2.4",
+        })
+    }
+}
+
+/// Whom a submitted message may go to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Everybody: an ordinary mail server.
+    World,
+    /// Mailboxes of our own domains; other recipients are refused at RCPT. For the private stack.
+    OwnDomains,
+}
+
+/// Everything the fragments need to know.
+///
+/// All paths are absolute and hold letters, digits and `/ . _ - +` only, because no two of the languages they end up in
+/// quote alike.
+#[derive(Clone, Debug)]
+pub struct MailPlane {
+    /// The folder of the maps: `passdb/<domain>/<local part>` and `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`.
+    pub maps_dir: PathBuf,
+    /// Where the Lua script is, which is Dovecot's passdb and userdb.
+    pub lua_script: PathBuf,
+    /// The folder of all mail: `<inbox id>/Maildir` for each inbox.
+    pub mail_root: PathBuf,
+    /// Owner of all mail; needs no entry in the system's users.
+    pub mail_uid: u32,
+    /// Group of all mail.
+    pub mail_gid: u32,
+    /// The name that the servers greet with.
+    pub hostname: String,
+    /// Sender of what Dovecot itself would send.
+    pub postmaster_address: String,
+    /// Postfix's `queue_directory`.
+    pub queue_dir: PathBuf,
+    /// Dovecot's SASL socket, in Postfix's queue folder.
+    pub auth_socket: PathBuf,
+    /// Dovecot's LMTP socket, in Postfix's queue folder.
+    pub lmtp_socket: PathBuf,
+    /// Dovecot's `base_dir`; the administration socket is in it.
+    pub dovecot_base_dir: PathBuf,
+    /// The group that may connect to the administration socket, besides root.
+    pub doveadm_group: String,
+    /// The file that holds the key of the administration socket, without a newline. See [`crate::mail::doveadm`].
+    pub doveadm_key_file: PathBuf,
+    /// The servers' certificate (chain), PEM.
+    pub tls_cert: PathBuf,
+    /// Its key, PEM.
+    pub tls_key: PathBuf,
+    /// Port of IMAP over TLS; 993 is the standard one.
+    pub imaps_port: u16,
+    /// Postfix's name of the submission service: `submission`, `587`, `127.0.0.1:8082`.
+    pub submission_service: String,
+    /// Most submission sessions at a time; `None` is Postfix's `default_process_limit`.
+    pub submission_processes: Option<u16>,
+    /// Whom a submitted message may go to.
+    pub reach: Reach,
+    /// Largest message in octets.
+    pub message_size_limit: u64,
+}
+
+impl MailPlane {
+    /// Dovecot's administration socket. Its name is no choice: 2.3 knows by it that HTTP is spoken there.
+    pub fn doveadm_socket(&self) -> PathBuf {
+        self.dovecot_base_dir.join("http")
+    }
+}
+
+/// One rendered file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RenderedFile {
+    /// Where it belongs on a Debian system. Postfix's two have no file of their own: append them there.
+    pub path: PathBuf,
+    /// The text of it.
+    pub contents: String,
+}
+
+/// Why nothing was rendered.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RenderError {
+    /// A value of the [`MailPlane`] cannot be written into configuration files.
+    #[error("{name} cannot be {value:?}: {rule}")]
+    Value {
+        /// The field of [`MailPlane`].
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// A template names a value that it is not given.
+    #[error("fill a template: nothing is known about @{0}@")]
+    UnknownPlaceholder(String),
+    /// A template is given a value that it does not use.
+    #[error("fill a template: @{0}@ is not used")]
+    UnusedPlaceholder(&'static str),
+}
+
+/// Dovecot's fragment and its Lua script, for an existing server of this version.
+pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
+    let template = match version {
+        DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3.conf"),
+        DovecotVersion::V2_4 => include_str!("templates/dovecot-2.4.conf"),
+    };
+    let conf = fill(
+        template,
+        &[
+            ("LUA_SCRIPT", path("lua_script", &plane.lua_script)?),
+            ("AUTH_SOCKET", path("auth_socket", &plane.auth_socket)?),
+            ("LMTP_SOCKET", path("lmtp_socket", &plane.lmtp_socket)?),
+            ("DOVEADM_GROUP", word("doveadm_group", &plane.doveadm_group)?),
+            (
+                "DOVEADM_KEY_FILE",
+                path("doveadm_key_file", &plane.doveadm_key_file)?,
+            ),
+            (
+                "POSTMASTER_ADDRESS",
+                word("postmaster_address", &plane.postmaster_address)?,
+            ),
+            ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
+            ("TLS_KEY", path("tls_key", &plane.tls_key)?),
+            ("IMAPS_PORT", plane.imaps_port.to_string()),
+            ("MAIL_ROOT", path("mail_root", &plane.mail_root)?),
+            ("MAIL_UID", plane.mail_uid.to_string()),
+            ("MAIL_GID", plane.mail_gid.to_string()),
+        ],
+    )?;
+    let lua = fill(
+        include_str!("templates/inboxd.lua"),
+        &[("PASSDB_DIR", path("maps_dir", &plane.maps_dir.join("passdb"))?)],
+    )?;
+    Ok(vec![
+        RenderedFile {
+            path: PathBuf::from("/etc/dovecot/conf.d/99-inboxd.conf"),
+            contents: conf,
+        },
+        RenderedFile {
+            path: plane.lua_script.clone(),
+            contents: lua,
+        },
+    ])
+}
+
+/// Postfix's two fragments, to be appended to `main.cf` and `master.cf` of an existing server.
+pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
+    // Postfix's processes work in the queue folder, some of them chrooted: sockets are named relative to it.
+    let in_queue = |name: &'static str, socket: &Path| match socket.strip_prefix(&plane.queue_dir) {
+        Ok(relative) => path(name, socket).map(|_| relative.display().to_string()),
+        Err(_) => Err(RenderError::Value {
+            name,
+            value: socket.display().to_string(),
+            rule: "must be in Postfix's queue folder",
+        }),
+    };
+    let main = fill(
+        include_str!("templates/postfix-main.cf"),
+        &[
+            ("HOSTNAME", word("hostname", &plane.hostname)?),
+            (
+                "POSTFIX_MAPS_DIR",
+                path("maps_dir", &plane.maps_dir.join("postfix"))?,
+            ),
+            ("LMTP_SERVICE", in_queue("lmtp_socket", &plane.lmtp_socket)?),
+            ("AUTH_SERVICE", in_queue("auth_socket", &plane.auth_socket)?),
+            ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
+            ("TLS_KEY", path("tls_key", &plane.tls_key)?),
+            ("MESSAGE_SIZE_LIMIT", plane.message_size_limit.to_string()),
+        ],
+    )?;
+    let master = fill(
+        include_str!("templates/postfix-master.cf"),
+        &[
+            (
+                "SUBMISSION_SERVICE",
+                word("submission_service", &plane.submission_service)?,
+            ),
+            (
+                "SUBMISSION_PROCESSES",
+                plane
+                    .submission_processes
+                    .map_or_else(|| "-".to_owned(), |limit| limit.to_string()),
+            ),
+            (
+                "SUBMISSION_RELAY",
+                match plane.reach {
+                    Reach::World => "permit_sasl_authenticated,reject",
+                    // The parameter is set in the private main.cf.
+                    Reach::OwnDomains => "permit_auth_destination,$private_relay_refusal,reject",
+                }
+                .to_owned(),
+            ),
+        ],
+    )?;
+    Ok(vec![
+        RenderedFile {
+            path: PathBuf::from("/etc/postfix/main.cf"),
+            contents: main,
+        },
+        RenderedFile {
+            path: PathBuf::from("/etc/postfix/master.cf"),
+            contents: master,
+        },
+    ])
+}
+
+/// Replaces each `@NAME@` by its value. Each name in the template must be given, each one given must be used.
+pub(super) fn fill(template: &str, values: &[(&'static str, String)]) -> Result<String, RenderError> {
+    let mut filled = String::with_capacity(template.len() * 2);
+    let mut used = vec![false; values.len()];
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('@') {
+        filled.push_str(before);
+        let is_name =
+            |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        if let Some((name, behind)) = after.split_once('@').filter(|(name, _)| is_name(name)) {
+            let known = values.iter().position(|(known, _)| *known == name);
+            let index = known.ok_or_else(|| RenderError::UnknownPlaceholder(name.to_owned()))?;
+            filled.push_str(&values[index].1);
+            used[index] = true;
+            rest = behind;
+        } else {
+            filled.push('@');
+            rest = after;
+        }
+    }
+    filled.push_str(rest);
+    match used.iter().position(|used| !used) {
+        Some(unused) => Err(RenderError::UnusedPlaceholder(values[unused].0)),
+        None => Ok(filled),
+    }
+}
+
+/// Whether every configuration language we write takes this path without quotes.
+pub(super) fn is_plain_path(path: &Path) -> bool {
+    path.is_absolute()
+        && path.to_str().is_some_and(|text| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+'))
+        })
+}
+
+pub(super) fn path(name: &'static str, value: &Path) -> Result<String, RenderError> {
+    let text = value.display().to_string();
+    if is_plain_path(value) {
+        Ok(text)
+    } else {
+        Err(RenderError::Value {
+            name,
+            value: text,
+            rule: "must be an absolute path of letters, digits and / . _ - +",
+        })
+    }
+}
+
+/// A host name, an address, a group, a service.
+pub(super) fn word(name: &'static str, value: &str) -> Result<String, RenderError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+' | b'@' | b':');
+    if !value.is_empty() && value.bytes().all(plain) {
+        Ok(value.to_owned())
+    } else {
+        Err(RenderError::Value {
+            name,
+            value: value.to_owned(),
+            rule: "must be letters, digits and . _ - + @ :",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plane() -> MailPlane {
+        let queue = PathBuf::from("/var/spool/postfix");
+        MailPlane {
+            maps_dir: "/var/lib/inboxd".into(),
+            lua_script: "/etc/dovecot/inboxd.lua".into(),
+            mail_root: "/var/mail/inboxd".into(),
+            mail_uid: 5000,
+            mail_gid: 5000,
+            hostname: "mail.example.com".into(),
+            postmaster_address: "postmaster@example.com".into(),
+            auth_socket: queue.join("private/inboxd-auth"),
+            lmtp_socket: queue.join("private/inboxd-lmtp"),
+            queue_dir: queue,
+            dovecot_base_dir: "/run/dovecot".into(),
+            doveadm_group: "inboxd".into(),
+            doveadm_key_file: "/etc/inboxd/doveadm.key".into(),
+            tls_cert: "/etc/ssl/mail.pem".into(),
+            tls_key: "/etc/ssl/mail.key".into(),
+            imaps_port: 993,
+            submission_service: "submission".into(),
+            submission_processes: None,
+            reach: Reach::World,
+            message_size_limit: 26_214_400,
+        }
+    }
+
+    #[test]
+    fn versions_are_read_from_what_dovecot_prints() {
+        assert_eq!(
+            DovecotVersion::parse("2.3.19.1 (9b53102964)\n"),
+            Ok(DovecotVersion::V2_3)
+        );
+        assert_eq!(
+            DovecotVersion::parse("2.4.1-4 (7d8c0e5759)\n"),
+            Ok(DovecotVersion::V2_4)
+        );
+        assert_eq!(DovecotVersion::parse("2.4-devel"), Ok(DovecotVersion::V2_4));
+        for unknown in ["", "2.2.36", "2.30.1", "3.0", "dovecot: command not found"] {
+            assert!(DovecotVersion::parse(unknown).is_err(), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_placeholder_is_an_error() {
+        assert_eq!(
+            fill("a @B@ c", &[]),
+            Err(RenderError::UnknownPlaceholder("B".into()))
+        );
+    }
+
+    #[test]
+    fn an_unused_placeholder_is_an_error() {
+        assert_eq!(
+            fill("a", &[("B", "b".into())]),
+            Err(RenderError::UnusedPlaceholder("B"))
+        );
+    }
+
+    #[test]
+    fn signs_that_are_no_placeholders_stay() {
+        let text = "mail+detail@ goes to mail@. \"@\" @@ @lower@ @X@";
+        let filled = fill(text, &[("X", "@X@".into())]).unwrap();
+        assert_eq!(filled, "mail+detail@ goes to mail@. \"@\" @@ @lower@ @X@");
+    }
+
+    #[test]
+    fn every_template_is_filled() {
+        for version in [DovecotVersion::V2_3, DovecotVersion::V2_4] {
+            let files = dovecot(version, &plane()).unwrap();
+            assert_eq!(files[1].path, Path::new("/etc/dovecot/inboxd.lua"));
+            assert!(files[0].contents.contains("unix_listener http {"));
+            assert!(
+                files[1]
+                    .contents
+                    .contains("local root = \"/var/lib/inboxd/passdb\"")
+            );
+        }
+        let files = postfix(&plane()).unwrap();
+        assert!(
+            files[0]
+                .contents
+                .contains("virtual_transport = lmtp:unix:private/inboxd-lmtp\n")
+        );
+        assert!(
+            files[0]
+                .contents
+                .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/mailboxes\n")
+        );
+        assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
+    }
+
+    #[test]
+    fn the_lua_script_does_not_depend_on_the_version() {
+        let script = |version| dovecot(version, &plane()).unwrap().remove(1);
+        assert_eq!(script(DovecotVersion::V2_3), script(DovecotVersion::V2_4));
+    }
+
+    #[test]
+    fn values_that_would_need_quotes_are_refused_by_name() {
+        for bad in [
+            "/var/lib/in boxd",
+            "relative",
+            "/a\nb",
+            "/a\"b",
+            "/a$b",
+            "/a%b",
+            "/a@B@b",
+            "/a#b",
+        ] {
+            let mut plane = plane();
+            plane.maps_dir = bad.into();
+            let refused = postfix(&plane).unwrap_err();
+            assert!(
+                matches!(refused, RenderError::Value { name: "maps_dir", .. }),
+                "{bad:?}"
+            );
+            assert!(dovecot(DovecotVersion::V2_4, &plane).is_err(), "{bad:?}");
+        }
+        let mut plane = plane();
+        plane.hostname = "a b".into();
+        assert!(postfix(&plane).is_err());
+    }
+
+    #[test]
+    fn sockets_must_be_where_postfix_can_reach_them() {
+        let mut outside = plane();
+        outside.lmtp_socket = "/run/dovecot/lmtp".into();
+        assert!(matches!(
+            postfix(&outside),
+            Err(RenderError::Value {
+                name: "lmtp_socket",
+                ..
+            })
+        ));
+    }
+}

@@ -1,0 +1,72 @@
+-- inboxd: the password and user database of Dovecot (2.3 and 2.4 alike).
+--
+-- One small file per mailbox, @PASSDB_DIR@/<domain>/<local part>, opened on every look-up, so that
+-- a mailbox works from the moment its file is there and is gone with it: nothing is cached, nothing reloaded.
+-- The file holds one line in passwd-file syntax:
+--
+--   address:{SCHEME}hash:uid:gid::home::extra fields
+--
+-- A hash of "*" locks the login while deliveries go on. Extra fields are key=value, separated by blanks; those
+-- that start with userdb_ belong to the user database (without the prefix), all others to the password database.
+--
+-- Three answers besides the entry: no file is an unknown user; a file that cannot be read or does not parse is
+-- a failure on our side, so that mail is deferred, not bounced, and clients try again.
+
+local root = "@PASSDB_DIR@"
+
+-- errno of open(2): the file, or the folder of its domain, does not exist.
+local ENOENT, ENOTDIR = 2, 20
+
+-- The entry of a user; or nil for an unknown user; or nil and what went wrong.
+local function entry(user)
+  local l, d = string.match(user, "^([%w._-]+)@([%w.-]+)$")
+  if l == nil or #l > 64 or #d > 253 then return nil end
+  -- A leading dot is a path trick or a file that is just being written.
+  if l:sub(1, 1) == "." or d:sub(1, 1) == "." then return nil end
+  l, d = l:lower(), d:lower()
+
+  local file, _, code = io.open(root .. "/" .. d .. "/" .. l, "r")
+  if file == nil then
+    if code == ENOENT or code == ENOTDIR then return nil end
+    return nil, "cannot open the entry"
+  end
+  local line = file:read("*l")
+  file:close()
+  if line == nil then return nil, "cannot read the entry" end
+
+  local address, hash, uid, gid, home, extra =
+    string.match(line, "^([^:]+):([^:]+):(%d+):(%d+):[^:]*:(/[^:]*):[^:]*:?(.*)$")
+  if address ~= l .. "@" .. d then return nil, "malformed entry" end
+  return { hash = hash, uid = uid, gid = gid, home = home, extra = extra }
+end
+
+-- Adds the extra fields of one database to its answer.
+local function add_extra(answer, extra, of_userdb)
+  for field in string.gmatch(extra, "%S+") do
+    local key, value = string.match(field, "^([^=]+)=(.*)$")
+    if key == nil then key, value = field, "yes" end
+    local name = string.match(key, "^userdb_(.+)$")
+    if of_userdb and name ~= nil then answer[name] = value end
+    if not of_userdb and name == nil then answer[key] = value end
+  end
+  return answer
+end
+
+function auth_passdb_lookup(req)
+  local found, err = entry(req.user)
+  if err ~= nil then return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, err end
+  if found == nil then return dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
+  if found.hash == "*" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
+  return dovecot.auth.PASSDB_RESULT_OK, add_extra({ password = found.hash }, found.extra, false)
+end
+
+function auth_userdb_lookup(req)
+  local found, err = entry(req.user)
+  if err ~= nil then return dovecot.auth.USERDB_RESULT_INTERNAL_FAILURE, err end
+  if found == nil then return dovecot.auth.USERDB_RESULT_USER_UNKNOWN, "no such mailbox" end
+  local answer = { uid = found.uid, gid = found.gid, home = found.home }
+  return dovecot.auth.USERDB_RESULT_OK, add_extra(answer, found.extra, true)
+end
+
+function script_init() return 0 end
+function script_deinit() end
