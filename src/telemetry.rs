@@ -1,6 +1,6 @@
 //! Logs and metrics: how a log line looks, and every metric's name.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io::IsTerminal as _, time::Duration};
 
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -21,8 +21,7 @@ pub mod metric {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     /// For a person.
     Text,
@@ -30,16 +29,24 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is never logged, whatever the filter says: async-imap writes whole commands, passwords included, at `trace`.
+const NEVER: &str = "async_imap=off";
+
 /// Starts logging to standard error. `filter` is a directive of tracing-subscriber's `EnvFilter`, as `info` or
 /// `inboxd=debug`.
 pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), LogFilterError> {
-    let filter = EnvFilter::try_new(filter).map_err(LogFilterError)?;
+    let never = NEVER.parse().map_err(LogFilterError)?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(LogFilterError)?
+        .add_directive(never);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
     let started = match format {
-        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Text => registry
+            .with(lines.with_ansi(std::io::stderr().is_terminal()))
+            .try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     // Already started, by a test that runs two daemons in one process: the first one's choice stays.

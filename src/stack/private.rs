@@ -202,14 +202,7 @@ impl PrivateStack {
             return Err(StartError::MissingTable { table });
         }
 
-        for kind in [Kind::Postfix, Kind::Dovecot] {
-            leftovers::stop(kind, &layout)
-                .await
-                .map_err(|pid| StartError::Leftover {
-                    dir: layout.dir().to_owned(),
-                    pid,
-                })?;
-        }
+        stop_servers_of(&layout).await?;
         let certificates = layout
             .prepare(settings, version, clock, entropy)
             .map_err(|source| StartError::Prepare {
@@ -273,6 +266,28 @@ impl PrivateStack {
         self.postfix.stop().await;
         self.dovecot.stop().await;
     }
+}
+
+/// Stops the servers that a killed earlier run left in this folder. Nobody may be running a stack there now.
+pub async fn stop_leftovers(dir: &Path) -> Result<(), StartError> {
+    let layout = Layout::of(dir).map_err(|source| StartError::Folder {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    let _lock = lock(&layout)?;
+    stop_servers_of(&layout).await
+}
+
+async fn stop_servers_of(layout: &Layout) -> Result<(), StartError> {
+    for kind in [Kind::Postfix, Kind::Dovecot] {
+        leftovers::stop(kind, layout)
+            .await
+            .map_err(|pid| StartError::Leftover {
+                dir: layout.dir().to_owned(),
+                pid,
+            })?;
+    }
+    Ok(())
 }
 
 const DOVECOT_PACKAGES: &str = "dovecot-imapd dovecot-lmtpd dovecot-auth-lua";

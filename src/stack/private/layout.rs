@@ -230,7 +230,8 @@ impl Layout {
         self.dir.join("log")
     }
 
-    fn tls_dir(&self) -> PathBuf {
+    /// The folder of the CA and the certificate.
+    pub fn tls_dir(&self) -> PathBuf {
         self.dir.join("tls")
     }
 

@@ -1,0 +1,133 @@
+//! The command line.
+
+mod dev;
+mod keys;
+mod serve;
+mod stack;
+mod verify;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{self, Config, Written},
+    http, telemetry,
+};
+
+/// A stock Dovecot + Postfix host as an inbox API.
+#[derive(Parser, Debug)]
+#[command(name = "inboxd", version, about, propagate_version = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+struct Source {
+    /// The configuration file; without one, defaults and the environment
+    #[arg(long, short, env = "INBOXD_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Sets one key, as service.default_domain=example.com; may be given more than once
+    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true)]
+    set: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the daemon beside an existing Dovecot and Postfix
+    Serve {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Run the daemon with a private Dovecot and Postfix, all in one folder
+    Dev(dev::DevArguments),
+    /// Print configuration for the mail servers
+    Stack {
+        #[command(subcommand)]
+        command: stack::StackCommand,
+    },
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print the OpenAPI document of the API
+    Openapi,
+    /// Manage keys without the API
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
+    },
+    /// Prove that an inbox works: submit a message to it, wait for it, delete it
+    Verify(verify::VerifyArguments),
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// Check the configuration and print what is in force, secrets hidden
+    Check {
+        #[command(flatten)]
+        source: Source,
+    },
+}
+
+/// What a command fails with: printed with everything beneath it.
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Runs a command; its exit status is 0 if it did what it was asked.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let outcome = match arguments.command {
+        Command::Serve { source } => serve::serve(&source),
+        Command::Dev(arguments) => dev::dev(&arguments),
+        Command::Stack { command } => stack::stack(command),
+        Command::Config {
+            command: ConfigCommand::Check { source },
+        } => check(&source),
+        Command::Openapi => openapi(),
+        Command::Keys { command } => keys::keys(command),
+        Command::Verify(arguments) => verify::verify(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("inboxd: {}", telemetry::chain(&*failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Source {
+    /// The configuration as it is written, all sources together.
+    fn written(&self) -> Result<Written, config::Error> {
+        // A variable that is not UTF-8 is none of ours; if it has our prefix, its key is missing and said so.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        config::read(self.config.as_deref(), environment, &self.set)
+    }
+
+    /// The configuration in force.
+    fn load(&self) -> Result<Config, config::Error> {
+        self.written()?.check()
+    }
+}
+
+/// Runs a command that talks to servers.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+fn check(source: &Source) -> Result<(), Failure> {
+    let config = source.load()?;
+    print!("{}", config.written.shown()?);
+    Ok(())
+}
+
+fn openapi() -> Result<(), Failure> {
+    println!("{}", http::openapi().to_pretty_json()?);
+    Ok(())
+}

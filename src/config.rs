@@ -1,0 +1,741 @@
+//! Configuration: file, environment and flags in, checked values out, once.
+//!
+//! Later sources win: the file (`config/inboxd.toml` is the reference), then `INBOXD_<SECTION>__<KEY>` from the
+//! environment, then `--set section.key=value`. Unknown keys and impossible values are refused with the key's name
+//! and what is allowed.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use config::{Environment, File, FileFormat};
+use nix::unistd::Group;
+use serde::{Deserialize, Deserializer, Serialize};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::{
+    maps::{Layout, MailHome},
+    model::{
+        Refused,
+        address::{Address, DomainName, LocalPart},
+        limits::Limits,
+    },
+    ops::Settings,
+    telemetry::LogFormat,
+};
+
+/// Prefix of environment variables that set keys.
+const ENVIRONMENT_PREFIX: &str = "INBOXD_";
+/// Variables with the prefix that mean something else: where the file is, and `inboxd dev`.
+const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
+/// What a secret is shown as.
+const HIDDEN: &str = "***";
+
+/// Every key as it is written, with its default.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Written {
+    /// `[api]`
+    pub api: Api,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[service]`
+    pub service: ServiceKeys,
+    /// `[limits]`
+    pub limits: LimitKeys,
+    /// `[store]`
+    pub store: Store,
+    /// `[maps]`
+    pub maps: MapKeys,
+    /// `[mail]`
+    pub mail: Mail,
+    /// `[imap]`
+    pub imap: Imap,
+    /// `[smtp]`
+    pub smtp: Smtp,
+    /// `[mx]`
+    pub mx: Mx,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[dovecot]`
+    pub dovecot: Dovecot,
+    /// `[postfix]`
+    pub postfix: Postfix,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// A section of the file: its keys with their defaults.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$key_doc:meta])* $key:ident: $type:ty = $default:expr,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$key_doc])* pub $key: $type,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+    };
+}
+
+section! {
+    /// The API's listener.
+    Api {
+        /// Address and port.
+        listen: String = "127.0.0.1:8080".to_owned(),
+    }
+}
+section! {
+    /// The metrics' listener.
+    Metrics {
+        /// Address and port; empty: `/metrics` is served with the API.
+        listen: String = "127.0.0.1:8084".to_owned(),
+    }
+}
+section! {
+    /// What the operator decides about inboxes.
+    ServiceKeys {
+        /// Domain of inboxes that name none.
+        default_domain: String = String::new(),
+        /// Local parts that nobody gets at the default domain.
+        #[serde(deserialize_with = "list")]
+        reserved_usernames: Vec<String> = RESERVED.iter().map(|&name| name.to_owned()).collect(),
+        /// Days that a deleted inbox's address is kept from other tenants.
+        tombstone_days: u32 = 90,
+        /// Whether a recoverable copy of passwords is kept.
+        reveal_passwords: bool = true,
+    }
+}
+section! {
+    /// Caps of a tenant that is made without any; absent: none.
+    LimitKeys {
+        /// Live inboxes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        inboxes: Option<u32> = None,
+        /// Custom domains.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domains: Option<u32> = None,
+        /// Workspaces.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workspaces: Option<u32> = None,
+    }
+}
+section! {
+    /// Where what is true is kept.
+    Store {
+        /// `sqlite:<path>` or a PostgreSQL URL.
+        url: String = "sqlite:/var/lib/inboxd/inboxd.db".to_owned(),
+        /// File with the key that seals passwords.
+        sealing_key_file: PathBuf = "/var/lib/inboxd/sealing.key".into(),
+    }
+}
+section! {
+    /// What the mail servers read.
+    MapKeys {
+        /// Folder of the maps.
+        dir: PathBuf = "/var/lib/inboxd/maps".into(),
+        /// Group that reads the password entries.
+        passdb_group: String = "dovecot".to_owned(),
+        /// Group that reads Postfix's tables.
+        postfix_group: String = "postfix".to_owned(),
+    }
+}
+section! {
+    /// Where mail lies.
+    Mail {
+        /// Folder that holds one folder an inbox.
+        root: PathBuf = "/var/vmail".into(),
+        /// Owner of the mail.
+        uid: u32 = 5000,
+        /// Group of the mail.
+        gid: u32 = 5000,
+        /// Largest message, in octets.
+        message_max_octets: u64 = 25 * 1024 * 1024,
+    }
+}
+
+section! {
+    /// IMAP as callers reach it.
+    Imap {
+        /// Host name, as in the certificate.
+        host: String = "localhost".to_owned(),
+        /// TCP port.
+        port: u16 = 993,
+    }
+}
+section! {
+    /// Submission as callers reach it.
+    Smtp {
+        /// Host name, as in the certificate.
+        host: String = "localhost".to_owned(),
+        /// TCP port.
+        port: u16 = 587,
+    }
+}
+section! {
+    /// SMTP as other mail servers reach it.
+    Mx {
+        /// Host name, as in the certificate.
+        host: String = "localhost".to_owned(),
+        /// TCP port.
+        port: u16 = 25,
+    }
+}
+section! {
+    /// Certificates.
+    Tls {
+        /// PEM file of the CA that signed the mail servers' certificate; empty: the system's.
+        ca_file: PathBuf = PathBuf::new(),
+        /// PEM file of the mail servers' certificate chain, for rendering.
+        cert_file: PathBuf = "/etc/ssl/certs/ssl-cert-snakeoil.pem".into(),
+        /// PEM file of its key, for rendering.
+        key_file: PathBuf = "/etc/ssl/private/ssl-cert-snakeoil.key".into(),
+    }
+}
+section! {
+    /// The Dovecot beside the daemon.
+    Dovecot {
+        /// Its `base_dir`.
+        base_dir: PathBuf = "/run/dovecot".into(),
+        /// Where the Lua script is installed.
+        lua_script: PathBuf = "/etc/dovecot/inboxd.lua".into(),
+        /// File with the key of its administration socket.
+        doveadm_key_file: PathBuf = "/var/lib/inboxd/doveadm.key".into(),
+        /// Group that may connect to its administration socket.
+        doveadm_group: String = "root".to_owned(),
+    }
+}
+section! {
+    /// The Postfix beside the daemon.
+    Postfix {
+        /// Its `queue_directory`.
+        queue_dir: PathBuf = "/var/spool/postfix".into(),
+    }
+}
+section! {
+    /// Logging.
+    Log {
+        /// Level or directives.
+        filter: String = "info".to_owned(),
+        /// `text` or `json`.
+        format: String = "text".to_owned(),
+    }
+}
+
+/// RFC 2142's names and those that certificate authorities mail to (CA/Browser Forum, 3.2.2.4.4), and some that
+/// people take for the operator.
+const RESERVED: [&str; 32] = [
+    "abuse",
+    "admin",
+    "administrator",
+    "billing",
+    "dmarc",
+    "dns",
+    "ftp",
+    "help",
+    "hostmaster",
+    "info",
+    "mailer-daemon",
+    "marketing",
+    "news",
+    "nobody",
+    "noc",
+    "noreply",
+    "no-reply",
+    "operator",
+    "postmaster",
+    "root",
+    "sales",
+    "security",
+    "ssladmin",
+    "ssladministrator",
+    "sslwebmaster",
+    "support",
+    "sysadmin",
+    "trouble",
+    "usenet",
+    "uucp",
+    "webmaster",
+    "www",
+];
+
+/// The configuration in force, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the API listens.
+    pub api: SocketAddr,
+    /// Where `/metrics` listens; none: with the API.
+    pub metrics: Option<SocketAddr>,
+    /// What the operator decided about inboxes.
+    pub settings: Settings,
+    /// Which database.
+    pub store: StoreUrl,
+    /// File with the key that seals passwords.
+    pub sealing_key_file: PathBuf,
+    /// Where mail lies and whose it is.
+    pub home: MailHome,
+    /// File with the CA of the mail servers; none: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Everything as it was written, for what needs no check.
+    pub written: Written,
+}
+
+/// Which database.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// Configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A source could not be read, holds an unknown key or a value of the wrong type.
+    #[error("read the configuration")]
+    Sources(#[source] Box<config::ConfigError>),
+    /// A flag is not `section.key=value`.
+    #[error("--set {flag}: must be section.key=value")]
+    Flag {
+        /// The flag's value.
+        flag: String,
+    },
+    /// A value is not allowed.
+    #[error("{key}: {rule}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is allowed.
+        rule: String,
+    },
+}
+
+impl Error {
+    fn value(key: &'static str, rule: impl fmt::Display) -> Self {
+        Self::Value {
+            key,
+            rule: rule.to_string(),
+        }
+    }
+}
+
+impl From<config::ConfigError> for Error {
+    fn from(error: config::ConfigError) -> Self {
+        Self::Sources(Box::new(error))
+    }
+}
+
+/// Reads the sources, in their order. `environment` holds all variables of the process.
+pub fn read(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: &[String],
+) -> Result<Written, Error> {
+    let variables: HashMap<String, String> = environment
+        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX) && !OTHER_VARIABLES.contains(&name.as_str()))
+        .collect();
+    let mut builder = config::Config::builder();
+    if let Some(file) = file {
+        builder = builder.add_source(File::from(file).format(FileFormat::Toml));
+    }
+    // Without try_parsing a secret such as 007 stays what it is; serde turns text into numbers where a key is one.
+    builder = builder.add_source(
+        Environment::with_prefix("INBOXD")
+            .prefix_separator("_")
+            .separator("__")
+            .source(Some(variables)),
+    );
+    for flag in flags {
+        let (key, value) = flag
+            .split_once('=')
+            .ok_or_else(|| Error::Flag { flag: flag.clone() })?;
+        if !key.contains('.') {
+            return Err(Error::Flag { flag: flag.clone() });
+        }
+        builder = builder.set_override(key, value)?;
+    }
+    Ok(builder.build()?.try_deserialize()?)
+}
+
+impl Written {
+    /// Checks every value.
+    pub fn check(self) -> Result<Config, Error> {
+        let settings = self.settings()?;
+        for (key, path) in [
+            ("mail.root", &self.mail.root),
+            ("maps.dir", &self.maps.dir),
+            ("store.sealing_key_file", &self.store.sealing_key_file),
+            ("dovecot.base_dir", &self.dovecot.base_dir),
+            ("dovecot.lua_script", &self.dovecot.lua_script),
+            ("dovecot.doveadm_key_file", &self.dovecot.doveadm_key_file),
+            ("postfix.queue_dir", &self.postfix.queue_dir),
+        ] {
+            absolute(key, path)?;
+        }
+        for (key, host) in [
+            ("imap.host", &self.imap.host),
+            ("smtp.host", &self.smtp.host),
+            ("mx.host", &self.mx.host),
+        ] {
+            if host.is_empty()
+                || !host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'))
+            {
+                return Err(Error::value(key, "must be a host name or an IP address"));
+            }
+        }
+        if self.mail.uid == 0 || self.mail.gid == 0 {
+            return Err(Error::value(
+                "mail.uid",
+                "must not be 0, nor mail.gid: Dovecot refuses mail that belongs to root",
+            ));
+        }
+        tracing_subscriber::EnvFilter::try_new(&self.log.filter).map_err(|_| {
+            Error::value(
+                "log.filter",
+                "must be error, warn, info, debug or trace, or directives such as inboxd=debug,info",
+            )
+        })?;
+        let log_format = match self.log.format.as_str() {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            _ => return Err(Error::value("log.format", "must be text or json")),
+        };
+        let metrics = match self.metrics.listen.as_str() {
+            "" => None,
+            listen => Some(socket("metrics.listen", listen)?),
+        };
+        Ok(Config {
+            api: socket("api.listen", &self.api.listen)?,
+            metrics,
+            settings,
+            store: store_url(&self.store.url)?,
+            sealing_key_file: self.store.sealing_key_file.clone(),
+            home: MailHome {
+                root: self.mail.root.clone(),
+                uid: self.mail.uid,
+                gid: self.mail.gid,
+            },
+            ca_file: Some(self.tls.ca_file.clone()).filter(|file| !file.as_os_str().is_empty()),
+            log_format,
+            written: self,
+        })
+    }
+
+    /// The configuration as a file, without its secrets.
+    pub fn shown(&self) -> Result<String, toml::ser::Error> {
+        let mut shown = self.clone();
+        shown.store.url = hide_password(&self.store.url);
+        toml::to_string_pretty(&shown)
+    }
+
+    fn settings(&self) -> Result<Settings, Error> {
+        let service = &self.service;
+        if service.default_domain.is_empty() {
+            return Err(Error::value(
+                "service.default_domain",
+                "must be set: the domain of inboxes that name none",
+            ));
+        }
+        let reserved: Result<BTreeSet<LocalPart>, Refused> = service
+            .reserved_usernames
+            .iter()
+            .map(|name| LocalPart::parse(name))
+            .collect();
+        Ok(Settings {
+            default_domain: DomainName::parse(&service.default_domain)
+                .map_err(|rule| Error::value("service.default_domain", rule))?,
+            reserved_usernames: reserved
+                .map_err(|rule| Error::value("service.reserved_usernames", format!("each {rule}")))?,
+            tombstone_days: service.tombstone_days,
+            default_limits: Limits {
+                inboxes: self.limits.inboxes,
+                domains: self.limits.domains,
+                workspaces: self.limits.workspaces,
+            },
+            reveal_passwords: service.reveal_passwords,
+        })
+    }
+}
+
+impl Config {
+    /// Where the maps are and who may read them. Asks the system for the groups, so they must exist.
+    pub fn maps_layout(&self) -> Result<Layout, Error> {
+        Ok(Layout {
+            root: self.written.maps.dir.clone(),
+            passdb_gid: group_id("maps.passdb_group", &self.written.maps.passdb_group)?,
+            postfix_gid: group_id("maps.postfix_group", &self.written.maps.postfix_group)?,
+            home: self.home.clone(),
+        })
+    }
+
+    /// The address that Dovecot gives as the sender of what it would send.
+    pub fn postmaster(&self) -> Result<Address, Error> {
+        let text = format!("postmaster@{}", self.settings.default_domain);
+        Address::parse(&text).map_err(|rule| Error::value("service.default_domain", rule))
+    }
+}
+
+fn socket(key: &'static str, text: &str) -> Result<SocketAddr, Error> {
+    text.parse().map_err(|_| {
+        Error::value(
+            key,
+            "must be an IP address and a port, as 127.0.0.1:8080 or [::1]:8080",
+        )
+    })
+}
+
+/// A folder or file that ends up in the mail servers' configuration and in passwd-file lines.
+fn absolute(key: &'static str, path: &Path) -> Result<(), Error> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
+    if path.is_absolute() && path.to_str().is_some_and(|text| text.bytes().all(plain)) {
+        Ok(())
+    } else {
+        Err(Error::value(
+            key,
+            "must be an absolute path of letters, digits and / . _ - +",
+        ))
+    }
+}
+
+fn store_url(url: &str) -> Result<StoreUrl, Error> {
+    let rule = "must be sqlite:<absolute path> or postgres://user:password@host:port/database";
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        return if path.is_absolute() {
+            Ok(StoreUrl::Sqlite(path))
+        } else {
+            Err(Error::value("store.url", rule))
+        };
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        // The parser's own message would show the password.
+        return url
+            .parse()
+            .map(|options| StoreUrl::Postgres(Box::new(options)))
+            .map_err(|_| Error::value("store.url", rule));
+    }
+    Err(Error::value("store.url", rule))
+}
+
+/// A URL without the password in it.
+fn hide_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let hidden = match authority.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, _)) => format!("{name}:{HIDDEN}@{host}"),
+            None => authority.to_owned(),
+        },
+        None => authority.to_owned(),
+    };
+    // A password may also stand in the query.
+    let path = match path.split_once('?') {
+        Some((path, query)) => {
+            let hide = |pair: &str| match pair.split_once('=') {
+                Some((name, _)) if name.contains("password") => format!("{name}={HIDDEN}"),
+                _ => pair.to_owned(),
+            };
+            format!(
+                "{path}?{}",
+                query.split('&').map(hide).collect::<Vec<_>>().join("&")
+            )
+        }
+        None => path.to_owned(),
+    };
+    format!("{scheme}://{hidden}{path}")
+}
+
+fn group_id(key: &'static str, group: &str) -> Result<u32, Error> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => Err(Error::value(
+            key,
+            format!("there is no group {group:?} on this system; a number is allowed, too"),
+        )),
+        Err(errno) => Err(Error::value(
+            key,
+            format!("cannot look up the group {group:?}: {errno}"),
+        )),
+    }
+}
+
+/// A list, or one text with commas as the environment and flags have it.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct ListVisitor;
+
+    impl<'de> serde::de::Visitor<'de> for ListVisitor {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts, or one text with commas")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect())
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_any(ListVisitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_with(environment: &[(&str, &str)], flags: &[&str]) -> Result<Written, String> {
+        let environment = environment
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        read(None, environment, &flags).map_err(|error| crate::telemetry::chain(&error))
+    }
+
+    #[test]
+    fn the_reference_file_holds_every_key_with_its_default() {
+        let text = include_str!("../config/inboxd.toml");
+        let parsed: Written = toml::from_str(text).unwrap();
+        assert_eq!(parsed, Written::default());
+        for line in toml::to_string(&Written::default()).unwrap().lines() {
+            let name = line.split(" = ").next().unwrap();
+            assert!(text.contains(name), "config/inboxd.toml lacks {name}");
+        }
+        for optional in ["inboxes", "domains", "workspaces"] {
+            assert!(
+                text.contains(&format!("# {optional} = ")),
+                "config/inboxd.toml lacks {optional}"
+            );
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let environment = [
+            ("INBOXD_SERVICE__DEFAULT_DOMAIN", "a.example"),
+            ("INBOXD_IMAP__PORT", "1993"),
+            ("INBOXD_DEV_DIR", "/x"),
+        ];
+        let written = read_with(
+            &environment,
+            &["service.default_domain=b.example", "limits.inboxes=7"],
+        )
+        .unwrap();
+        assert_eq!(written.service.default_domain, "b.example");
+        assert_eq!(written.imap.port, 1993);
+        assert_eq!(written.limits.inboxes, Some(7));
+    }
+
+    #[test]
+    fn values_from_the_environment_keep_their_text() {
+        let written = read_with(&[("INBOXD_SERVICE__RESERVED_USERNAMES", "root, 007")], &[]).unwrap();
+        assert_eq!(written.service.reserved_usernames, ["root", "007"]);
+        let written = read_with(
+            &[
+                ("INBOXD_STORE__URL", "007"),
+                ("INBOXD_SERVICE__REVEAL_PASSWORDS", "false"),
+            ],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(written.store.url, "007");
+        assert!(!written.service.reveal_passwords);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused_by_name() {
+        let error = read_with(&[], &["api.listne=127.0.0.1:1"]).unwrap_err();
+        assert!(error.contains("listne") && error.contains("listen"), "{error}");
+        let error = read_with(&[("INBOXD_APPI__LISTEN", "x")], &[]).unwrap_err();
+        assert!(error.contains("appi"), "{error}");
+        let error = read_with(&[], &["imap.port=many"]).unwrap_err();
+        assert!(error.contains("imap.port") || error.contains("port"), "{error}");
+        let error = read_with(&[], &["imap.port=70000"]).unwrap_err();
+        assert!(error.contains("port"), "{error}");
+        assert!(
+            read_with(&[], &["imap"])
+                .unwrap_err()
+                .contains("section.key=value")
+        );
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (flag, key) in [
+            ("service.default_domain=localhost", "service.default_domain"),
+            ("service.reserved_usernames=Root", "service.reserved_usernames"),
+            ("api.listen=localhost", "api.listen"),
+            ("metrics.listen=1", "metrics.listen"),
+            ("store.url=mysql://x", "store.url"),
+            ("store.url=sqlite:relative.db", "store.url"),
+            ("mail.root=relative", "mail.root"),
+            ("mail.root=/a:b", "mail.root"),
+            ("mail.uid=0", "mail.uid"),
+            ("imap.host=a b", "imap.host"),
+            ("log.filter=a=b=c", "log.filter"),
+            ("log.format=xml", "log.format"),
+        ] {
+            let written = read_with(&[], &["service.default_domain=example.com", flag]).unwrap();
+            let error = written.check().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{flag}: {error}");
+        }
+        assert!(
+            Written::default()
+                .check()
+                .unwrap_err()
+                .to_string()
+                .starts_with("service.default_domain")
+        );
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            (
+                "postgres://inboxd:s3cret@db:5432/inboxd",
+                "postgres://inboxd:***@db:5432/inboxd",
+            ),
+            (
+                "postgres://inboxd:s3:c@ret@db/inboxd",
+                "postgres://inboxd:***@db/inboxd",
+            ),
+            (
+                "postgres://db/inboxd?password=s3cret&sslmode=require",
+                "postgres://db/inboxd?password=***&sslmode=require",
+            ),
+            ("postgres://inboxd@db/inboxd", "postgres://inboxd@db/inboxd"),
+            ("sqlite:/var/lib/inboxd.db", "sqlite:/var/lib/inboxd.db"),
+        ] {
+            assert_eq!(hide_password(url), shown);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The daemon: opens everything in order, serves, and drains.
+
+pub mod sealing_key;
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{Router, routing::get};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    clock::{Clock as _, Machine},
+    config::{self, Config, StoreUrl},
+    http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
+    mail::{self, doveadm, doveadm::Doveadm, wire::Endpoint},
+    maps::{self, Maps},
+    model::address::Address,
+    ops::{Service, idempotency, in_flight::InFlight},
+    publish::{self, SessionEnder, SessionsError},
+    store::{self, Db},
+    telemetry,
+};
+
+/// How long a mail server may take to greet before `/readyz` calls it down.
+const GREETING_TIMEOUT_MS: u64 = 2_000;
+/// Pause between two clean-ups of expired answers.
+const CLEANUP_PAUSE_S: u64 = 3_600;
+/// Pause between two rounds of folding measurements into the metrics.
+const UPKEEP_PAUSE_S: u64 = 5;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used on this system.
+    #[error("use the configuration")]
+    Config(#[from] config::Error),
+    /// The store does not open.
+    #[error("open the store {0}")]
+    Store(String, #[source] store::Error),
+    /// The store does not answer.
+    #[error("use the store")]
+    UseStore(#[from] store::Error),
+    /// The sealing key cannot be used.
+    #[error("use the sealing key")]
+    SealingKey(#[from] sealing_key::Error),
+    /// The maps do not open.
+    #[error("open the maps")]
+    Maps(#[from] maps::Error),
+    /// The maps cannot be brought to the store's state.
+    #[error("bring the maps to the store's state")]
+    Publish(#[from] publish::Error),
+    /// The key of Dovecot's administration socket cannot be used.
+    #[error("prepare to end sessions")]
+    Doveadm(#[from] doveadm::DoveadmError),
+    /// A listener cannot be opened.
+    #[error("listen on {address} ({key})")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Which key says so.
+        key: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder cannot be made.
+    #[error("make the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A task of the daemon failed.
+    #[error("a task of the daemon failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Opens the store that the configuration names.
+pub async fn open_store(config: &Config) -> Result<Db, Error> {
+    match &config.store {
+        StoreUrl::Sqlite(file) => {
+            let opened = Db::open_sqlite(file).await;
+            opened.map_err(|source| Error::Store(file.display().to_string(), source))
+        }
+        StoreUrl::Postgres(options) => {
+            let name = format!(
+                "{} on {}",
+                options.get_database().unwrap_or("postgres"),
+                options.get_host()
+            );
+            Db::open_postgres((**options).clone())
+                .await
+                .map_err(|source| Error::Store(name, source))
+        }
+    }
+}
+
+/// Runs the daemon until `stop` completes; every request that was accepted by then is answered first. `ready` is
+/// called once the maps are right and the API listens.
+pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), Error> {
+    let clock = Arc::new(Machine);
+    let prometheus = recorder();
+    // Before anything else that takes time: a port that is taken should be known at once.
+    let api = listen("api.listen", config.api).await?;
+    let metrics_listener = match config.metrics {
+        Some(address) => Some(listen("metrics.listen", address).await?),
+        None => None,
+    };
+
+    let db = open_store(config).await?;
+    let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
+    let layout = config.maps_layout()?;
+    let maps = Arc::new(tokio::task::spawn_blocking(move || Maps::open(&layout)).await??);
+    let sessions: Arc<dyn SessionEnder> = Arc::new(doveadm_client(config)?);
+    let (publisher, publishing) = publish::start(publish::Parts {
+        db: db.clone(),
+        maps: Arc::clone(&maps),
+        default_domain: config.settings.default_domain.clone(),
+        sessions: Some(sessions),
+    })
+    .await?;
+    let forgotten = idempotency::forget_unfinished(&db, clock.now()).await?;
+    if forgotten > 0 {
+        tracing::info!(
+            requests = forgotten,
+            "forgot requests that an earlier run did not finish"
+        );
+    }
+    let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock) as _);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let service = Arc::new(Service {
+        db: db.clone(),
+        clock: Arc::clone(&clock) as _,
+        entropy: clock,
+        sealing,
+        settings: config.settings.clone(),
+        in_flight,
+        hashing: Arc::new(Semaphore::new(cores)),
+    });
+    let readiness = Arc::new(probes(config, &db, &maps));
+    let app = App {
+        service: Arc::clone(&service),
+        publisher,
+        endpoints: Arc::new(endpoints(config)),
+        readiness,
+    };
+
+    let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
+    let cleaning = tokio::spawn(clean_up(service, stopped.clone()));
+    let metrics_router =
+        Router::new().route("/metrics", get(move || std::future::ready(prometheus.render())));
+    let (router, serving_metrics) = match metrics_listener {
+        None => (http::router(app).merge(metrics_router), None),
+        Some(listener) => {
+            let until = wait_until_closed(stopped.clone());
+            (
+                http::router(app),
+                Some(tokio::spawn(server::serve(listener, metrics_router, until))),
+            )
+        }
+    };
+    let upkeep = tokio::spawn(keep_up(prometheus, stopped));
+
+    tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
+    ready();
+    server::serve(api, router, stop).await;
+
+    // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
+    drop(stop_side_tasks);
+    cleaning.await?;
+    upkeep.await?;
+    if let Some(task) = serving_metrics {
+        task.await?;
+    }
+    publishing.await?;
+    acknowledging.await?;
+    db.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, key, source })
+}
+
+/// The one recorder of this process's metrics.
+fn recorder() -> &'static PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another recorder of metrics is installed; /metrics stays empty");
+        }
+        handle
+    })
+}
+
+fn endpoints(config: &Config) -> Endpoints {
+    let written = &config.written;
+    Endpoints {
+        imap: Host {
+            host: written.imap.host.clone(),
+            port: written.imap.port,
+        },
+        smtp: Host {
+            host: written.smtp.host.clone(),
+            port: written.smtp.port,
+        },
+    }
+}
+
+/// A client of Dovecot's administration socket, and its key, which is made on first start.
+fn doveadm_client(config: &Config) -> Result<Doveadm, Error> {
+    let dovecot = &config.written.dovecot;
+    let key = doveadm::ensure_key(&dovecot.doveadm_key_file, &Machine)?;
+    Ok(Doveadm::new(&dovecot.base_dir.join("http"), &key)?)
+}
+
+impl SessionEnder for Doveadm {
+    fn end_sessions<'a>(
+        &'a self,
+        login: &'a Address,
+    ) -> Pin<Box<dyn Future<Output = Result<(), SessionsError>> + Send + 'a>> {
+        Box::pin(async move {
+            let ended = Doveadm::end_sessions(self, login).await;
+            ended.map(drop).map_err(|error| SessionsError(error.into()))
+        })
+    }
+}
+
+/// What `/readyz` asks.
+fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
+    let greeting_limit = Duration::from_millis(GREETING_TIMEOUT_MS);
+    let endpoint = |host: &str, port: u16| Endpoint {
+        host: host.to_owned(),
+        port,
+    };
+    let written = &config.written;
+
+    let db = db.clone();
+    let store: Probe = Box::new(move || {
+        let db = db.clone();
+        Box::pin(async move { Ok(db.ping().await?) })
+    });
+    let maps = Arc::clone(maps);
+    let writable: Probe = Box::new(move || {
+        let maps = Arc::clone(&maps);
+        Box::pin(async move { Ok(tokio::task::spawn_blocking(move || maps.probe()).await??) })
+    });
+    let (imap, ca_file) = (
+        endpoint(&written.imap.host, written.imap.port),
+        config.ca_file.clone(),
+    );
+    let dovecot: Probe = Box::new(move || {
+        let (imap, ca_file) = (imap.clone(), ca_file.clone());
+        Box::pin(async move {
+            let tls = mail::tls::client_config(ca_file.as_deref()).await?;
+            mail::imap::greeting(&imap, tls, greeting_limit).await?;
+            Ok(())
+        })
+    });
+    let submission = endpoint(&written.smtp.host, written.smtp.port);
+    let inbound = endpoint(&written.mx.host, written.mx.port);
+    let postfix: Probe = Box::new(move || {
+        let (submission, inbound) = (submission.clone(), inbound.clone());
+        Box::pin(async move {
+            mail::smtp::banner(&submission, greeting_limit).await?;
+            mail::smtp::banner(&inbound, greeting_limit).await?;
+            Ok(())
+        })
+    });
+    ReadinessProbes(vec![
+        Part {
+            name: "store",
+            probe: store,
+        },
+        Part {
+            name: "maps",
+            probe: writable,
+        },
+        Part {
+            name: "dovecot",
+            probe: dovecot,
+        },
+        Part {
+            name: "postfix",
+            probe: postfix,
+        },
+    ])
+}
+
+async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {
+    // An error is the closing.
+    while stopped.changed().await.is_ok() {}
+}
+
+/// Forgets answers that are no longer kept, now and then.
+async fn clean_up(service: Arc<Service>, stopped: tokio::sync::watch::Receiver<()>) {
+    let mut until = std::pin::pin!(wait_until_closed(stopped));
+    loop {
+        match idempotency::forget_expired(&service).await {
+            Ok(0) => {}
+            Ok(answers) => tracing::info!(answers, "forgot expired answers of idempotent requests"),
+            Err(error) => tracing::warn!(error = telemetry::chain(&error), "cannot forget expired answers"),
+        }
+        tokio::select! {
+            () = &mut until => return,
+            () = tokio::time::sleep(Duration::from_secs(CLEANUP_PAUSE_S)) => {}
+        }
+    }
+}
+
+/// Folds measurements into the metrics, so that they take no more memory the longer nobody reads them.
+async fn keep_up(prometheus: &'static PrometheusHandle, stopped: tokio::sync::watch::Receiver<()>) {
+    let mut until = std::pin::pin!(wait_until_closed(stopped));
+    loop {
+        tokio::select! {
+            () = &mut until => return,
+            () = tokio::time::sleep(Duration::from_secs(UPKEEP_PAUSE_S)) => prometheus.run_upkeep(),
+        }
+    }
+}
