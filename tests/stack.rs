@@ -18,10 +18,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::StreamExt as _;
 use inboxd::{
     clock::Machine,
-    mail::doveadm::{Doveadm, Ended, ensure_key},
+    mail::doveadm::{Doveadm, Ended},
     model::address::Address,
     stack::{
-        PrivateStack, Settings,
+        PrivateStack, Settings, key,
         private::{Ports, StartError},
     },
 };
@@ -282,7 +282,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn doveadm(stack: &PrivateStack) -> Doveadm {
-    let key = ensure_key(&stack.layout().doveadm_key_file(), &Machine).unwrap();
+    let key = key::ensure(&stack.layout().doveadm_key_file(), &Machine).unwrap();
     Doveadm::new(&stack.layout().doveadm_socket(), &key).unwrap()
 }
 
@@ -694,7 +694,9 @@ async fn two_hundred_clients_at_a_time_are_served() {
 #[tokio::test]
 async fn stopping_leaves_no_process_and_starting_again_finds_the_mail() {
     let rig = Rig::new();
+    let began = Instant::now();
     let stack = rig.start().await;
+    eprintln!("started in {:?}", began.elapsed());
     let ca = fs::read(&stack.certificates().ca_cert).unwrap();
     let second = PrivateStack::start(&rig.settings, &Machine, &Machine).await;
     assert!(matches!(second, Err(StartError::InUse { .. })));
@@ -703,7 +705,9 @@ async fn stopping_leaves_no_process_and_starting_again_finds_the_mail() {
     smtp.send("someone@example.net", "alice@example.com").await;
     rig.wait_for_mail("alice@example.com", 1).await;
     let idle = rig.log_in("alice@example.com", "secret").await.unwrap();
+    let began = Instant::now();
     stack.stop().await;
+    eprintln!("stopped in {:?}", began.elapsed());
     assert_eq!(rig.processes(), [""; 0]);
     drop(idle);
 
@@ -783,6 +787,31 @@ async fn a_server_that_does_not_come_up_says_why() {
         chain(&refused)
     );
     assert_eq!(rig.processes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_pid_file_that_names_somebody_else_is_no_leftover() {
+    let rig = Rig::new();
+    rig.start().await.stop().await;
+    let mut bystander = tokio::process::Command::new("sleep")
+        .arg("60")
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = bystander.id().unwrap();
+    for file in ["run/master.pid", "queue/pid/master.pid"] {
+        fs::write(rig.settings.dir.join(file), format!("{pid}\n")).unwrap();
+    }
+    rig.start().await.stop().await;
+    assert_eq!(bystander.try_wait().unwrap(), None);
+    bystander.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_stack_stops() {
+    let rig = Rig::new();
+    drop(rig.start().await);
+    wait_until("the end of a dropped stack", || rig.processes().is_empty()).await;
 }
 
 const SETTINGS_OF_HELD: &str = "INBOXD_TEST_STACK";

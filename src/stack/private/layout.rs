@@ -11,9 +11,9 @@ use nix::unistd::{Gid, Group, Uid, User};
 use super::Settings;
 use crate::{
     clock::{Clock, Entropy},
-    mail::doveadm::{self, DoveadmError},
     stack::{
         files::{FileError, write_atomically},
+        key::{self, KeyError},
         render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile},
         tls::{self, Certificates, TlsError},
     },
@@ -125,7 +125,7 @@ pub enum PrepareError {
     Tls(#[from] TlsError),
     /// There is no key for Dovecot's administration socket.
     #[error("make keys")]
-    Key(#[from] DoveadmError),
+    Key(#[from] KeyError),
     /// The configuration cannot be written.
     #[error("write configuration")]
     Render(#[from] RenderError),
@@ -309,7 +309,7 @@ impl Layout {
         self.folder("queue/public", 0o710, postdrop_shares)?;
 
         let certificates = tls::ensure(&self.tls_dir(), &settings.hostname, clock.now())?;
-        doveadm::ensure_key(&self.doveadm_key_file(), entropy)?;
+        key::ensure(&self.doveadm_key_file(), entropy)?;
         for file in self.render(version, settings, &certificates)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
         }
