@@ -17,12 +17,14 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::StreamExt as _;
 use inboxd::{
-    clock::Machine,
-    mail::doveadm::{Doveadm, Ended, ensure_key},
+    clock::{Clock as _, Machine},
+    mail::doveadm::{Doveadm, Ended},
     model::address::Address,
     stack::{
-        PrivateStack, Settings,
-        private::{Ports, StartError},
+        MailPlane, PrivateStack, Settings, key,
+        private::{self, Ports, StartError},
+        render::{self, Reach},
+        tls,
     },
 };
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
@@ -197,7 +199,7 @@ impl Rig {
         let mut plain = self.submission().await;
         plain.expect("EHLO client.example.net", "250").await;
         plain.expect("STARTTLS", "220").await;
-        let tls = tls(&self.settings.dir, plain.stream.into_inner()).await;
+        let tls = connect_tls(&self.settings.dir, plain.stream.into_inner()).await;
         let mut smtp = Smtp {
             stream: BufStream::new(tls),
         };
@@ -213,7 +215,7 @@ impl Rig {
 
     async fn log_in(&self, user: &str, password: &str) -> async_imap::error::Result<Imap> {
         let tcp = TcpStream::connect(("127.0.0.1", self.settings.ports.imaps)).await?;
-        let mut client = async_imap::Client::new(tls(&self.settings.dir, tcp).await);
+        let mut client = async_imap::Client::new(connect_tls(&self.settings.dir, tcp).await);
         client.read_response().await?.expect("a greeting");
         timeout(LIMIT, client.login(user, password))
             .await
@@ -282,7 +284,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn doveadm(stack: &PrivateStack) -> Doveadm {
-    let key = ensure_key(&stack.layout().doveadm_key_file(), &Machine).unwrap();
+    let key = key::ensure(&stack.layout().doveadm_key_file(), &Machine).unwrap();
     Doveadm::new(&stack.layout().doveadm_socket(), &key).unwrap()
 }
 
@@ -304,7 +306,7 @@ fn auth_plain(user: &str, password: &str) -> String {
     )
 }
 
-async fn tls(dir: &Path, tcp: TcpStream) -> TlsStream<TcpStream> {
+async fn connect_tls(dir: &Path, tcp: TcpStream) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(dir.join("tls/ca.pem")).unwrap())
@@ -694,7 +696,9 @@ async fn two_hundred_clients_at_a_time_are_served() {
 #[tokio::test]
 async fn stopping_leaves_no_process_and_starting_again_finds_the_mail() {
     let rig = Rig::new();
+    let began = Instant::now();
     let stack = rig.start().await;
+    eprintln!("started in {:?}", began.elapsed());
     let ca = fs::read(&stack.certificates().ca_cert).unwrap();
     let second = PrivateStack::start(&rig.settings, &Machine, &Machine).await;
     assert!(matches!(second, Err(StartError::InUse { .. })));
@@ -703,7 +707,9 @@ async fn stopping_leaves_no_process_and_starting_again_finds_the_mail() {
     smtp.send("someone@example.net", "alice@example.com").await;
     rig.wait_for_mail("alice@example.com", 1).await;
     let idle = rig.log_in("alice@example.com", "secret").await.unwrap();
+    let began = Instant::now();
     stack.stop().await;
+    eprintln!("stopped in {:?}", began.elapsed());
     assert_eq!(rig.processes(), [""; 0]);
     drop(idle);
 
@@ -783,6 +789,160 @@ async fn a_server_that_does_not_come_up_says_why() {
         chain(&refused)
     );
     assert_eq!(rig.processes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_pid_file_that_names_somebody_else_is_no_leftover() {
+    let rig = Rig::new();
+    rig.start().await.stop().await;
+    let mut bystander = tokio::process::Command::new("sleep")
+        .arg("60")
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = bystander.id().unwrap();
+    for file in ["run/master.pid", "queue/pid/master.pid"] {
+        fs::write(rig.settings.dir.join(file), format!("{pid}\n")).unwrap();
+    }
+    rig.start().await.stop().await;
+    assert_eq!(bystander.try_wait().unwrap(), None);
+    bystander.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_stack_stops() {
+    let rig = Rig::new();
+    drop(rig.start().await);
+    wait_until("the end of a dropped stack", || rig.processes().is_empty()).await;
+}
+
+/// What an operator would render, with certificate and key in this folder.
+fn operators_plane(dir: &Path) -> MailPlane {
+    let certificates = tls::ensure(dir, "mail.example.com", Machine.now()).unwrap();
+    key::ensure(&dir.join("doveadm.key"), &Machine).unwrap();
+    MailPlane {
+        maps_dir: "/var/lib/inboxd".into(),
+        lua_script: dir.join("inboxd.lua"),
+        mail_root: "/var/mail/inboxd".into(),
+        mail_uid: 5000,
+        mail_gid: 5000,
+        hostname: "mail.example.com".into(),
+        postmaster_address: "postmaster@example.com".into(),
+        queue_dir: "/var/spool/postfix".into(),
+        auth_socket: "/var/spool/postfix/private/auth".into(),
+        lmtp_socket: "/var/spool/postfix/private/dovecot-lmtp".into(),
+        dovecot_base_dir: "/run/dovecot".into(),
+        doveadm_group: "root".into(),
+        doveadm_key_file: dir.join("doveadm.key"),
+        tls_cert: certificates.server_cert,
+        tls_key: certificates.server_key,
+        imaps_port: 993,
+        submission_service: "587".into(),
+        submission_processes: None,
+        reach: Reach::World,
+        message_size_limit: 1_000_000,
+    }
+}
+
+#[tokio::test]
+async fn the_fragment_fits_the_stock_configuration_of_dovecot() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let plane = operators_plane(dir);
+    let dovecot = dir.join("dovecot");
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "/etc/dovecot"])
+        .arg(&dovecot)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let auth = dovecot.join("conf.d/10-auth.conf");
+    let stock = fs::read_to_string(&auth).unwrap();
+    assert!(
+        stock.contains("\n!include auth-system.conf.ext"),
+        "the fragment's comment is about this line"
+    );
+    fs::write(
+        &auth,
+        stock.replace(
+            "\n!include auth-system.conf.ext",
+            "\n#!include auth-system.conf.ext",
+        ),
+    )
+    .unwrap();
+    let version = private::installed_dovecot().await.unwrap();
+    for file in render::dovecot(version, &plane).unwrap() {
+        let name = file.path.file_name().unwrap();
+        let target = if file.path == plane.lua_script {
+            dir.join(name)
+        } else {
+            dovecot.join("conf.d").join(name)
+        };
+        fs::write(target, file.contents).unwrap();
+    }
+    let (effective, said) = run(
+        "doveconf",
+        &["-n", "-c", dovecot.join("dovecot.conf").to_str().unwrap()],
+    );
+    assert_eq!(complaints(&said), [""; 0]);
+    for database in ["passdb", "userdb"] {
+        assert_eq!(
+            effective
+                .lines()
+                .filter(|line| line.starts_with(database))
+                .count(),
+            1,
+            "{effective}"
+        );
+    }
+    assert!(!effective.contains("mbox"), "{effective}");
+    assert!(
+        effective.contains(&format!("{}\n", plane.tls_cert.display())),
+        "{effective}"
+    );
+    assert!(!effective.contains("%{user | username | lower}"), "{effective}");
+}
+
+#[test]
+fn the_fragments_fit_the_stock_configuration_of_postfix() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = operators_plane(folder.path());
+    let postfix = folder.path().join("postfix");
+    fs::create_dir(&postfix).unwrap();
+    let mut main = fs::read_to_string("/usr/share/postfix/main.cf.debian").unwrap();
+    let mut master = fs::read_to_string("/usr/share/postfix/master.cf.dist").unwrap();
+    for file in render::postfix(&plane).unwrap() {
+        if file.path.ends_with("main.cf") {
+            &mut main
+        } else {
+            &mut master
+        }
+        .push_str(&file.contents);
+    }
+    fs::write(postfix.join("main.cf"), main).unwrap();
+    fs::write(postfix.join("master.cf"), master).unwrap();
+    let (effective, said) = run("postconf", &["-c", postfix.to_str().unwrap(), "-n"]);
+    let unexpected: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.contains("overriding earlier entry"))
+        .collect();
+    assert_eq!(unexpected, [""; 0]);
+    assert!(
+        effective.contains("smtpd_relay_restrictions = reject_unauth_destination\n"),
+        "{effective}"
+    );
+    let (services, _) = run("postconf", &["-c", postfix.to_str().unwrap(), "-M", "587/inet"]);
+    assert!(services.contains("reject_sender_login_mismatch"), "{services}");
+}
+
+/// What a program prints, to standard output and standard error.
+fn run(program: &str, arguments: &[&str]) -> (String, String) {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr))
 }
 
 const SETTINGS_OF_HELD: &str = "INBOXD_TEST_STACK";

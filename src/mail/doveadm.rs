@@ -2,26 +2,17 @@
 //!
 //! What is used of it is the same on Dovecot 2.3 and 2.4: the commands `who` and `kick` with the one parameter `mask`.
 //! They differ in what they say when there was nothing to do, so the answer of `kick` is not looked at: `who`
-//! decides. Dovecot demands a key besides the permission to connect; see [`ensure_key`].
+//! decides. Dovecot demands a key besides the permission to connect; see `stack::key`.
 
-use std::{
-    error::Error as _,
-    fs, io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{error::Error as _, io, path::Path, time::Duration};
 
-use base64::{
-    Engine as _,
-    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{clock::Entropy, model::address::Address};
+use crate::model::address::Address;
 
 /// Longest wait until all sessions of a mailbox are ended.
 const END_SESSIONS_TIMEOUT_MS: u64 = 10_000;
@@ -30,8 +21,6 @@ const REQUEST_TIMEOUT_MS: u64 = 5_000;
 /// Time between two looks at who is connected. It also has to be long enough for a login that was already allowed
 /// to become a session: nobody is connected when two looks in a row say so.
 const LOOK_INTERVAL_MS: u64 = 50;
-/// Random octets in a key.
-const KEY_OCTETS: usize = 32;
 /// Largest answer that is read.
 const ANSWER_MAX_OCTETS: usize = 1024 * 1024;
 
@@ -50,15 +39,6 @@ pub enum Ended {
 /// Why it is not known that the sessions of a mailbox are ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DoveadmError {
-    /// The key cannot be read or made.
-    #[error("keep Dovecot's administration key in {}", path.display())]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The key holds what no HTTP header can.
     #[error("use Dovecot's administration key")]
     KeyText,
@@ -223,43 +203,9 @@ fn nobody_listens(error: &reqwest::Error) -> bool {
     false
 }
 
-/// The key in this file, which is made when it is missing (mode 0600, random, without a newline, because Dovecot takes
-/// the file as it is).
-pub fn ensure_key(path: &Path, entropy: &dyn Entropy) -> Result<SecretString, DoveadmError> {
-    let failed = |source| DoveadmError::Key {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::read_to_string(path) {
-        Ok(key) if !key.is_empty() => return Ok(SecretString::from(key)),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    let mut random = [0_u8; KEY_OCTETS];
-    entropy.fill(&mut random);
-    let key = BASE64_URL_SAFE_NO_PAD.encode(random);
-    let write = || -> io::Result<()> {
-        let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        io::Write::write_all(&mut file, key.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(failed)?;
-    Ok(SecretString::from(key))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Machine;
 
     #[test]
     fn answers_of_both_versions_are_understood() {
@@ -283,21 +229,5 @@ mod tests {
         assert_eq!(doveadm.end_sessions(&user).await.unwrap(), Ended::NoServer);
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         assert_eq!(doveadm.end_sessions(&user).await.unwrap(), Ended::NoServer);
-    }
-
-    #[test]
-    fn the_key_is_made_once_and_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("doveadm.key");
-        let key = ensure_key(&path, &Machine).unwrap();
-        assert_eq!(
-            BASE64_URL_SAFE_NO_PAD.decode(key.expose_secret()).unwrap().len(),
-            KEY_OCTETS
-        );
-        assert_eq!(
-            ensure_key(&path, &Machine).unwrap().expose_secret(),
-            key.expose_secret()
-        );
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     }
 }

@@ -7,11 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file or folder that could not be made.
+/// A file or folder that could not be read or made.
 #[derive(Debug, thiserror::Error)]
-#[error("write {}", path.display())]
+#[error("use {}", path.display())]
 pub struct FileError {
-    /// What was being written.
+    /// Which one.
     pub path: PathBuf,
     /// Why it failed.
     #[source]

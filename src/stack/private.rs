@@ -157,8 +157,8 @@ pub enum StartError {
 
 /// A running private stack.
 ///
-/// [`PrivateStack::stop`] it: when it is only dropped, nobody waits for the servers, and what is left of them when the
-/// process ends is stopped by the next start in the same folder.
+/// [`PrivateStack::stop`] it: when it is only dropped, the servers are told to stop, but nobody waits for that, and what
+/// is left of them is stopped by the next start in the same folder.
 pub struct PrivateStack {
     layout: Layout,
     certificates: Certificates,
@@ -187,7 +187,7 @@ impl PrivateStack {
         }
         let layout = Layout::of(&settings.dir).map_err(folder_problem)?;
         let lock = lock(&layout)?;
-        let dovecot = installed("dovecot", &["/usr/sbin/dovecot"], DOVECOT_PACKAGES)?;
+        let dovecot = installed("dovecot", DOVECOT_PLACES, DOVECOT_PACKAGES)?;
         let master = installed(
             "Postfix's master",
             &[
@@ -290,6 +290,7 @@ async fn stop_servers_of(layout: &Layout) -> Result<(), StartError> {
     Ok(())
 }
 
+const DOVECOT_PLACES: &[&str] = &["/usr/sbin/dovecot"];
 const DOVECOT_PACKAGES: &str = "dovecot-imapd dovecot-lmtpd dovecot-auth-lua";
 const POSTFIX_PACKAGES: &str = "postfix postfix-lmdb";
 
@@ -319,6 +320,11 @@ fn installed(program: &'static str, places: &[&str], packages: &'static str) -> 
     found
         .map(Path::to_owned)
         .ok_or(StartError::Missing { program, packages })
+}
+
+/// The version of the Dovecot that is installed.
+pub async fn installed_dovecot() -> Result<DovecotVersion, StartError> {
+    ask_version(&installed("dovecot", DOVECOT_PLACES, DOVECOT_PACKAGES)?).await
 }
 
 async fn ask_version(dovecot: &Path) -> Result<DovecotVersion, StartError> {

@@ -84,7 +84,7 @@ pub struct MailPlane {
     pub dovecot_base_dir: PathBuf,
     /// The group that may connect to the administration socket, besides root.
     pub doveadm_group: String,
-    /// The file that holds the key of the administration socket, without a newline. See [`crate::mail::doveadm`].
+    /// The file that holds the key of the administration socket, without a newline. See [`super::key`].
     pub doveadm_key_file: PathBuf,
     /// The servers' certificate (chain), PEM.
     pub tls_cert: PathBuf,

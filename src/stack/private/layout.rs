@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -11,9 +12,9 @@ use nix::unistd::{Gid, Group, Uid, User};
 use super::Settings;
 use crate::{
     clock::{Clock, Entropy},
-    mail::doveadm::{self, DoveadmError},
     stack::{
         files::{FileError, write_atomically},
+        key::{self, KeyError},
         render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile},
         tls::{self, Certificates, TlsError},
     },
@@ -25,6 +26,8 @@ const MAIL_UID: u32 = 5000;
 const MAIL_GID: u32 = 5000;
 /// Most submission sessions at a time.
 const SUBMISSION_PROCESSES: u16 = 300;
+/// See [`backdate`].
+const BACKDATE_SECONDS: i64 = 5;
 /// Longest name of a UNIX socket: `sun_path` in unix(7), without the final NUL.
 const SOCKET_PATH_MAX_OCTETS: usize = 107;
 /// The sockets with the longest names, seen from the folder. Postfix names its own relative to its queue folder.
@@ -125,7 +128,7 @@ pub enum PrepareError {
     Tls(#[from] TlsError),
     /// There is no key for Dovecot's administration socket.
     #[error("make keys")]
-    Key(#[from] DoveadmError),
+    Key(#[from] KeyError),
     /// The configuration cannot be written.
     #[error("write configuration")]
     Render(#[from] RenderError),
@@ -310,9 +313,10 @@ impl Layout {
         self.folder("queue/public", 0o710, postdrop_shares)?;
 
         let certificates = tls::ensure(&self.tls_dir(), &settings.hostname, clock.now())?;
-        doveadm::ensure_key(&self.doveadm_key_file(), entropy)?;
+        key::ensure(&self.doveadm_key_file(), entropy)?;
         for file in self.render(version, settings, &certificates)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
+            backdate(&file.path, clock)?;
         }
         Ok(certificates)
     }
@@ -395,6 +399,15 @@ impl Layout {
         };
         make().map_err(FileError::at(&path))
     }
+}
+
+/// Makes a file look a little older than it is: Postfix's master takes a configuration file that was changed within the
+/// last second for one that is still being written, and waits.
+fn backdate(file: &Path, clock: &dyn Clock) -> Result<(), FileError> {
+    let since_epoch = clock.now().plus_seconds(-BACKDATE_SECONDS).as_micros();
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(since_epoch).unwrap_or(0));
+    let set = || fs::File::options().write(true).open(file)?.set_modified(modified);
+    set().map_err(FileError::at(file))
 }
 
 /// The first of Postfix's tables that is not there.

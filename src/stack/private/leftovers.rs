@@ -22,7 +22,8 @@ const LOOK_INTERVAL_MS: u64 = 20;
 
 /// Stops the server that an earlier run in this folder left; `Err` is a process that would not go.
 pub(super) async fn stop(kind: Kind, layout: &Layout) -> Result<(), i32> {
-    let Some(leader) = fs::read_to_string(kind.pid_file(layout))
+    let pid_file = kind.pid_file(layout);
+    let Some(leader) = fs::read_to_string(&pid_file)
         .ok()
         .and_then(|text| text.trim().parse().ok())
     else {
@@ -33,11 +34,14 @@ pub(super) async fn stop(kind: Kind, layout: &Layout) -> Result<(), i32> {
         // Only the master is told; it stops its own children.
         let _ = kill(Pid::from_raw(leader), Signal::SIGTERM);
         wait_until_gone(TERM_LIMIT_MS, || is_master(leader, kind, layout)).await;
-    } else if !group(leader).iter().any(|&pid| belongs_to(pid, layout)) {
-        // The process id belongs to somebody else by now, or to nobody.
-        return Ok(());
+        end_group(leader).await?;
+    } else if group(leader).iter().any(|&pid| belongs_to(pid, layout)) {
+        end_group(leader).await?;
     }
-    end_group(leader).await
+    // The number may belong to anybody by now, and Dovecot does not start while a process has it. A file that cannot be
+    // removed is one that the server itself will complain about.
+    let _ = fs::remove_file(&pid_file);
+    Ok(())
 }
 
 /// Ends what is left of a process group, first kindly; `Err` is a process that would not go.

@@ -330,6 +330,17 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A start that was cancelled, or a stack that was dropped: tells the master to stop its children and itself, which
+    /// nobody waits for.
+    fn drop(&mut self) {
+        if self.child.id().is_some() {
+            // Fails only when the master has ended by itself.
+            let _ = kill(Pid::from_raw(self.leader), Signal::SIGTERM);
+        }
+    }
+}
+
 fn how(status: &io::Result<ExitStatus>) -> String {
     status
         .as_ref()

@@ -1,0 +1,3 @@
+//! The HTTP API without mail servers: what it answers, to whom, on both databases.
+
+mod create;

@@ -1,0 +1,172 @@
+//! A caller of the API. Every answer is held against the OpenAPI document: its status and code must be in it.
+
+use std::sync::LazyLock;
+
+use reqwest::{Method, header::HeaderMap};
+use serde_json::Value;
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(inboxd::http::openapi()).unwrap());
+
+/// A caller with one key.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub base: String,
+    pub key: String,
+    http: reqwest::Client,
+}
+
+/// An answer of the API.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Api {
+    pub fn new(base: &str, key: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            key: key.to_owned(),
+            http: reqwest::Client::new(),
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    /// A request that is still to be completed and sent.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        // Callers of the reference service send the header on every call, with and without a body.
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .header("Content-Type", "application/json");
+        if self.key.is_empty() {
+            request
+        } else {
+            request.header("X-API-Key", &self.key)
+        }
+    }
+
+    /// Sends a request and checks what holds for every answer.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        self.try_send(request)
+            .await
+            .unwrap_or_else(|error| panic!("no answer: {error:?}"))
+    }
+
+    /// The same, where the connection may fail.
+    pub async fn try_send(&self, request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
+        let request = request.build()?;
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.http.execute(request).await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await?;
+        let body = serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("{method} {path}: {status} is not JSON: {text}"));
+        let answer = Answer {
+            status,
+            headers,
+            body,
+        };
+        check(&method, &path, &answer);
+        Ok(answer)
+    }
+}
+
+impl Answer {
+    /// A field that is text.
+    pub fn text(&self, name: &str) -> &str {
+        self.body[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text {name:?} in {self:?}"))
+    }
+
+    pub fn id(&self) -> &str {
+        self.text("id")
+    }
+
+    pub fn code(&self) -> &str {
+        self.text("code")
+    }
+
+    /// Status and code of an error.
+    pub fn error(&self) -> (u16, &str) {
+        (self.status, self.code())
+    }
+}
+
+/// What holds for every answer: it is named, and it is in the document.
+fn check(method: &Method, path: &str, answer: &Answer) {
+    let id = answer
+        .headers
+        .get("x-request-id")
+        .unwrap_or_else(|| panic!("{method} {path}: no X-Request-Id"));
+    assert!(
+        uuid::Uuid::parse_str(id.to_str().unwrap()).is_ok(),
+        "{method} {path}: {id:?}"
+    );
+    if answer.status >= 400 && path != "/readyz" {
+        assert!(
+            !answer.text("error").is_empty() && !answer.text("error").contains('\n'),
+            "{answer:?}"
+        );
+        assert!(
+            answer.code().bytes().all(|b| b.is_ascii_uppercase() || b == b'_'),
+            "{answer:?}"
+        );
+    }
+    if answer.status == 503 && path != "/readyz" {
+        assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    }
+    let Some(operation) = operation_of(method, path) else {
+        assert!(
+            matches!(answer.status, 404 | 405),
+            "{method} {path} is not in the document: {answer:?}"
+        );
+        return;
+    };
+    let response = &operation["responses"][answer.status.to_string()];
+    assert!(
+        !response.is_null(),
+        "{method} {path}: {} is not in the document: {answer:?}",
+        answer.status
+    );
+    let schema = &response["content"]["application/json"]["schema"];
+    if let Some(codes) = schema["properties"]["code"]["enum"].as_array() {
+        assert!(
+            codes.contains(&answer.body["code"]),
+            "{method} {path}: the document lacks {}",
+            answer.body["code"]
+        );
+    }
+}
+
+/// The operation of the document that a request reaches.
+fn operation_of(method: &Method, path: &str) -> Option<&'static Value> {
+    let segments: Vec<&str> = path.split('/').collect();
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let (_, item) = paths.iter().find(|(template, _)| {
+        let wanted: Vec<&str> = template.split('/').collect();
+        wanted.len() == segments.len()
+            && wanted
+                .iter()
+                .zip(&segments)
+                .all(|(want, have)| want.starts_with('{') || want == have)
+    })?;
+    item.get(method.as_str().to_lowercase())
+}

@@ -1,0 +1,244 @@
+//! `inboxd serve`, as a process of its own.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    Folder,
+    api::Api,
+    free_ports, postgres,
+    wait::{LIMIT, until},
+};
+
+/// The program under test.
+pub const INBOXD: &str = env!("CARGO_BIN_EXE_inboxd");
+/// The domain of inboxes that name none.
+pub const DEFAULT_DOMAIN: &str = "inboxd.test";
+
+/// Which database a daemon uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+impl Database {
+    pub const ALL: [Self; 2] = [Self::Sqlite, Self::Postgres];
+
+    /// The URL of a new, empty database; an SQLite file is made in the folder.
+    pub async fn url(self, folder: &Path) -> String {
+        match self {
+            Self::Sqlite => format!("sqlite:{}", folder.join("inboxd.db").display()),
+            Self::Postgres => postgres::new_database().await,
+        }
+    }
+}
+
+/// A daemon and its folder. Without mail servers, unless [`Daemon::with_config`] is told of some.
+#[derive(Debug)]
+pub struct Daemon {
+    pub folder: Folder,
+    pub config: PathBuf,
+    pub store_url: String,
+    /// `http://127.0.0.1:port`
+    pub base: String,
+    /// `http://127.0.0.1:port/metrics`
+    pub metrics: String,
+    /// A super admin key.
+    pub super_admin: String,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    /// A daemon with a database of its own, ready.
+    pub async fn start(database: Database) -> Self {
+        Self::with_config(database, Folder::new(), "").await
+    }
+
+    /// The same in a folder that is there, with more keys: TOML, appended to what the test needs anyway. A section that
+    /// is repeated must repeat whole keys only once, so the extra text should name sections that are not used below.
+    pub async fn with_config(database: Database, folder: Folder, extra: &str) -> Self {
+        let store_url = database.url(folder.path()).await;
+        let [api, metrics] = free_ports();
+        let dir = folder.path().display();
+        let config = folder.join("inboxd.toml");
+        let text = format!(
+            r#"
+            api.listen = "127.0.0.1:{api}"
+            metrics.listen = "127.0.0.1:{metrics}"
+            service.default_domain = "{DEFAULT_DOMAIN}"
+            store.url = "{store_url}"
+            store.sealing_key_file = "{dir}/sealing.key"
+            maps.dir = "{dir}/maps"
+            {extra}
+            "#
+        );
+        // Keys that the extra text sets win over ours.
+        let mine = ["dovecot.base_dir", "dovecot.doveadm_key_file"].map(|key| {
+            let name = if key.ends_with("base_dir") {
+                "run"
+            } else {
+                "doveadm.key"
+            };
+            if extra.contains(key) {
+                String::new()
+            } else {
+                format!("{key} = \"{dir}/{name}\"\n")
+            }
+        });
+        fs::write(&config, text + &mine.concat()).unwrap();
+        let created = Command::new(INBOXD)
+            .args(["keys", "create", "--super-admin", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert!(
+            created.status.success(),
+            "{}",
+            String::from_utf8_lossy(&created.stderr)
+        );
+        let mut daemon = Self {
+            config,
+            store_url,
+            base: format!("http://127.0.0.1:{api}"),
+            metrics: format!("http://127.0.0.1:{metrics}/metrics"),
+            super_admin: String::from_utf8(created.stdout).unwrap().trim().to_owned(),
+            folder,
+            child: None,
+        };
+        daemon.up().await;
+        daemon
+    }
+
+    /// Starts it (again) and waits until it answers.
+    pub async fn up(&mut self) {
+        self.spawn();
+        let http = reqwest::Client::new();
+        until("the daemon answers", || async {
+            assert!(self.is_running(), "the daemon ended:\n{}", self.log());
+            let answer = http.get(format!("{}/healthz", self.base)).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
+        let mut command = Command::new(INBOXD);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null());
+        self.child = Some(
+            command
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().unwrap().id();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT + LIMIT;
+        loop {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                self.child = None;
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the daemon did not end:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A client that calls with this key.
+    pub fn api(&self, key: &str) -> Api {
+        Api::new(&self.base, key)
+    }
+
+    /// A new tenant: a client with its key, and its id.
+    pub async fn tenant(&self, name: &str) -> Api {
+        let made = self
+            .api(&self.super_admin)
+            .post("/v1/tenants", &serde_json::json!({ "name": name }))
+            .await;
+        assert_eq!(made.status, 201, "{made:?}");
+        self.api(made.text("key"))
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("inboxd.log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The folder of its maps.
+    pub fn maps(&self) -> PathBuf {
+        self.folder.join("maps")
+    }
+
+    fn is_running(&self) -> bool {
+        // try_wait needs the child for itself; signal 0 asks without touching.
+        let pid = self
+            .child
+            .as_ref()
+            .map(|child| i32::try_from(child.id()).unwrap());
+        pid.is_some_and(|pid| {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !state.is_empty() && !state.contains(") Z ")
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon ---\n{}", self.log());
+        }
+    }
+}
