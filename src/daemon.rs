@@ -25,6 +25,7 @@ use crate::{
     model::address::Address,
     ops::{Service, idempotency, in_flight::InFlight},
     publish::{self, SessionEnder, SessionsError},
+    stack::key,
     store::{self, Db},
     telemetry,
 };
@@ -58,6 +59,9 @@ pub enum Error {
     #[error("bring the maps to the store's state")]
     Publish(#[from] publish::Error),
     /// The key of Dovecot's administration socket cannot be used.
+    #[error("prepare to end sessions")]
+    DoveadmKey(#[from] key::KeyError),
+    /// There is no client of Dovecot's administration socket.
     #[error("prepare to end sessions")]
     Doveadm(#[from] doveadm::DoveadmError),
     /// A listener cannot be opened.
@@ -225,7 +229,7 @@ fn endpoints(config: &Config) -> Endpoints {
 /// A client of Dovecot's administration socket, and its key, which is made on first start.
 fn doveadm_client(config: &Config) -> Result<Doveadm, Error> {
     let dovecot = &config.written.dovecot;
-    let key = doveadm::ensure_key(&dovecot.doveadm_key_file, &Machine)?;
+    let key = key::ensure(&dovecot.doveadm_key_file, &Machine)?;
     Ok(Doveadm::new(&dovecot.base_dir.join("http"), &key)?)
 }
 
