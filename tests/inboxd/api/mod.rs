@@ -14,6 +14,7 @@ mod workspaces;
 macro_rules! on_both_databases {
     ($(async fn $name:ident($daemon:ident) $body:block)+) => {$(
         mod $name {
+            #[allow(unused_imports, clippy::allow_attributes, reason = "not every body names something of its file")]
             use super::*;
 
             async fn body($daemon: crate::support::daemon::Daemon) $body
