@@ -3,6 +3,7 @@
 pub mod api;
 pub mod daemon;
 pub mod domains;
+pub mod mount;
 pub mod postgres;
 pub mod wait;
 
