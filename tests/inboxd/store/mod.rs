@@ -1,0 +1,12 @@
+//! The store, one body run on SQLite and PostgreSQL.
+
+mod addresses;
+mod concurrency;
+mod idempotency;
+mod inboxes;
+mod keys;
+mod plans;
+mod schema;
+mod tenants;
+mod unpublished;
+mod workspaces;
