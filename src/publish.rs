@@ -413,9 +413,7 @@ async fn clear_marks(db: Db, mut marks: mpsc::Receiver<Pending>) {
 
 async fn clear(db: &Db, published: &[Pending]) -> Result<(), store::Error> {
     let mut tx = db.write().await?;
-    for pending in published {
-        tx.clear_unpublished(pending).await?;
-    }
+    tx.clear_unpublished(published).await?;
     tx.commit().await
 }
 

@@ -52,14 +52,14 @@ async fn only_the_mark_that_was_published_is_cleared() {
             .await
             .unwrap();
         let newer = tx.unpublished_key(&scout).await.unwrap().unwrap();
-        tx.clear_unpublished(&older).await.unwrap();
+        tx.clear_unpublished(std::slice::from_ref(&older)).await.unwrap();
         assert_eq!(
             tx.unpublished_key(&scout).await.unwrap(),
             Some(newer.clone()),
             "an older mark"
         );
-        tx.clear_unpublished(&newer).await.unwrap();
-        tx.clear_unpublished(&newer).await.unwrap();
+        tx.clear_unpublished(std::slice::from_ref(&newer)).await.unwrap();
+        tx.clear_unpublished(std::slice::from_ref(&newer)).await.unwrap();
         assert_eq!(tx.unpublished_key(&scout).await.unwrap(), None);
         assert!(
             tx.unpublished_key(&domain).await.unwrap().is_some(),
