@@ -392,6 +392,7 @@ async fn complete(
     let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;
+    tx.lock_tenant(inbox.tenant).await?;
     if !tx.renew_secrets(inbox.id, password.secrets()).await? {
         return Ok(None);
     }

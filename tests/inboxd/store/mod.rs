@@ -6,6 +6,7 @@ mod idempotency;
 mod inboxes;
 mod keys;
 mod plans;
+mod races;
 mod schema;
 mod tenants;
 mod unpublished;

@@ -164,6 +164,7 @@ async fn call_everything(store: &Store) {
     tx.tenant(tenant.id).await.unwrap().unwrap();
     tx.tenants(None, 10).await.unwrap();
     tx.update_tenant(&tenant).await.unwrap();
+    tx.lock_tenant(tenant.id).await.unwrap();
     tx.count_new_inbox(tenant.id).await.unwrap();
     tx.count_new_workspace(tenant.id).await.unwrap();
     tx.count_gone(tenant.id, 1, 1).await.unwrap();
@@ -225,7 +226,9 @@ async fn call_everything(store: &Store) {
         .unwrap();
     let pending = tx.unpublished_key(&key).await.unwrap().unwrap();
     tx.unpublished(10).await.unwrap();
-    tx.clear_unpublished(&pending).await.unwrap();
+    tx.clear_unpublished(std::slice::from_ref(&pending))
+        .await
+        .unwrap();
     let started = Started {
         id: fresh_id(),
         caller,

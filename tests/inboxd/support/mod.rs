@@ -3,6 +3,7 @@
 pub mod api;
 pub mod daemon;
 pub mod postgres;
+pub mod service;
 pub mod store;
 pub mod wait;
 
