@@ -5,6 +5,8 @@ pub mod daemon;
 pub mod domains;
 pub mod mount;
 pub mod postgres;
+pub mod service;
+pub mod store;
 pub mod wait;
 
 use std::{
