@@ -4,4 +4,5 @@
 //! is a failure that says which package has it; `make test` installs them all. Needs root, as mail servers do.
 
 mod api;
+mod e2e;
 mod support;

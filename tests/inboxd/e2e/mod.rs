@@ -1,0 +1,3 @@
+//! The whole program with its mail servers: what was answered is what IMAP and SMTP do.
+
+mod mailbox;
