@@ -1,3 +1,5 @@
 //! The whole program with its mail servers: what was answered is what IMAP and SMTP do.
 
+mod bad_days;
+mod cut_off;
 mod mailbox;

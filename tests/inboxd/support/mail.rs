@@ -229,6 +229,11 @@ impl Idling {
         }))
     }
 
+    /// Whether the session has ended by now.
+    pub fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Waits for the end of the session.
     pub async fn assert_ended(self) {
         let how = in_time(self.0).await.expect("the session is still open").unwrap();
