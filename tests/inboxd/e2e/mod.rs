@@ -3,3 +3,5 @@
 mod bad_days;
 mod cut_off;
 mod mailbox;
+mod stopping;
+mod storm;

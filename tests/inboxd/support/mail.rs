@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     wait::{LIMIT, until},
-    world::Inbox,
+    world::{HOSTNAME, Inbox},
 };
 
 const HOST: &str = "127.0.0.1";
@@ -81,27 +81,37 @@ impl Mail {
 
     /// A new connection to the port that other mail servers use.
     pub async fn inbound(&self) -> Smtp<TcpStream> {
-        let mut smtp = self.connect(self.ports.inbound).await;
-        smtp.expect("EHLO client.example.net", "250").await;
-        smtp
+        self.try_inbound().await.unwrap()
+    }
+
+    /// The same, where it may fail.
+    pub async fn try_inbound(&self) -> Result<Smtp<TcpStream>, String> {
+        let mut smtp = connect(self.ports.inbound).await?;
+        smtp.try_expect("EHLO client.example.net", "250").await?;
+        Ok(smtp)
     }
 
     /// A new connection to submission, without TLS yet.
     pub async fn submission_in_clear(&self) -> Smtp<TcpStream> {
-        self.connect(self.ports.submission).await
+        connect(self.ports.submission).await.unwrap()
     }
 
     /// A new connection to submission, after STARTTLS.
     pub async fn submission(&self) -> Submitting {
-        let mut plain = self.submission_in_clear().await;
-        plain.expect("EHLO client.example.net", "250").await;
-        plain.expect("STARTTLS", "220").await;
-        let tls = self.tls(plain.stream.into_inner()).await.unwrap();
+        self.try_submission().await.unwrap()
+    }
+
+    /// The same, where it may fail.
+    pub async fn try_submission(&self) -> Result<Submitting, String> {
+        let mut plain = connect(self.ports.submission).await?;
+        plain.try_expect("EHLO client.example.net", "250").await?;
+        plain.try_expect("STARTTLS", "220").await?;
+        let tls = self.tls(plain.stream.into_inner()).await?;
         let mut smtp = Smtp {
             stream: BufStream::new(tls),
         };
-        smtp.expect("EHLO client.example.net", "250").await;
-        smtp
+        smtp.try_expect("EHLO client.example.net", "250").await?;
+        Ok(smtp)
     }
 
     /// The same, logged in.
@@ -116,18 +126,6 @@ impl Mail {
     pub async fn assert_auth_refused(&self, login: &str, password: &str) {
         let mut smtp = self.submission().await;
         smtp.expect(&auth_plain(login, password), "535 5.7.8").await;
-    }
-
-    async fn connect(&self, port: u16) -> Smtp<TcpStream> {
-        let mut smtp = Smtp {
-            stream: BufStream::new(TcpStream::connect((HOST, port)).await.unwrap()),
-        };
-        let greeting = smtp.reply().await;
-        assert!(
-            greeting.starts_with(&format!("220 {}", super::world::HOSTNAME)),
-            "{greeting}"
-        );
-        smtp
     }
 
     /// Submits a message with lettre, as programs do; returns the server's words.
@@ -255,7 +253,7 @@ impl Message {
     }
 
     /// RFC 5322.
-    fn text(&self, from: &str, to: &str) -> String {
+    pub fn text(&self, from: &str, to: &str) -> String {
         let subject = &self.subject;
         format!("From: <{from}>\r\nTo: <{to}>\r\nSubject: {subject}\r\n\r\nThis is {subject}.\r\n")
     }
@@ -282,12 +280,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
         }
     }
 
-    async fn reply(&mut self) -> String {
-        self.try_reply().await.unwrap()
-    }
-
     /// A command and the reply to it.
-    pub async fn try_say(&mut self, command: &str) -> Result<String, String> {
+    async fn try_say(&mut self, command: &str) -> Result<String, String> {
         let sent = async {
             self.stream.write_all(command.as_bytes()).await?;
             self.stream.write_all(b"\r\n").await?;
@@ -304,9 +298,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
 
     /// The same, where the reply must begin with this.
     pub async fn expect(&mut self, command: &str, reply: &str) -> String {
-        let said = self.say(command).await;
-        assert!(said.starts_with(reply), "{command}: {said}");
-        said
+        self.try_expect(command, reply).await.unwrap()
+    }
+
+    /// The same, where another reply, or none, is for the caller to judge.
+    pub async fn try_expect(&mut self, command: &str, reply: &str) -> Result<String, String> {
+        let said = self.try_say(command).await?;
+        if said.starts_with(reply) {
+            Ok(said)
+        } else {
+            Err(format!("{command}: {said}"))
+        }
     }
 
     /// One message from one sender to one recipient, after a greeting.
@@ -325,6 +327,19 @@ pub fn auth_plain(login: &str, password: &str) -> String {
         "AUTH PLAIN {}",
         BASE64_STANDARD.encode(format!("\0{login}\0{password}"))
     )
+}
+
+async fn connect(port: u16) -> Result<Smtp<TcpStream>, String> {
+    let tcp = TcpStream::connect((HOST, port)).await;
+    let mut smtp = Smtp {
+        stream: BufStream::new(tcp.map_err(|error| format!("connect: {error}"))?),
+    };
+    let greeting = smtp.try_reply().await?;
+    if greeting.starts_with(&format!("220 {HOSTNAME}")) {
+        Ok(smtp)
+    } else {
+        Err(greeting)
+    }
 }
 
 async fn in_time<F: Future>(future: F) -> Result<F::Output, String> {

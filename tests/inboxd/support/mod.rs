@@ -60,3 +60,10 @@ pub fn processes_of(folder: &Path) -> Vec<String> {
     }
     found
 }
+
+/// The last lines of a log, for a test that fails.
+pub fn end_of(log: &str) -> String {
+    const LINES_SHOWN: usize = 60;
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
+}

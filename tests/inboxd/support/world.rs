@@ -30,8 +30,6 @@ use super::{
 pub const HOSTNAME: &str = "mail.inboxd.test";
 /// Largest message, in octets.
 pub const MESSAGE_MAX_OCTETS: u64 = 1_000_000;
-/// Lines of a mail server's log that are shown when a test fails.
-const LOG_LINES_SHOWN: usize = 40;
 
 /// A daemon, its mail servers, and clients of both.
 pub struct World {
@@ -83,21 +81,14 @@ impl World {
     pub async fn run(test: impl AsyncFnOnce(&mut Self)) {
         let mut world = Self::start().await;
         let outcome = AssertUnwindSafe(test(&mut world)).catch_unwind().await;
-        let Self {
-            daemon,
-            stack,
-            layout,
-            ..
-        } = world;
+        let Self { stack, layout, .. } = world;
         stack.stop().await;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
                 let text = fs::read_to_string(&log).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
-                eprintln!("--- end of {} ---\n{}", log.display(), shown.join("\n"));
+                eprintln!("--- end of {} ---\n{}", log.display(), super::end_of(&text));
             }
-            eprintln!("--- log of the daemon ---\n{}", daemon.log());
+            // The daemon's own log is shown when it is dropped.
             resume_unwind(panic);
         }
         assert_eq!(
