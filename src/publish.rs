@@ -130,10 +130,10 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
     task.publish_all_marked().await?;
     let differences = task.compare().await?;
     if differences != Differences::default() {
-        tracing::warn!(
+        tracing::info!(
             wrong = differences.wrong,
             extra = differences.extra,
-            "the maps were behind the store and have been repaired"
+            "the maps differed from the store and have been repaired"
         );
     }
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);

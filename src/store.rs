@@ -17,7 +17,7 @@ mod tenants;
 mod unpublished;
 mod workspaces;
 
-use std::{path::Path, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
 
 use sqlx::{
     PgPool, Postgres, Sqlite, SqlitePool, Transaction,
@@ -90,6 +90,10 @@ impl Db {
             // FULL: a commit that returned survives a power cut. NORMAL loses the last ones.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS));
+        make_private(file).map_err(|source| Error::Database {
+            doing,
+            source: sqlx::Error::Io(source),
+        })?;
         let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -262,6 +266,17 @@ fn is_transient_code(code: &str) -> bool {
     }
     code.parse::<u32>()
         .is_ok_and(|number| SQLITE.contains(&(number & 0xff)))
+}
+
+/// Makes the database file for the daemon alone to read, if it is missing. SQLite gives its other files the same mode.
+fn make_private(file: &Path) -> std::io::Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .map(drop)
 }
 
 /// Requires that a statement touched exactly one row.

@@ -1,5 +1,7 @@
 //! The OpenAPI document and the reference page.
 
+use std::sync::LazyLock;
+
 use axum::{Json, Router};
 use utoipa::openapi::{
     HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Tag,
@@ -81,6 +83,10 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
         operations.into_iter().flatten().for_each(name_the_request);
     }
     document
+        .paths
+        .paths
+        .extend(<Beside as utoipa::OpenApi>::openapi().paths.paths);
+    document
 }
 
 fn name_the_request(operation: &mut Operation) {
@@ -101,9 +107,10 @@ problems!(DocumentProblems = [Code::ValidationError, Code::Internal]);
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object), DocumentProblems))]
-pub(super) async fn openapi_json(query: Query) -> Result<Json<OpenApi>, Problem> {
+pub(super) async fn openapi_json(query: Query) -> Result<Json<&'static OpenApi>, Problem> {
+    static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(super::openapi);
     query.only(&[])?;
-    Ok(Json(super::openapi()))
+    Ok(Json(&*DOCUMENT))
 }
 
 /// The reference page at `/docs`: everything that it shows is in the binary.

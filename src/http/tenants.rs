@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     App, Deleted, Pagination, Updated,
     extract::{Authenticated, Ids, JsonBody, Query, field},
-    json::present,
+    json::{ObjectOf, present},
     problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
 };
@@ -24,8 +24,8 @@ pub(super) struct CreateTenant {
     #[schema(example = "Acme Corp.")]
     name: String,
     /// Caps; those left out are the service's defaults.
-    #[serde(default)]
-    limits: Option<LimitsInput>,
+    #[schema(value_type = Option<LimitsInput>)]
+    limits: Option<ObjectOf<LimitsInput>>,
 }
 
 /// What to change.
@@ -34,7 +34,8 @@ pub(super) struct UpdateTenant {
     /// Another name.
     name: Option<String>,
     /// Other caps; those left out stay.
-    limits: Option<LimitsInput>,
+    #[schema(value_type = Option<LimitsInput>)]
+    limits: Option<ObjectOf<LimitsInput>>,
     /// While suspended, the tenant's keys are refused and nobody logs in to its inboxes; mail is still accepted.
     suspended: Option<bool>,
 }
@@ -153,7 +154,9 @@ pub(super) async fn create_tenant(
     query.only(&[])?;
     let input: CreateTenant = body.parse()?;
     let name = Label::parse(&input.name).map_err(|rule| Problem::invalid("name", rule))?;
-    let limits = input.limits.map_or_else(LimitsChange::default, Into::into);
+    let limits = input
+        .limits
+        .map_or_else(LimitsChange::default, |limits| limits.0.into());
     let (tenant, key) = ops::create(&app.service, &caller.0, name, limits).await?;
     let created = CreatedTenant {
         tenant: tenant.into(),
@@ -224,7 +227,9 @@ pub(super) async fn update_tenant(
     let input: UpdateTenant = body.parse()?;
     let change = Change {
         name: field("name", input.name.as_deref(), Label::parse)?,
-        limits: input.limits.map_or_else(LimitsChange::default, Into::into),
+        limits: input
+            .limits
+            .map_or_else(LimitsChange::default, |limits| limits.0.into()),
         suspended: input.suspended,
     };
     let worker = app.clone();

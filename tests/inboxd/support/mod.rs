@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod domains;
 pub mod mail;
 pub mod postgres;
 pub mod wait;

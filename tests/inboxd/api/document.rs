@@ -1,0 +1,97 @@
+//! The OpenAPI document and the reference page.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::daemon::{Daemon, Database};
+
+/// Every call of the contract.
+const CALLS: [&str; 26] = [
+    "DELETE /v1/inboxes/{id}",
+    "DELETE /v1/tenants/{id}",
+    "DELETE /v1/workspaces/{id}",
+    "DELETE /v1/workspaces/{id}/keys/{keyId}",
+    "GET /healthz",
+    "GET /openapi.json",
+    "GET /readyz",
+    "GET /v1/inboxes",
+    "GET /v1/inboxes/{id}",
+    "GET /v1/me",
+    "GET /v1/tenants",
+    "GET /v1/tenants/{id}",
+    "GET /v1/workspaces",
+    "GET /v1/workspaces/{id}",
+    "GET /v1/workspaces/{id}/keys",
+    "PATCH /v1/inboxes/{id}",
+    "PATCH /v1/tenants/{id}",
+    "PATCH /v1/workspaces/{id}",
+    "POST /v1/inboxes",
+    "POST /v1/inboxes/{id}/rotate-key",
+    "POST /v1/inboxes/{id}/rotate-password",
+    "POST /v1/tenants",
+    "POST /v1/workspaces",
+    "POST /v1/workspaces/{id}/keys",
+    "GET /docs",
+    "GET /metrics",
+];
+
+fn calls(document: &Value) -> BTreeSet<String> {
+    let paths = document["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .keys()
+                .map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_document_is_served_and_names_every_call() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let served = daemon.api("").get("/openapi.json").await;
+    assert_eq!(
+        served.text("openapi").split('.').take(2).collect::<Vec<_>>(),
+        ["3", "1"]
+    );
+    let expected: BTreeSet<String> = CALLS.iter().map(|&call| call.to_owned()).collect();
+    assert_eq!(calls(&served.body), expected);
+    let printed = std::process::Command::new(crate::support::daemon::INBOXD)
+        .arg("openapi")
+        .output()
+        .unwrap();
+    let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(printed, served.body, "`inboxd openapi` prints another document");
+}
+
+#[test]
+fn the_document_has_not_changed_unnoticed() {
+    let document = serde_json::to_value(inboxd::http::openapi()).unwrap();
+    insta::assert_json_snapshot!(document, { ".info.version" => "[version]" });
+}
+
+#[tokio::test]
+async fn the_reference_page_needs_no_internet() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let page = reqwest::get(format!("{}/docs", daemon.base)).await.unwrap();
+    assert_eq!(page.status(), 200);
+    let html = page.text().await.unwrap();
+    let mut linked = 0;
+    for part in html.split(['"', '\'']) {
+        assert!(
+            !part.starts_with("http://") && !part.starts_with("https://") && !part.starts_with("//"),
+            "{part}"
+        );
+        if part.starts_with("./") && !part.contains(' ') {
+            let file = reqwest::get(format!("{}/docs/{part}", daemon.base))
+                .await
+                .unwrap();
+            assert_eq!(file.status(), 200, "{part}");
+            linked += 1;
+        }
+    }
+    assert!(linked >= 3, "the page links nothing of its own:\n{html}");
+}
