@@ -681,7 +681,11 @@ mod tests {
         );
         let imap = imap_failure(imap::Stage::Login, refused(None, "NO Authentication failed."));
         for failure in [smtp, imap] {
-            assert!(failure.hint().contains("start inboxd again"), "{}", failure.hint());
+            assert!(
+                failure.hint().contains("start inboxd again"),
+                "{}",
+                failure.hint()
+            );
             assert!(failure.hint().contains("doveadm log find"), "{}", failure.hint());
         }
     }

@@ -2,6 +2,8 @@
 
 mod bad_days;
 mod cut_off;
+mod dev;
 mod mailbox;
 mod stopping;
 mod storm;
+mod verify;
