@@ -331,27 +331,27 @@ fn smtp_hint(stage: smtp::Stage, fault: &Fault) -> &'static str {
              smtpd_sasl_path is the socket of its auth service."
         }
         (Stage::Auth, Fault::Refused { .. }) => {
-            "The password is not the one that the mail servers know: compare the password entry with \
-             `inboxd maps check`, and look at Dovecot's log (`doveadm log find`) for auth."
+            "The password is not the one that the mail servers know: start inboxd again, which repairs the maps from \
+             the store, and look at Dovecot's log (`doveadm log find`) for auth."
         }
         (Stage::Auth, Fault::Unexpected { .. }) => {
             "Postfix offers no AUTH: check smtpd_sasl_auth_enable and smtpd_sasl_type = dovecot for submission, \
              and see whether Dovecot runs."
         }
         (Stage::Sender, Fault::Refused { .. }) => {
-            "The login may not send as its own address: compare the sender logins with `inboxd maps check`, and \
-             look at smtpd_sender_login_maps."
+            "The login may not send as its own address: start inboxd again, which repairs the maps from the store, \
+             and look at smtpd_sender_login_maps."
         }
         (
             Stage::Recipient,
             Fault::Refused {
                 code: Some(400..500), ..
             },
-        ) => "Postfix cannot read a map or defers on purpose: run `inboxd maps check`, and look at its log.",
+        ) => "Postfix cannot read a map or defers on purpose: look at its log, and at who may read the maps.",
         // smtpd_delay_reject, on by default, speaks of the sender only here.
         (Stage::Recipient, Fault::Refused { .. }) => {
-            "Postfix does not know the recipient, or not that the login owns the sender: compare domain, mailbox \
-             and sender logins with `inboxd maps check`."
+            "Postfix does not know the recipient, or not that the login owns the sender: start inboxd again, which \
+             repairs the maps from the store, and look at the maps that `inboxd stack render postfix` names."
         }
         (Stage::Data, Fault::Refused { .. }) => {
             "Postfix does not take the message: look at its log, at free disk space, and at filters and milters."
@@ -385,8 +385,8 @@ fn imap_hint(stage: imap::Stage, fault: &Fault) -> &'static str {
              it may read the password entries."
         }
         (Stage::Login, Fault::Refused { .. }) => {
-            "The password is not the one that Dovecot knows: compare the password entry with \
-             `inboxd maps check`, and look at Dovecot's log (`doveadm log find`) for auth."
+            "The password is not the one that Dovecot knows: start inboxd again, which repairs the maps from the \
+             store, and look at Dovecot's log (`doveadm log find`) for auth."
         }
         (Stage::Login, Fault::TimedOut { .. }) => {
             "Dovecot did not answer the login: look at its log for auth, and at its penalty for failed logins \
@@ -681,7 +681,11 @@ mod tests {
         );
         let imap = imap_failure(imap::Stage::Login, refused(None, "NO Authentication failed."));
         for failure in [smtp, imap] {
-            assert!(failure.hint().contains("inboxd maps check"), "{}", failure.hint());
+            assert!(
+                failure.hint().contains("start inboxd again"),
+                "{}",
+                failure.hint()
+            );
             assert!(failure.hint().contains("doveadm log find"), "{}", failure.hint());
         }
     }

@@ -27,11 +27,11 @@ use tokio::{process::Command, sync::mpsc};
 use self::{
     layout::PrepareError,
     probe::Probe,
-    server::{Kind, Server},
+    server::{Recipe, Server},
 };
 pub use self::{
     layout::{FolderProblem, Layout, check_folder},
-    server::Failure,
+    server::{Failure, Kind},
 };
 use super::{
     render::{DovecotVersion, UnsupportedVersion},
@@ -163,8 +163,13 @@ pub struct PrivateStack {
     layout: Layout,
     certificates: Certificates,
     version: DovecotVersion,
-    dovecot: Server,
-    postfix: Server,
+    /// None while it is taken down.
+    dovecot: Option<Server>,
+    /// None while it is taken down.
+    postfix: Option<Server>,
+    dovecot_recipe: Recipe,
+    postfix_recipe: Recipe,
+    report: mpsc::Sender<Failure>,
     failures: mpsc::Receiver<Failure>,
     /// Keeps other processes from starting a stack in the same folder.
     _lock: File,
@@ -216,9 +221,11 @@ impl PrivateStack {
             port: settings.ports.imaps,
             ca_cert: certificates.ca_cert.clone(),
         };
-        let dovecot = Server::start(Kind::Dovecot, dovecot, &layout, vec![imaps], report.clone()).await?;
         let smtp = [settings.ports.submission, settings.ports.inbound].map(|port| Probe::Smtp { port });
-        let postfix = match Server::start(Kind::Postfix, master, &layout, smtp.into(), report).await {
+        let dovecot_recipe = Recipe::new(Kind::Dovecot, dovecot, &layout, vec![imaps]);
+        let postfix_recipe = Recipe::new(Kind::Postfix, master, &layout, smtp.into());
+        let dovecot = Server::start(dovecot_recipe.clone(), report.clone()).await?;
+        let postfix = match Server::start(postfix_recipe.clone(), report.clone()).await {
             Ok(postfix) => postfix,
             Err(failure) => {
                 dovecot.stop().await;
@@ -229,8 +236,11 @@ impl PrivateStack {
             layout,
             certificates,
             version,
-            dovecot,
-            postfix,
+            dovecot: Some(dovecot),
+            postfix: Some(postfix),
+            dovecot_recipe,
+            postfix_recipe,
+            report,
             failures,
             _lock: lock,
         })
@@ -255,16 +265,39 @@ impl PrivateStack {
     pub async fn failed(&mut self) -> Failure {
         match self.failures.recv().await {
             Some(failure) => failure,
-            // Both supervisors are gone, which only `stop` brings about, and it owns the stack.
+            // The sender is ours, so it is never gone.
             None => std::future::pending().await,
         }
     }
 
+    /// Stops one of the servers, as an operator would for maintenance, until [`PrivateStack::bring_up`].
+    pub async fn take_down(&mut self, kind: Kind) {
+        let server = match kind {
+            Kind::Dovecot => self.dovecot.take(),
+            Kind::Postfix => self.postfix.take(),
+        };
+        if let Some(server) = server {
+            server.stop().await;
+        }
+    }
+
+    /// Starts a server that was taken down, and returns when it answers.
+    pub async fn bring_up(&mut self, kind: Kind) -> Result<(), Failure> {
+        let (server, recipe) = match kind {
+            Kind::Dovecot => (&mut self.dovecot, &self.dovecot_recipe),
+            Kind::Postfix => (&mut self.postfix, &self.postfix_recipe),
+        };
+        if server.is_none() {
+            *server = Some(Server::start(recipe.clone(), self.report.clone()).await?);
+        }
+        Ok(())
+    }
+
     /// Stops both servers; when it returns, no process of either is left.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         // Postfix first, so that no delivery finds Dovecot gone and waits for a retry.
-        self.postfix.stop().await;
-        self.dovecot.stop().await;
+        self.take_down(Kind::Postfix).await;
+        self.take_down(Kind::Dovecot).await;
     }
 }
 

@@ -124,20 +124,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts it and waits until it answers all probes. Dies too often later: `report`.
-    pub(super) async fn start(
-        kind: Kind,
-        program: PathBuf,
-        layout: &Layout,
-        probes: Vec<Probe>,
-        report: mpsc::Sender<Failure>,
-    ) -> Result<Self, Failure> {
-        let recipe = Recipe {
-            kind,
-            program,
-            configuration: kind.configuration(layout),
-            log: kind.log_file(layout),
-            probes,
-        };
+    pub(super) async fn start(recipe: Recipe, report: mpsc::Sender<Failure>) -> Result<Self, Failure> {
         let running = recipe.start().await?;
         let (stop, stopped) = watch::channel(false);
         let supervisor = tokio::spawn(supervise(recipe, running, stopped, report));
@@ -214,7 +201,8 @@ async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
 }
 
 /// How to start a server.
-struct Recipe {
+#[derive(Clone)]
+pub(super) struct Recipe {
     kind: Kind,
     program: PathBuf,
     configuration: PathBuf,
@@ -232,6 +220,16 @@ struct Running {
 }
 
 impl Recipe {
+    pub(super) fn new(kind: Kind, program: PathBuf, layout: &Layout, probes: Vec<Probe>) -> Self {
+        Self {
+            kind,
+            program,
+            configuration: kind.configuration(layout),
+            log: kind.log_file(layout),
+            probes,
+        }
+    }
+
     async fn start(&self) -> Result<Running, Failure> {
         let log_start = fs::metadata(&self.log).map_or(0, |log| log.len());
         let failure = |what: &str, source| self.failure(log_start, what.to_owned(), source);

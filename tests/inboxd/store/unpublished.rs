@@ -90,7 +90,7 @@ async fn marks_are_listed_in_pages_of_the_oldest() {
                 .unwrap();
         }
         marks.sort_unstable();
-        let listed = tx.unpublished(5).await.unwrap();
+        let listed = tx.unpublished(uuid::Uuid::nil(), 5).await.unwrap();
         let listed: Vec<_> = listed.into_iter().map(|pending| pending.mark).collect();
         assert_eq!(listed, marks[..5]);
     })

@@ -238,7 +238,7 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- log of the daemon ---\n{}", self.log());
+            eprintln!("--- end of the daemon's log ---\n{}", super::end_of(&self.log()));
         }
     }
 }

@@ -3,11 +3,13 @@
 pub mod api;
 pub mod daemon;
 pub mod domains;
+pub mod mail;
 pub mod mount;
 pub mod postgres;
 pub mod service;
 pub mod store;
 pub mod wait;
+pub mod world;
 
 use std::{
     fs,
@@ -40,4 +42,32 @@ impl Folder {
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The processes that work in a folder or were told of it.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let is_process = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        if !is_process {
+            continue;
+        }
+        let inside = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if inside || line.contains(&*folder.to_string_lossy()) {
+            found.push(format!("{} {line}", entry.file_name().display()));
+        }
+    }
+    found
+}
+
+/// The last lines of a log, for a test that fails.
+pub fn end_of(log: &str) -> String {
+    const LINES_SHOWN: usize = 60;
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
 }

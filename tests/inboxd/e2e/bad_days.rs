@@ -1,0 +1,194 @@
+//! Stopped, killed, half down: what works goes on working, and what was promised holds.
+
+use inboxd::stack::private::Kind;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::Daemon,
+    mail::Message,
+    wait::until,
+    world::{Inbox, World, create},
+};
+
+async fn assert_works(world: &World, inbox: &Inbox, about: &str) {
+    let (submitted, delivered) = (
+        Message::new(&format!("submitted {about}")),
+        Message::new(&format!("delivered {about}")),
+    );
+    world.mail.submit(inbox, &inbox.email, &submitted).await.unwrap();
+    world
+        .mail
+        .deliver("friend@example.net", &inbox.email, &delivered)
+        .await;
+    world.mail.receive(inbox, &submitted).await;
+    world.mail.receive(inbox, &delivered).await;
+}
+
+/// The parts of `/readyz`, and whether it says that all are ready.
+async fn readiness(daemon: &Daemon) -> (u16, Value) {
+    let answer = daemon.api("").get("/readyz").await;
+    assert_eq!(answer.body["ready"], json!(answer.status == 200), "{answer:?}");
+    (answer.status, answer.body["parts"].clone())
+}
+
+async fn wait_until_ready(daemon: &Daemon) {
+    until("every part is ready", || async {
+        let (status, _) = readiness(daemon).await;
+        (status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mail_goes_on_while_the_daemon_is_stopped_or_was_killed() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let (ada, gone) = (create(&tenant, "ada").await, create(&tenant, "gone").await);
+        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        assert_works(world, &ada, "before").await;
+        let before = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
+        let maps = world.maps();
+        assert!(maps.len() >= 5, "{maps:?}");
+
+        assert_eq!(world.daemon.stop().await.code(), Some(0));
+        assert_works(world, &ada, "while it is stopped").await;
+        world.mail.assert_login_refused(&gone.email, &gone.password).await;
+        assert!(world.maps() == maps, "a stop changed the maps");
+
+        world.daemon.up().await;
+        assert!(world.maps() == maps, "a start changed the maps");
+        let after = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
+        assert_eq!(after.body, before.body);
+        assert_eq!(after.text("imapPassword"), ada.password);
+        assert_works(world, &ada, "after it was started").await;
+
+        world.daemon.kill();
+        assert_works(world, &ada, "while it is dead").await;
+        assert!(world.maps() == maps, "a crash changed the maps");
+        world.daemon.up().await;
+        assert!(world.maps() == maps, "a start after a crash changed the maps");
+        let after = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
+        assert_eq!(after.body, before.body);
+        let new = create(&tenant, "new").await;
+        assert_works(world, &new, "made after a crash").await;
+        assert_works(world, &ada, "after a crash").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_daemon_starts_and_repairs_the_maps_while_the_mail_servers_run() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let (ada, bob) = (create(&tenant, "ada").await, create(&tenant, "bob").await);
+        world.daemon.stop().await;
+        // Somebody restored an old backup of the password entries.
+        std::fs::remove_file(world.daemon.maps().join("passdb/inboxd.test/ada")).unwrap();
+        world.mail.assert_login_refused(&ada.email, &ada.password).await;
+        world.daemon.up().await;
+        assert_works(world, &ada, "repaired").await;
+        assert_works(world, &bob, "untouched").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
+    World::run(async |world| {
+        wait_until_ready(&world.daemon).await;
+        let tenant = world.tenant("Acme").await;
+        let (ada, gone) = (create(&tenant, "ada").await, create(&tenant, "gone").await);
+        world.take_down(Kind::Dovecot).await;
+        let (status, parts) = readiness(&world.daemon).await;
+        assert_eq!(status, 503);
+        assert!(
+            parts["dovecot"].as_str().unwrap().starts_with("down: "),
+            "{parts}"
+        );
+        assert_eq!(
+            (&parts["postfix"], &parts["store"], &parts["maps"]),
+            (&json!("ok"), &json!("ok"), &json!("ok"))
+        );
+
+        let bob = create(&tenant, "bob").await;
+        let rotated = tenant
+            .send(tenant.request(
+                reqwest::Method::POST,
+                &format!("/v1/inboxes/{}/rotate-password", ada.id),
+            ))
+            .await;
+        assert_eq!(rotated.status, 200, "{rotated:?}");
+        let deleted = tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        assert_eq!(deleted.status, 200, "{deleted:?}");
+        // Mail for it is taken, and kept in the queue.
+        let waiting = Message::new("waiting");
+        world
+            .mail
+            .deliver("friend@example.net", &bob.email, &waiting)
+            .await;
+
+        world.bring_up(Kind::Dovecot).await;
+        world.mail.log_in(&bob).await;
+        world.mail.assert_login_refused(&ada.email, &ada.password).await;
+        world.mail.assert_login_refused(&gone.email, &gone.password).await;
+        let ada = Inbox {
+            password: rotated.text("imapPassword").to_owned(),
+            ..ada
+        };
+        assert_works(world, &bob, "made without Dovecot").await;
+        assert_works(world, &ada, "rotated without Dovecot").await;
+        wait_until_ready(&world.daemon).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
+    World::run(async |world| {
+        wait_until_ready(&world.daemon).await;
+        let tenant = world.tenant("Acme").await;
+        let gone = create(&tenant, "gone").await;
+        world.take_down(Kind::Postfix).await;
+        let (status, parts) = readiness(&world.daemon).await;
+        assert_eq!(status, 503);
+        assert!(
+            parts["postfix"].as_str().unwrap().starts_with("down: "),
+            "{parts}"
+        );
+        assert_eq!(
+            (&parts["dovecot"], &parts["store"], &parts["maps"]),
+            (&json!("ok"), &json!("ok"), &json!("ok"))
+        );
+
+        let bob = create(&tenant, "bob").await;
+        world.mail.log_in(&bob).await;
+        assert_eq!(
+            tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await.status,
+            200
+        );
+        world.bring_up(Kind::Postfix).await;
+        let mut inbound = world.mail.inbound().await;
+        inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+        inbound.expect(&format!("RCPT TO:<{}>", bob.email), "250").await;
+        inbound
+            .expect(&format!("RCPT TO:<{}>", gone.email), "550 5.1.1")
+            .await;
+        assert_works(world, &bob, "made without Postfix").await;
+        wait_until_ready(&world.daemon).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_asked_to_stop_twice_stops_once_and_well() {
+    World::run(async |world| {
+        let ada = world.inbox("ada").await;
+        world.daemon.signal(Signal::SIGTERM);
+        world.daemon.signal(Signal::SIGTERM);
+        assert_eq!(world.daemon.ended().await.code(), Some(0));
+        world.daemon.up().await;
+        assert_works(world, &ada, "after two signals").await;
+    })
+    .await;
+}

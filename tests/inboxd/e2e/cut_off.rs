@@ -1,0 +1,214 @@
+//! What an answer takes away is gone when the answer comes: logins, open sessions, deliveries.
+
+use serde_json::json;
+
+use crate::support::{
+    api::Api,
+    mail::{Idling, Mail, Message, Submitting},
+    world::{Inbox, World, create},
+};
+
+/// What an owner had open when its mailbox was cut off.
+struct Open {
+    idling: Idling,
+    submitting: Submitting,
+}
+
+impl Open {
+    async fn of(mail: &Mail, inbox: &Inbox) -> Self {
+        Self {
+            idling: Idling::begin(mail.log_in(inbox).await).await,
+            submitting: mail.submission_of(inbox).await,
+        }
+    }
+}
+
+/// Neither login nor recipient, right now and not a little later.
+async fn assert_gone(mail: &Mail, inbox: &Inbox) {
+    let mut inbound = mail.inbound().await;
+    inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+    inbound
+        .expect(&format!("RCPT TO:<{}>", inbox.email), "550 5.1.1")
+        .await;
+    inbound
+        .expect(&format!("RCPT TO:<{}>", inbox.with_detail("x")), "550 5.1.1")
+        .await;
+    assert_locked_out(mail, inbox).await;
+}
+
+async fn assert_locked_out(mail: &Mail, inbox: &Inbox) {
+    tokio::join!(
+        mail.assert_login_refused(&inbox.email, &inbox.password),
+        mail.assert_auth_refused(&inbox.email, &inbox.password)
+    );
+}
+
+async fn assert_works(mail: &Mail, inbox: &Inbox) {
+    let message = Message::new(&format!("{} works", inbox.id));
+    mail.submit(inbox, &inbox.email, &message).await.unwrap();
+    mail.receive(inbox, &message).await;
+}
+
+async fn works(api: &Api) -> u16 {
+    api.get("/v1/me").await.status
+}
+
+#[tokio::test]
+async fn a_deleted_inbox_is_gone_when_delete_answers() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let (ada, bob) = (create(&tenant, "ada").await, create(&tenant, "bob").await);
+        let mail = &world.mail;
+        let open = Open::of(mail, &ada).await;
+        let mut other = Open::of(mail, &bob).await;
+        // Greeted before, so that the very next thing after the answer is the recipient.
+        let mut inbound = mail.inbound().await;
+        inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+
+        let deleted = tenant.delete(&format!("/v1/inboxes/{}", ada.id)).await;
+        inbound
+            .expect(&format!("RCPT TO:<{}>", ada.email), "550 5.1.1")
+            .await;
+        assert_eq!(
+            (deleted.status, &deleted.body),
+            (200, &json!({"deleted": true, "id": ada.id}))
+        );
+        assert_gone(mail, &ada).await;
+        open.idling.assert_ended().await;
+        // A submission session that was logged in can no longer name a sender that nobody owns.
+        let mut submitting = open.submitting;
+        submitting.say(&format!("MAIL FROM:<{}>", ada.email)).await;
+        let refused = submitting.say(&format!("RCPT TO:<{}>", bob.email)).await;
+        assert!(refused.starts_with("553"), "{refused}");
+        assert_eq!(
+            tenant.delete(&format!("/v1/inboxes/{}", ada.id)).await.error(),
+            (404, "NOT_FOUND")
+        );
+
+        // Nobody else was touched.
+        other
+            .submitting
+            .send(&bob.email, &bob.email, &Message::new("on the old session"))
+            .await;
+        assert!(!other.idling.has_ended());
+        assert_works(mail, &bob).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rotated_password_ends_the_old_one_and_its_sessions() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let ada = create(&tenant, "ada").await;
+        let open = Open::of(&world.mail, &ada).await;
+        let path = format!("/v1/inboxes/{}/rotate-password", ada.id);
+        for caller in [&tenant, &world.daemon.api(&ada.key)] {
+            let before = caller.get(&format!("/v1/inboxes/{}", ada.id)).await;
+            let before = Inbox {
+                password: before.text("imapPassword").to_owned(),
+                ..ada.clone()
+            };
+            let rotated = caller.request(reqwest::Method::POST, &path);
+            let rotated = caller.send(rotated).await;
+            assert_eq!(rotated.status, 200, "{rotated:?}");
+            let new = Inbox {
+                password: rotated.text("imapPassword").to_owned(),
+                ..ada.clone()
+            };
+            assert_ne!(new.password, before.password);
+            assert_locked_out(&world.mail, &before).await;
+            assert_works(&world.mail, &new).await;
+        }
+        open.idling.assert_ended().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rotated_key_changes_nothing_about_mail() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let ada = create(&tenant, "ada").await;
+        let open = Open::of(&world.mail, &ada).await;
+        let path = format!("/v1/inboxes/{}/rotate-key", ada.id);
+        let rotated = tenant.send(tenant.request(reqwest::Method::POST, &path)).await;
+        assert_eq!(rotated.status, 200, "{rotated:?}");
+        assert_eq!(works(&world.daemon.api(&ada.key)).await, 401);
+        assert_eq!(works(&world.daemon.api(rotated.text("apiKey"))).await, 200);
+        assert!(!open.idling.has_ended());
+        assert_works(&world.mail, &ada).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_workspace_takes_its_mailboxes_along() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let kept = create(&tenant, "kept").await;
+        let workspace = tenant.post("/v1/workspaces", &json!({"name": "Customer"})).await;
+        assert_eq!(workspace.status, 201, "{workspace:?}");
+        let mut gone = Vec::new();
+        for name in ["one", "two"] {
+            let body = json!({"username": name, "workspaceId": workspace.id()});
+            gone.push(Inbox::of(&tenant.post("/v1/inboxes", &body).await));
+        }
+        let open = Open::of(&world.mail, &gone[0]).await;
+        let deleted = tenant.delete(&format!("/v1/workspaces/{}", workspace.id())).await;
+        assert_eq!(deleted.status, 200, "{deleted:?}");
+        for inbox in &gone {
+            assert_gone(&world.mail, inbox).await;
+        }
+        open.idling.assert_ended().await;
+        assert_works(&world.mail, &kept).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed() {
+    World::run(async |world| {
+        let sa = world.daemon.api(&world.daemon.super_admin);
+        let made = sa.post("/v1/tenants", &json!({"name": "Acme"})).await;
+        let tenant = world.daemon.api(made.text("key"));
+        let path = format!("/v1/tenants/{}", made.id());
+        let ada = create(&tenant, "ada").await;
+        let stranger = world.inbox("stranger").await;
+        let open = Open::of(&world.mail, &ada).await;
+
+        let suspended = sa.patch(&path, &json!({"suspended": true})).await;
+        assert_eq!(suspended.status, 200, "{suspended:?}");
+        assert_locked_out(&world.mail, &ada).await;
+        open.idling.assert_ended().await;
+        let refused = tenant.get("/v1/inboxes").await;
+        assert_eq!(refused.error(), (403, "TENANT_SUSPENDED"));
+        let refused = world.daemon.api(&ada.key).get("/v1/me").await;
+        assert_eq!(refused.error(), (403, "TENANT_SUSPENDED"));
+        let meanwhile = Message::new("meanwhile");
+        world
+            .mail
+            .deliver("friend@example.net", &ada.email, &meanwhile)
+            .await;
+        world
+            .mail
+            .submit(&stranger, &ada.email, &Message::new("from here"))
+            .await
+            .unwrap();
+        let resumed = sa.patch(&path, &json!({"suspended": false})).await;
+        assert_eq!(resumed.status, 200, "{resumed:?}");
+        world.mail.receive(&ada, &meanwhile).await;
+        world.mail.receive(&ada, &Message::new("from here")).await;
+        assert_works(&world.mail, &ada).await;
+        assert_eq!(works(&tenant).await, 200);
+
+        let open = Open::of(&world.mail, &ada).await;
+        let deleted = sa.delete(&path).await;
+        assert_eq!(deleted.status, 200, "{deleted:?}");
+        assert_gone(&world.mail, &ada).await;
+        open.idling.assert_ended().await;
+        assert_eq!(works(&tenant).await, 401);
+        assert_works(&world.mail, &stranger).await;
+    })
+    .await;
+}

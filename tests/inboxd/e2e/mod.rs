@@ -1,0 +1,9 @@
+//! The whole program with its mail servers: what was answered is what IMAP and SMTP do.
+
+mod bad_days;
+mod cut_off;
+mod dev;
+mod mailbox;
+mod stopping;
+mod storm;
+mod verify;

@@ -1,0 +1,168 @@
+//! Inboxes that are created and used at once while everybody else logs in.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    mail::{Mail, Message, auth_plain},
+    world::{Inbox, World, create},
+};
+
+/// Inboxes that are created, one after another.
+const CREATED: usize = 500;
+/// Every how many of them gets a whole message.
+const MESSAGE_EVERY: usize = 10;
+/// Owners of other inboxes who log in all the time, half of them over IMAP, half on submission.
+const OTHERS: usize = 6;
+
+/// What came of the first attempts.
+#[derive(Default)]
+struct Attempts {
+    succeeded: usize,
+    failures: Vec<String>,
+    took: Duration,
+}
+
+impl Attempts {
+    async fn count(&mut self, who: &Inbox, attempt: impl Future<Output = Result<(), String>>) {
+        let begun = Instant::now();
+        match attempt.await {
+            Ok(()) => self.succeeded += 1,
+            Err(error) => self.failures.push(format!("{}: {error}", who.email)),
+        }
+        self.took += begun.elapsed();
+    }
+}
+
+/// Logs in again and again until told to stop; counts, and collects what failed.
+fn log_in_all_the_time(
+    mail: Mail,
+    inbox: Inbox,
+    over_imap: bool,
+    stop: Arc<AtomicBool>,
+    logins: Arc<AtomicU64>,
+) -> tokio::task::JoinHandle<Vec<String>> {
+    tokio::spawn(async move {
+        let mut failures = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let outcome = if over_imap {
+                imap(&mail, &inbox, 0).await
+            } else {
+                submission(&mail, &inbox).await
+            };
+            match outcome {
+                Ok(()) => logins.fetch_add(1, Ordering::Relaxed),
+                Err(error) => {
+                    failures.push(format!("{}: {error}", inbox.email));
+                    0
+                }
+            };
+        }
+        failures
+    })
+}
+
+/// Logs in and looks into the inbox, in which there are so many messages at most.
+async fn imap(mail: &Mail, inbox: &Inbox, at_most: u32) -> Result<(), String> {
+    let mut imap = mail.try_log_in(&inbox.email, &inbox.password).await?;
+    let told = |error: async_imap::error::Error| error.to_string();
+    let exists = imap.select("INBOX").await.map_err(told)?.exists;
+    imap.logout().await.map_err(told)?;
+    if exists <= at_most {
+        Ok(())
+    } else {
+        Err(format!("{exists} messages in a new mailbox"))
+    }
+}
+
+async fn submission(mail: &Mail, inbox: &Inbox) -> Result<(), String> {
+    let mut smtp = mail.try_submission().await?;
+    smtp.try_expect(&auth_plain(&inbox.email, &inbox.password), "235")
+        .await?;
+    smtp.try_expect(&format!("MAIL FROM:<{}>", inbox.email), "250")
+        .await?;
+    smtp.try_expect(&format!("RCPT TO:<{}>", inbox.email), "250")
+        .await?;
+    smtp.try_expect("QUIT", "221").await.map(drop)
+}
+
+async fn inbound(mail: &Mail, inbox: &Inbox, message: Option<&Message>) -> Result<(), String> {
+    let mut smtp = mail.try_inbound().await?;
+    smtp.try_expect("MAIL FROM:<friend@example.net>", "250").await?;
+    smtp.try_expect(&format!("RCPT TO:<{}>", inbox.email), "250")
+        .await?;
+    if let Some(message) = message {
+        smtp.try_expect("DATA", "354").await?;
+        let text = message.text("friend@example.net", &inbox.email);
+        smtp.try_expect(&format!("{text}."), "250").await?;
+    }
+    smtp.try_expect("QUIT", "221").await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
+    World::run(async |world| {
+        let begun = Instant::now();
+        let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let crowd = world.tenant("Crowd").await;
+        let mut storm = Vec::new();
+        for number in 0..OTHERS {
+            let other = create(&crowd, &format!("other-{number}")).await;
+            let (stop, logins) = (Arc::clone(&stop), Arc::clone(&logins));
+            storm.push(log_in_all_the_time(world.mail.clone(), other, number % 2 == 0, stop, logins));
+        }
+
+        let tenant = world.tenant("Acme").await;
+        let [mut over_imap, mut over_submission, mut from_outside]: [Attempts; 3] = Default::default();
+        let mut creating = Duration::ZERO;
+        let mut with_message = Vec::new();
+        for number in 0..CREATED {
+            let asked = Instant::now();
+            let inbox = create(&tenant, &format!("agent-{number}")).await;
+            creating += asked.elapsed();
+            let message = (number % MESSAGE_EVERY == 0).then(|| Message::new(&format!("for number {number}")));
+            // At the same moment, for none of the three may depend on another having been first.
+            let mail = &world.mail;
+            tokio::join!(
+                over_imap.count(&inbox, imap(mail, &inbox, u32::from(message.is_some()))),
+                over_submission.count(&inbox, submission(mail, &inbox)),
+                from_outside.count(&inbox, inbound(mail, &inbox, message.as_ref())),
+            );
+            with_message.extend(message.map(|message| (inbox, message)));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for task in storm {
+            failures.extend(task.await.unwrap());
+        }
+        println!(
+            "{CREATED} created in {creating:?} of {:?}, beside {} other logins; first attempts that succeeded: \
+             IMAP {} ({:?}), submission {} ({:?}), inbound {} ({:?})",
+            begun.elapsed(),
+            logins.load(Ordering::Relaxed),
+            over_imap.succeeded,
+            over_imap.took,
+            over_submission.succeeded,
+            over_submission.took,
+            from_outside.succeeded,
+            from_outside.took,
+        );
+        for (what, attempts) in [
+            ("IMAP", over_imap),
+            ("submission", over_submission),
+            ("inbound", from_outside),
+        ] {
+            assert_eq!(attempts.succeeded, CREATED, "{what}: {:#?}", attempts.failures);
+        }
+        assert_eq!(failures, Vec::<String>::new(), "logins of others failed");
+        for (inbox, message) in with_message {
+            world.mail.receive(&inbox, &message).await;
+        }
+    })
+    .await;
+}
