@@ -116,6 +116,8 @@ CREATE TABLE unpublished (
     end_sessions_since BIGINT -- open sessions of this login have to be ended, too
 );
 
+CREATE UNIQUE INDEX unpublished_mark ON unpublished (mark);
+
 -- Answers kept for Idempotency-Key.
 CREATE TABLE idempotent_requests (
     id              UUID NOT NULL PRIMARY KEY,

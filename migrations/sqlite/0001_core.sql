@@ -116,6 +116,8 @@ CREATE TABLE unpublished (
     end_sessions_since INTEGER                        -- open sessions of this login have to be ended, too
 ) STRICT;
 
+CREATE UNIQUE INDEX unpublished_mark ON unpublished (mark);
+
 -- Answers kept for Idempotency-Key.
 CREATE TABLE idempotent_requests (
     id              BLOB    NOT NULL PRIMARY KEY,
