@@ -178,3 +178,24 @@ async fn every_content_type_and_an_empty_body_are_tolerated() {
         .unwrap();
     assert_eq!(answer.status(), 201);
 }
+
+#[tokio::test]
+async fn heads_without_end_are_refused() {
+    let daemon = Daemon::start(crate::support::daemon::Database::Sqlite).await;
+    let acme = daemon.tenant("Acme").await;
+    let many = (0..100).fold(acme.request(Method::GET, "/v1/me"), |request, n| {
+        request.header(format!("x-{n}"), "x")
+    });
+    let large = acme
+        .request(Method::GET, "/v1/me")
+        .header("x-large", "x".repeat(40 * 1024));
+    for request in [many, large] {
+        // The connection's own refusal: no call was reached, so there is no body and no request id.
+        let answer = reqwest::Client::new()
+            .execute(request.build().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 431);
+    }
+    assert_eq!(acme.get("/v1/me").await.status, 200);
+}
