@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     extract::Query,
-    problem::{Code, Problem, problems},
+    problem::{ANY, Problem, problems},
 };
 use crate::telemetry;
 
@@ -51,8 +51,8 @@ pub(super) struct Readiness {
     parts: BTreeMap<&'static str, String>,
 }
 
-problems!(HealthProblems = [Code::ValidationError, Code::Internal]);
-problems!(ReadyProblems = [Code::ValidationError, Code::Internal]);
+problems!(HealthProblems = ANY);
+problems!(ReadyProblems = ANY);
 
 /// Whether the daemon runs
 #[utoipa::path(get, path = "/healthz", tag = "operation", security(()),
