@@ -3,7 +3,8 @@
 //! Level-triggered: a transaction that changes what the mail side should see marks the touched keys as unpublished;
 //! publishing reads the *current* state of a marked key, writes that, and clears the mark if the key was not marked
 //! again meanwhile. Applying twice is harmless, order does not matter, and a crash loses nothing, because start-up
-//! publishes what is marked and then compares everything.
+//! publishes what is marked and then compares everything. What is marked and nobody asked to publish (a commit whose
+//! answer was lost on the way, a command beside the daemon) is found by a look at the marks now and then.
 //!
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
@@ -15,7 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::stream::{self, StreamExt as _};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
+};
+use uuid::Uuid;
 
 use crate::{
     maps::{self, Differences, Maps, NamedIn},
@@ -35,6 +41,12 @@ const BATCH_MAX: usize = 256;
 const CHECK_PAGE: u32 = 2_000;
 /// Pause before what could not be published is tried again, without anybody asking.
 const RETRY_PAUSE_MS: u64 = 1_000;
+/// Pause between two looks for marks that nobody asked to publish.
+const LOOK_PAUSE_MS: u64 = 5_000;
+/// Marks looked at in one such look.
+const LOOK_MAX: u32 = 1_024;
+/// Logins whose sessions are ended at a time: each takes a process of Dovecot.
+const SESSIONS_ENDED_AT_ONCE_MAX: usize = 16;
 /// Published marks that may wait to be cleared.
 const CLEAR_QUEUE_MAX: usize = 4096;
 
@@ -126,8 +138,19 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
     let mut task = Task {
         parts,
         failing: false,
+        seen: BTreeSet::new(),
     };
-    task.publish_all_marked().await?;
+    match task.publish_all_marked().await {
+        // The maps say the right thing; only sessions are left over. Better to serve and to try that again.
+        Err(error @ Error::Sessions(_)) => {
+            tracing::error!(
+                error = telemetry::chain(&error),
+                "cannot publish all that is marked yet"
+            );
+            task.failing = true;
+        }
+        other => other?,
+    }
     let differences = task.compare().await?;
     if differences != Differences::default() {
         tracing::warn!(
@@ -143,20 +166,26 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
 struct Task {
     parts: Parts,
     failing: bool,
+    /// The marks that the last look saw.
+    seen: BTreeSet<Uuid>,
 }
 
 impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
         let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
+        // Points in time, not pauses: requests that never stop coming must not put them off.
+        let mut retry = pausing(RETRY_PAUSE_MS);
+        let mut look = pausing(LOOK_PAUSE_MS);
         loop {
-            let retry = Duration::from_millis(RETRY_PAUSE_MS);
             tokio::select! {
+                biased;
+                _ = retry.tick(), if self.failing => self.retry().await,
+                _ = look.tick() => self.look().await,
                 request = requests.recv() => match request {
                     Some(first) => self.serve(first, &mut requests, &clear).await,
                     None => break,
                 },
-                () = tokio::time::sleep(retry), if self.failing => self.retry().await,
             }
         }
         drop(clear);
@@ -225,24 +254,36 @@ impl Task {
         }
     }
 
-    async fn publish_all_marked(&mut self) -> Result<(), Error> {
-        loop {
-            let marked = self
-                .parts
-                .db
-                .read()
-                .await?
-                .unpublished(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX))
-                .await?;
-            if marked.is_empty() {
-                return Ok(());
+    /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
+    async fn look(&mut self) {
+        let marked = async { self.parts.db.read().await?.unpublished(None, LOOK_MAX).await };
+        match marked.await {
+            Ok(marked) => {
+                let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
+                if !self.failing && !now.is_disjoint(&self.seen) {
+                    tracing::info!("publishing what is marked and nobody asked for");
+                    self.failing = true;
+                }
+                self.seen = now;
             }
+            Err(error) => tracing::warn!(error = telemetry::chain(&error), "cannot look for marks"),
+        }
+    }
+
+    /// Publishes everything that is marked. What fails does not keep the rest from being published.
+    async fn publish_all_marked(&mut self) -> Result<(), Error> {
+        let page = u32::try_from(BATCH_MAX).unwrap_or(u32::MAX);
+        let (mut after, mut first_failure) = (None, None);
+        loop {
+            let marked = self.parts.db.read().await?.unpublished(after, page).await?;
+            let Some(last) = marked.last() else {
+                return first_failure.map_or(Ok(()), Err);
+            };
+            after = Some(last.mark);
             let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
             let published = self.publish(&keys).await?;
             clear(&self.parts.db, &published.done).await?;
-            if let Some(error) = published.failed.into_values().next() {
-                return Err(error);
-            }
+            first_failure = first_failure.or(published.failed.into_values().next());
         }
     }
 
@@ -263,7 +304,11 @@ impl Task {
             let ended = self.end_sessions(&pending).await;
             (pending, ended)
         });
-        for (pending, ended) in futures_util::future::join_all(ending).await {
+        let ended: Vec<_> = stream::iter(ending)
+            .buffer_unordered(SESSIONS_ENDED_AT_ONCE_MAX)
+            .collect()
+            .await;
+        for (pending, ended) in ended {
             match ended {
                 Ok(()) => published.done.push(pending),
                 Err(error) => {
@@ -303,7 +348,11 @@ impl Task {
 
     /// Compares all of the store with all of the maps, both ways, and repairs what differs.
     async fn compare(&self) -> Result<Differences, Error> {
-        let mut differences = Differences::default();
+        let maps = Arc::clone(&self.parts.maps);
+        let mut differences = Differences {
+            wrong: 0,
+            extra: blocking(move || maps.clean()).await?,
+        };
         let mut expected = maps::Counts::default();
 
         let mut domains = self.parts.db.read().await?.verified_domains().await?;
@@ -342,7 +391,7 @@ impl Task {
         let found = blocking(move || maps.counts()).await?;
         // Everything expected is there now; so there is more than that exactly if the numbers differ.
         if found != expected {
-            differences.extra = self.remove_extra().await?;
+            differences.extra += self.remove_extra().await?;
         }
         Ok(differences)
     }
@@ -394,6 +443,14 @@ fn is_mailbox(change: &MapChange) -> bool {
         change,
         MapChange::Address(_, crate::model::maps::AddressState::Mailbox(_))
     )
+}
+
+/// Ticks after each pause; those missed are not made up for.
+fn pausing(pause_ms: u64) -> Interval {
+    let pause = Duration::from_millis(pause_ms);
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Clears marks behind the answers: a mark that outlives its publication costs one more publication, no more.

@@ -268,7 +268,14 @@ async fn marks_are_cleared_while_a_tenant_is_suspended_and_resumed() {
                         .unwrap();
                 },
                 async move {
-                    let marked = clearing.db.read().await.unwrap().unpublished(1000).await.unwrap();
+                    let marked = clearing
+                        .db
+                        .read()
+                        .await
+                        .unwrap()
+                        .unpublished(None, 1000)
+                        .await
+                        .unwrap();
                     let mut tx = clearing.db.write().await.unwrap();
                     tx.clear_unpublished(&marked).await.unwrap();
                     tx.commit().await.unwrap();
