@@ -4,5 +4,6 @@
 //! is a failure that says which package has it; `make test` installs them all. Needs root, as mail servers do.
 
 mod api;
+mod maps;
 mod store;
 mod support;

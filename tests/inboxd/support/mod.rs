@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod maps;
 pub mod postgres;
 pub mod service;
 pub mod store;
