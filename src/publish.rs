@@ -183,7 +183,13 @@ impl Task {
                 _ = retry.tick(), if self.failing => self.retry().await,
                 _ = look.tick() => self.look().await,
                 request = requests.recv() => match request {
-                    Some(first) => self.serve(first, &mut requests, &clear).await,
+                    Some(first) => {
+                        let failed_before = self.failing;
+                        self.serve(first, &mut requests, &clear).await;
+                        if self.failing && !failed_before {
+                            retry.reset();
+                        }
+                    }
                     None => break,
                 },
             }
