@@ -4,6 +4,8 @@
 //! is a failure that says which package has it; `make test` installs them all. Needs root, as mail servers do.
 
 mod api;
+mod law;
+mod load;
 mod maps;
 mod store;
 mod support;
