@@ -1,4 +1,49 @@
 //! inboxd: a stock Dovecot + Postfix host as an inbox API.
+//!
+//! This is the map of the crate, from what is true to whom it is told.
+//!
+//! - [`clock`]: time and randomness, as arguments. Nothing else asks the machine for either, so a test can say what both
+//!   are.
+//! - [`model`]: tenants, inboxes, names, keys, passwords: types that cannot hold a wrong value, and the decisions that need
+//!   nothing but values, such as which name a request gets. No I/O, no async, no SQL.
+//! - [`telemetry`]: how a log line looks, and the name of every metric.
+//! - [`store`]: what is true, in SQLite or PostgreSQL. The only module with SQL; one file per aggregate, one text per
+//!   statement for both databases.
+//! - [`maps`]: what Dovecot and Postfix see of the store: a file a mailbox and four LMDB tables. The only `unsafe` is the
+//!   opening of a table.
+//! - [`publish`]: from the store to the maps, before the answer; what could not be published later; the comparison of all
+//!   of both at start.
+//! - [`ops`]: the use cases, one function each: a caller, a typed request, one transaction. They say what is to be
+//!   published, and leave the publishing to whoever answers.
+//! - [`mail`]: the mail servers as a client sees them: IMAP, SMTP, Dovecot's administration socket, and the probe of one
+//!   inbox end to end.
+//! - [`stack`]: configuration for Dovecot and Postfix, rendered, and the private stack made of it. Knows nothing of the
+//!   maps but where they are.
+//! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
+//! - [`config`]: file, environment and flags in, checked values out, once.
+//! - [`daemon`]: opens everything in order, serves, and drains.
+//! - [`cli`]: the commands.
+//!
+//! # The import law
+//!
+//! What a module may import of ours; a test reads the code and this table (`tests/inboxd/law.rs`). The mail plane never
+//! knows HTTP, the model never knows the database, and nobody but the commands knows the daemon.
+//!
+//! ```text
+//! clock      nothing
+//! telemetry  nothing
+//! model      clock
+//! store      clock, model
+//! maps       model
+//! mail       model
+//! stack      clock
+//! publish    maps, model, store, telemetry
+//! ops        clock, model, store, telemetry
+//! http       clock, model, ops, publish, store, telemetry
+//! config     maps, model, ops, telemetry
+//! daemon     clock, config, http, mail, maps, model, ops, publish, stack, store, telemetry
+//! cli        clock, config, daemon, http, mail, model, ops, stack, telemetry
+//! ```
 
 pub mod cli;
 pub mod clock;

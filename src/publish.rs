@@ -3,7 +3,8 @@
 //! Level-triggered: a transaction that changes what the mail side should see marks the touched keys as unpublished;
 //! publishing reads the *current* state of a marked key, writes that, and clears the mark if the key was not marked
 //! again meanwhile. Applying twice is harmless, order does not matter, and a crash loses nothing, because start-up
-//! publishes what is marked and then compares everything.
+//! publishes what is marked and then compares everything. What is marked and nobody asked to publish (a commit whose
+//! answer was lost on the way, a command beside the daemon) is found by a look at the marks now and then.
 //!
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
@@ -19,6 +20,7 @@ use futures_util::StreamExt as _;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::{Interval, MissedTickBehavior},
 };
 use uuid::Uuid;
 
@@ -46,6 +48,10 @@ const CHECK_PAGE: u32 = 2_000;
 /// it grows to.
 const RETRY_PAUSE_MS: u64 = 1_000;
 const RETRY_PAUSE_MAX_MS: u64 = 30_000;
+/// Pause between two looks for marks that nobody asked to publish.
+const LOOK_PAUSE_MS: u64 = 5_000;
+/// Marks looked at in one such look.
+const LOOK_MAX: u32 = 1_024;
 /// Published marks that may wait to be cleared.
 const CLEAR_QUEUE_MAX: usize = 4096;
 
@@ -138,6 +144,7 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         parts: Arc::new(parts),
         failing: false,
         ending: JoinSet::new(),
+        seen: BTreeSet::new(),
     };
     task.publish_all_marked().await?;
     let differences = task.compare().await?;
@@ -158,27 +165,41 @@ struct Task {
     failing: bool,
     /// Answers that wait for sessions to end; each says whether they did. They do not hold up the batches behind.
     ending: JoinSet<Result<(), Error>>,
+    /// The marks that the last look saw.
+    seen: BTreeSet<Uuid>,
 }
 
 impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
         let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
-        let mut retry_pause_ms = RETRY_PAUSE_MS;
+        // Points in time, not pauses: requests that never stop coming must not put them off.
+        let mut retry = Retry::soon();
+        let mut look = pausing(LOOK_PAUSE_MS);
         loop {
-            if !self.failing {
-                retry_pause_ms = RETRY_PAUSE_MS;
-            }
             tokio::select! {
+                biased;
+                () = retry.due(), if self.failing => {
+                    self.retry().await;
+                    retry = retry.after(self.failing);
+                }
+                _ = look.tick() => self.look().await,
+                Some(ended) = self.ending.join_next() => {
+                    if !matches!(ended, Ok(Ok(()))) && !self.failing {
+                        self.failing = true;
+                        retry = Retry::soon();
+                    }
+                }
                 request = requests.recv() => match request {
-                    Some(first) => self.serve(first, &mut requests, &clear).await,
+                    Some(first) => {
+                        let failed_before = self.failing;
+                        self.serve(first, &mut requests, &clear).await;
+                        if self.failing && !failed_before {
+                            retry = Retry::soon();
+                        }
+                    }
                     None => break,
                 },
-                Some(ended) = self.ending.join_next() => self.failing |= !matches!(ended, Ok(Ok(()))),
-                () = tokio::time::sleep(Duration::from_millis(retry_pause_ms)), if self.failing => {
-                    retry_pause_ms = (retry_pause_ms * 2).min(RETRY_PAUSE_MAX_MS);
-                    self.retry().await;
-                }
             }
         }
         while self.ending.join_next().await.is_some() {}
@@ -267,10 +288,26 @@ impl Task {
         }
     }
 
+    /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
+    async fn look(&mut self) {
+        let marked = async { self.parts.db.read().await?.unpublished(None, LOOK_MAX).await };
+        match marked.await {
+            Ok(marked) => {
+                let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
+                if !self.failing && !now.is_disjoint(&self.seen) {
+                    tracing::info!("publishing what is marked and nobody asked for");
+                    self.failing = true;
+                }
+                self.seen = now;
+            }
+            Err(error) => tracing::warn!(error = telemetry::chain(&error), "cannot look for marks"),
+        }
+    }
+
     /// Publishes everything that is marked now. What cannot be cut off stays marked, and the task is failing.
     async fn publish_all_marked(&mut self) -> Result<(), Error> {
         self.failing = false;
-        let mut after = Uuid::nil();
+        let mut after = None;
         loop {
             let marked = self
                 .parts
@@ -280,7 +317,7 @@ impl Task {
                 .unpublished(after, BATCH_MAX_ROWS)
                 .await?;
             let Some(last) = marked.last() else { return Ok(()) };
-            after = last.mark;
+            after = Some(last.mark);
             let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
             let published = match self.publish(&keys).await {
                 Ok(published) => published,
@@ -331,7 +368,11 @@ impl Task {
 
     /// Compares all of the store with all of the maps, both ways, and repairs what differs.
     async fn compare(&self) -> Result<Differences, Error> {
-        let mut differences = Differences::default();
+        let maps = Arc::clone(&self.parts.maps);
+        let mut differences = Differences {
+            wrong: 0,
+            extra: blocking(move || maps.clean()).await?,
+        };
         let mut expected = maps::Counts::default();
 
         let mut domains = self.parts.db.read().await?.verified_domains().await?;
@@ -370,7 +411,7 @@ impl Task {
         let found = blocking(move || maps.counts()).await?;
         // Everything expected is there now; so there is more than that exactly if the numbers differ.
         if found != expected {
-            differences.extra = self.remove_extra().await?;
+            differences.extra += self.remove_extra().await?;
         }
         Ok(differences)
     }
@@ -447,11 +488,52 @@ impl Parts {
     }
 }
 
+/// When what failed is tried again: soon at first, then with growing pauses.
+struct Retry {
+    at: tokio::time::Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    fn soon() -> Self {
+        Self::in_(Duration::from_millis(RETRY_PAUSE_MS))
+    }
+
+    fn in_(pause: Duration) -> Self {
+        Self {
+            at: tokio::time::Instant::now() + pause,
+            pause,
+        }
+    }
+
+    async fn due(&self) {
+        tokio::time::sleep_until(self.at).await;
+    }
+
+    /// The next one, after a try that failed or not.
+    fn after(&self, failed: bool) -> Self {
+        let longest = Duration::from_millis(RETRY_PAUSE_MAX_MS);
+        if failed {
+            Self::in_((self.pause * 2).min(longest))
+        } else {
+            Self::soon()
+        }
+    }
+}
+
 fn is_mailbox(change: &MapChange) -> bool {
     matches!(
         change,
         MapChange::Address(_, crate::model::maps::AddressState::Mailbox(_))
     )
+}
+
+/// Ticks after each pause; those missed are not made up for.
+fn pausing(pause_ms: u64) -> Interval {
+    let pause = Duration::from_millis(pause_ms);
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Clears marks behind the answers: a mark that outlives its publication costs one more publication, no more.

@@ -11,6 +11,7 @@ mod check;
 
 use std::{
     fs::{File, OpenOptions},
+    ops::Bound,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
@@ -196,10 +197,11 @@ impl Table {
         let (mut names, mut junk) = (Vec::new(), Vec::new());
         {
             let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-            let start = after.map(with_nul).unwrap_or_default();
+            // From the very first key on: LMDB takes no empty key to begin behind.
+            let start = after.map(with_nul);
             let range = (
-                std::ops::Bound::Excluded(start.as_slice()),
-                std::ops::Bound::Unbounded,
+                start.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
+                Bound::Unbounded,
             );
             for entry in self
                 .database

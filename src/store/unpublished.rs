@@ -85,12 +85,12 @@ impl Tx {
         row.map(PendingRow::parse).transpose()
     }
 
-    /// A page of the keys that are to be published, in order of their marks, behind the given one.
-    pub async fn unpublished(&mut self, after: Uuid, limit: u32) -> Result<Vec<Pending>, Error> {
+    /// A page of the keys that are to be published, the oldest marks first, behind the given mark.
+    pub async fn unpublished(&mut self, after: Option<Uuid>, limit: u32) -> Result<Vec<Pending>, Error> {
         let rows: Vec<PendingRow> = on!(self, db => sqlx::query_as(
                 "SELECT map_key, mark, end_sessions_since FROM unpublished WHERE mark > $1 ORDER BY mark LIMIT $2",
             )
-            .bind(after)
+            .bind(after.unwrap_or(Uuid::nil()))
             .bind(i64::from(limit))
             .fetch_all(db)
             .await)

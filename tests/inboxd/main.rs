@@ -5,5 +5,8 @@
 
 mod api;
 mod e2e;
+mod law;
+mod load;
+mod maps;
 mod store;
 mod support;

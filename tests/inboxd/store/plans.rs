@@ -221,7 +221,7 @@ async fn call_everything(store: &Store) {
         .await
         .unwrap();
     let pending = tx.unpublished_key(&key).await.unwrap().unwrap();
-    tx.unpublished(uuid::Uuid::nil(), 10).await.unwrap();
+    tx.unpublished(None, 10).await.unwrap();
     tx.clear_unpublished(std::slice::from_ref(&pending))
         .await
         .unwrap();

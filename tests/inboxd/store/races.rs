@@ -272,7 +272,7 @@ async fn marks_are_cleared_while_a_tenant_is_suspended_and_resumed() {
                         .read()
                         .await
                         .unwrap()
-                        .unpublished(uuid::Uuid::nil(), 1000)
+                        .unpublished(None, 1000)
                         .await
                         .unwrap();
                     let mut tx = clearing.db.write().await.unwrap();

@@ -30,7 +30,7 @@ async fn marking_again_makes_a_newer_mark_and_keeps_sessions_to_end() {
                 sessions: kept,
             };
             assert_eq!(tx.unpublished_key(&scout).await.unwrap(), Some(pending.clone()));
-            assert_eq!(tx.unpublished(uuid::Uuid::nil(), 10).await.unwrap(), [pending]);
+            assert_eq!(tx.unpublished(None, 10).await.unwrap(), [pending]);
         }
     })
     .await;
@@ -90,9 +90,12 @@ async fn marks_are_listed_in_pages_of_the_oldest() {
                 .unwrap();
         }
         marks.sort_unstable();
-        let listed = tx.unpublished(uuid::Uuid::nil(), 5).await.unwrap();
+        let listed = tx.unpublished(None, 5).await.unwrap();
         let listed: Vec<_> = listed.into_iter().map(|pending| pending.mark).collect();
         assert_eq!(listed, marks[..5]);
+        let rest = tx.unpublished(Some(marks[4]), 5).await.unwrap();
+        let rest: Vec<_> = rest.into_iter().map(|pending| pending.mark).collect();
+        assert_eq!(rest, marks[5..]);
     })
     .await;
 }
