@@ -29,7 +29,7 @@ struct Source {
     /// The configuration file; without one, defaults and the environment
     #[arg(long, short, env = "INBOXD_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Sets one key, as service.default_domain=example.com; may be given more than once
+    /// Sets one key, as `service.default_domain=example.com`; may be given more than once
     #[arg(long, value_name = "SECTION.KEY=VALUE", global = true)]
     set: Vec<String>,
 }

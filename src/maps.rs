@@ -2,7 +2,7 @@
 //!
 //! - `passdb/<domain>/<local part>`: one file a mailbox, one line of passwd-file syntax, read on each look-up by
 //!   a Lua passdb and userdb. Replaced by rename, so that a reader sees the old line or the new one.
-//! - `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (lmdb_table(5)).
+//! - `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (`lmdb_table(5)`).
 //!
 //! The mail servers' groups may read them and nobody else; nobody but the daemon writes them. Everything here
 //! blocks on files: not for an async thread.

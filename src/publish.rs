@@ -8,14 +8,19 @@
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use futures_util::StreamExt as _;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use uuid::Uuid;
 
 use crate::{
     maps::{self, Differences, Maps, NamedIn},
@@ -29,8 +34,12 @@ use crate::{
 
 /// Requests that may wait for the publisher; more of them wait to be let in.
 const QUEUE_MAX: usize = 1024;
-/// Keys published in one batch.
+/// Keys published in one batch. It bounds how long look-ups may wait for the tables.
 const BATCH_MAX: usize = 256;
+/// The same as a number of rows.
+const BATCH_MAX_ROWS: u32 = 256;
+/// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
+const SESSION_ENDINGS_AT_ONCE: usize = 16;
 /// Entries compared at a time at start-up.
 const CHECK_PAGE: u32 = 2_000;
 /// Pause before what could not be published is tried again, without anybody asking.
@@ -124,8 +133,9 @@ impl Publisher {
 /// The task ends when every [`Publisher`] is gone and everything that was asked has been published.
 pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<()>), Error> {
     let mut task = Task {
-        parts,
+        parts: Arc::new(parts),
         failing: false,
+        ending: JoinSet::new(),
     };
     task.publish_all_marked().await?;
     let differences = task.compare().await?;
@@ -141,8 +151,11 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
 }
 
 struct Task {
-    parts: Parts,
+    parts: Arc<Parts>,
+    /// Something could not be published or cut off, and nobody may be asking again.
     failing: bool,
+    /// Answers that wait for sessions to end; each says whether they did. They do not hold up the batches behind.
+    ending: JoinSet<Result<(), Error>>,
 }
 
 impl Task {
@@ -156,9 +169,11 @@ impl Task {
                     Some(first) => self.serve(first, &mut requests, &clear).await,
                     None => break,
                 },
+                Some(ended) = self.ending.join_next() => self.failing |= !matches!(ended, Ok(Ok(()))),
                 () = tokio::time::sleep(retry), if self.failing => self.retry().await,
             }
         }
+        while self.ending.join_next().await.is_some() {}
         drop(clear);
         if let Err(error) = clearing.await {
             tracing::error!(%error, "the task that clears published marks failed");
@@ -185,10 +200,9 @@ impl Task {
             .flat_map(|request| request.keys.iter().cloned())
             .collect();
         let wanted: Vec<MapKey> = wanted.into_iter().collect();
-        let outcome = self.publish(&wanted).await;
-        self.failing |= outcome.is_err();
-        match outcome {
+        match self.publish(&wanted).await {
             Err(error) => {
+                self.failing = true;
                 tracing::error!(error = telemetry::chain(&error), keys, "cannot publish");
                 for request in batch {
                     // A caller that has gone away needs no answer.
@@ -196,14 +210,18 @@ impl Task {
                 }
             }
             Ok(published) => {
+                let (with_sessions, without): (Vec<Pending>, Vec<Pending>) = published
+                    .into_iter()
+                    .partition(|pending| pending.sessions == SessionsToEnd::All);
                 for request in batch {
-                    let failed = request.keys.iter().find_map(|key| published.failed.get(key));
-                    let _ = request
-                        .done
-                        .send(failed.map_or(Ok(()), |error| Err(error.clone())));
+                    let own: Vec<Pending> = with_sessions
+                        .iter()
+                        .filter(|pending| request.keys.contains(&pending.key))
+                        .cloned()
+                        .collect();
+                    self.answer(request, own);
                 }
-                self.failing |= !published.failed.is_empty();
-                for pending in published.done {
+                for pending in without {
                     if clear.send(pending).await.is_err() {
                         tracing::error!(
                             "the task that clears published marks has gone; marks stay until the next start"
@@ -214,75 +232,77 @@ impl Task {
         }
     }
 
+    /// Answers a request whose keys are in the maps: at once, or when the sessions that have to end have ended.
+    fn answer(&mut self, request: Request, with_sessions: Vec<Pending>) {
+        if with_sessions.is_empty() {
+            // A caller that has gone away needs no answer.
+            let _ = request.done.send(Ok(()));
+            return;
+        }
+        let parts = Arc::clone(&self.parts);
+        self.ending.spawn(async move {
+            let ended = parts.end_sessions(with_sessions).await;
+            let _ = request.done.send(ended.clone());
+            ended
+        });
+    }
+
     /// Publishes what is still marked although nobody waits for it.
     async fn retry(&mut self) {
         match self.publish_all_marked().await {
             Ok(()) => {
-                self.failing = false;
-                tracing::info!("everything that could not be published is published");
+                if !self.failing {
+                    tracing::info!("everything that could not be published is published");
+                }
             }
             Err(error) => tracing::error!(error = telemetry::chain(&error), "still cannot publish"),
         }
     }
 
+    /// Publishes everything that is marked now. What cannot be cut off stays marked, and the task is failing.
     async fn publish_all_marked(&mut self) -> Result<(), Error> {
+        self.failing = false;
+        let mut after = Uuid::nil();
         loop {
             let marked = self
                 .parts
                 .db
                 .read()
                 .await?
-                .unpublished(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX))
+                .unpublished(after, BATCH_MAX_ROWS)
                 .await?;
-            if marked.is_empty() {
-                return Ok(());
-            }
+            let Some(last) = marked.last() else { return Ok(()) };
+            after = last.mark;
             let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
-            let published = self.publish(&keys).await?;
-            clear(&self.parts.db, &published.done).await?;
-            if let Some(error) = published.failed.into_values().next() {
-                return Err(error);
-            }
-        }
-    }
-
-    /// Publishes the current state of these keys and ends the sessions that have to end.
-    async fn publish(&self, keys: &[MapKey]) -> Result<Published, Error> {
-        let mut changes = Vec::with_capacity(keys.len());
-        let mut marked = Vec::with_capacity(keys.len());
-        let mut tx = self.parts.db.read().await?;
-        for key in keys {
-            marked.extend(tx.unpublished_key(key).await?);
-            changes.push(self.current(&mut tx, key).await?);
-        }
-        drop(tx);
-        self.apply(changes).await?;
-
-        let mut published = Published::default();
-        let ending = marked.into_iter().map(|pending| async {
-            let ended = self.end_sessions(&pending).await;
-            (pending, ended)
-        });
-        for (pending, ended) in futures_util::future::join_all(ending).await {
-            match ended {
-                Ok(()) => published.done.push(pending),
+            let published = match self.publish(&keys).await {
+                Ok(published) => published,
                 Err(error) => {
-                    let error = Error::Sessions(Arc::new(error));
-                    tracing::error!(error = telemetry::chain(&error), login = %pending.key, "cannot end sessions");
-                    published.failed.insert(pending.key, error);
+                    self.failing = true;
+                    return Err(error);
                 }
-            }
+            };
+            let (with_sessions, without): (Vec<Pending>, Vec<Pending>) = published
+                .into_iter()
+                .partition(|pending| pending.sessions == SessionsToEnd::All);
+            clear(&self.parts.db, &without).await?;
+            self.failing |= self.parts.end_sessions(with_sessions).await.is_err();
         }
-        Ok(published)
     }
 
-    async fn end_sessions(&self, pending: &Pending) -> Result<(), SessionsError> {
-        match (&pending.key, pending.sessions, &self.parts.sessions) {
-            (MapKey::Address(login), SessionsToEnd::All, Some(sessions)) => {
-                sessions.end_sessions(login).await
+    /// Publishes the current state of these keys. Returns the marks that this settles, but for open sessions.
+    async fn publish(&self, keys: &[MapKey]) -> Result<Vec<Pending>, Error> {
+        let mut settled = Vec::new();
+        for keys in keys.chunks(BATCH_MAX) {
+            let mut changes = Vec::with_capacity(keys.len());
+            let mut tx = self.parts.db.read().await?;
+            for key in keys {
+                settled.extend(tx.unpublished_key(key).await?);
+                changes.push(self.current(&mut tx, key).await?);
             }
-            _ => Ok(()),
+            drop(tx);
+            self.apply(changes).await?;
         }
+        Ok(settled)
     }
 
     /// What the maps should say of a key now.
@@ -383,10 +403,40 @@ impl Task {
     }
 }
 
-#[derive(Default)]
-struct Published {
-    done: Vec<Pending>,
-    failed: BTreeMap<MapKey, Error>,
+impl Parts {
+    /// Ends the open sessions of these logins, whose keys are in the maps, and clears their marks before anybody is
+    /// told: a call that is made again must not find them.
+    async fn end_sessions(self: &Arc<Self>, published: Vec<Pending>) -> Result<(), Error> {
+        let ending = published
+            .into_iter()
+            .map(|pending| Arc::clone(self).end_sessions_of(pending));
+        let mut endings = futures_util::stream::iter(ending).buffer_unordered(SESSION_ENDINGS_AT_ONCE);
+        let mut failure = Ok(());
+        let mut ended = Vec::new();
+        while let Some(outcome) = endings.next().await {
+            match outcome {
+                Ok(pending) => ended.push(pending),
+                Err(error) => {
+                    tracing::error!(error = telemetry::chain(&error), "cannot end sessions");
+                    failure = Err(error);
+                }
+            }
+        }
+        if let Err(error) = clear(&self.db, &ended).await {
+            tracing::warn!(error = telemetry::chain(&error), "cannot clear published marks");
+        }
+        failure
+    }
+
+    async fn end_sessions_of(self: Arc<Self>, pending: Pending) -> Result<Pending, Error> {
+        if let (MapKey::Address(login), Some(sessions)) = (&pending.key, &self.sessions) {
+            sessions
+                .end_sessions(login)
+                .await
+                .map_err(|error| Error::Sessions(Arc::new(error)))?;
+        }
+        Ok(pending)
+    }
 }
 
 fn is_mailbox(change: &MapChange) -> bool {
@@ -412,6 +462,9 @@ async fn clear_marks(db: Db, mut marks: mpsc::Receiver<Pending>) {
 }
 
 async fn clear(db: &Db, published: &[Pending]) -> Result<(), store::Error> {
+    if published.is_empty() {
+        return Ok(());
+    }
     let mut tx = db.write().await?;
     for pending in published {
         tx.clear_unpublished(pending).await?;

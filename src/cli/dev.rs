@@ -118,7 +118,7 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     .written()?;
     written.api.listen = format!("{HOST}:{}", ports.api);
     written.metrics.listen = format!("{HOST}:{}", ports.metrics);
-    DEFAULT_DOMAIN.clone_into(&mut written.service.default_domain);
+    written.service.default_domain = DEFAULT_DOMAIN.to_owned();
     written.store.url = format!("sqlite:{}", store.join("inboxd.db").display());
     written.store.sealing_key_file = store.join("sealing.key");
     written.maps.dir = dir.join("maps");

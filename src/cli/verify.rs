@@ -99,7 +99,7 @@ async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> 
         Token::from_bytes(random),
         sent_at,
         &Limits::default(),
-        &mut report,
+        &mut |event| report(&event),
     )
     .await;
     match outcome {
@@ -119,7 +119,7 @@ async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> 
     }
 }
 
-fn report(event: Event<'_>) {
+fn report(event: &Event<'_>) {
     match event {
         Event::Started { .. } => {}
         Event::Passed { step, server, took } => {

@@ -63,6 +63,29 @@ pub(super) fn document() -> OpenApi {
         .build()
 }
 
+/// What is served beside the calls of the API.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(docs_page, metrics))]
+struct Beside;
+
+/// The reference page
+///
+/// For people; everything that it shows is in the program.
+#[utoipa::path(get, path = "/docs", tag = "operation", security(()),
+    responses((status = 200, description = "The page", body = String, content_type = "text/html"),
+        (status = 303, description = "To the page, where the slash at the end is missing")))]
+#[expect(dead_code, reason = "described here, served by the page's library")]
+fn docs_page() {}
+
+/// Metrics
+///
+/// In Prometheus's text format. On a listener of their own (`metrics.listen`), or with the API where that is empty.
+#[utoipa::path(get, path = "/metrics", tag = "operation", security(()),
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"),
+        (status = 404, description = "They have a listener of their own")))]
+#[expect(dead_code, reason = "described here, served by the daemon")]
+fn metrics() {}
+
 /// What holds for every call: how keys are sent, and the id in every answer.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     let components = document.components.get_or_insert_default();

@@ -82,9 +82,9 @@ pub(super) async fn readyz(
         };
         (part.name, state)
     });
-    let states = futures_util::future::join_all(asked).await;
-    let ready = states.iter().all(|(_, down)| down.is_none());
-    let parts = states
+    let answers = futures_util::future::join_all(asked).await;
+    let ready = answers.iter().all(|(_, down)| down.is_none());
+    let parts = answers
         .into_iter()
         .map(|(name, down)| (name, down.unwrap_or_else(|| "ok".to_owned())))
         .collect();

@@ -321,7 +321,7 @@ impl Answer {
 
     fn into_response(self) -> Response {
         let body = match self.claim {
-            Some(claim) => SentBody::new(self.body, claim),
+            Some(claim) => SentBody::body(self.body, claim),
             None => Body::from(self.body),
         };
         uncached(self.status, ([(header::CONTENT_TYPE, "application/json")], body))

@@ -19,13 +19,6 @@ pub fn parse_strictly(octets: &[u8]) -> Result<Value, String> {
         .map_err(|error| format!("must be JSON: {error}"))
 }
 
-/// Tells a field that is absent (`None`) from one that is null (`Some(None)`).
-pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
 /// A nested object that is read into a struct. Serde would take a list for one, too: its items as the fields.
 pub struct ObjectOf<T>(pub T);
 

@@ -19,7 +19,7 @@ pub(super) struct SentBody {
 }
 
 impl SentBody {
-    pub(super) fn new(octets: Vec<u8>, claim: Claim) -> Body {
+    pub(super) fn body(octets: Vec<u8>, claim: Claim) -> Body {
         Body::new(Self {
             octets: Some(octets.into()),
             claim: Some(claim),

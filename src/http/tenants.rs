@@ -1,20 +1,20 @@
 //! `/v1/tenants`.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
     App, Deleted, Pagination, Updated,
     extract::{Authenticated, Ids, JsonBody, Query, field},
-    json::{ObjectOf, present},
+    json::ObjectOf,
     problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
 };
 use crate::{
     model::{ids::TenantId, limits::Limits, names::Label, tenant::Tenant},
-    ops::tenants::{self as ops, Change, LimitsChange},
+    ops::tenants::{self as ops, Change, LimitChange, LimitsChange},
 };
 
 /// What to create.
@@ -44,17 +44,22 @@ pub(super) struct UpdateTenant {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct LimitsInput {
     /// Live inboxes at one time.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>)]
-    inboxes: Option<Option<u32>>,
+    inboxes: LimitChange,
     /// Custom domains.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>)]
-    domains: Option<Option<u32>>,
+    domains: LimitChange,
     /// Workspaces, the default one included.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>)]
-    workspaces: Option<Option<u32>>,
+    workspaces: LimitChange,
+}
+
+/// A cap that is given, be it null; one that is left out is the default.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LimitChange, D::Error> {
+    Option::deserialize(deserializer).map(LimitChange::To)
 }
 
 /// Caps; null is none.

@@ -1,4 +1,4 @@
-//! One LMDB table, changed in place under the lock that Postfix honours (lmdb_table(5)).
+//! One LMDB table, changed in place under the lock that Postfix honours (`lmdb_table(5)`).
 //!
 //! Postfix opens the table without LMDB's own locking and takes an `fcntl` read lock on the file around each
 //! look-up; so a writer must hold an `fcntl` write lock from begin to commit. `flock` is another lock and would
@@ -299,9 +299,11 @@ impl Drop for WriteLock<'_> {
 }
 
 fn set_lock(file: &File, kind: libc::c_int) -> Result<(), Errno> {
+    // The C type of these two members is narrower than that of their constants, which are all below 8.
+    let narrow = |number: libc::c_int| libc::c_short::try_from(number).unwrap_or_default();
     let lock = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: narrow(kind),
+        l_whence: narrow(libc::SEEK_SET),
         l_start: 0,
         l_len: 0,
         l_pid: 0,

@@ -8,6 +8,7 @@ use crate::{
         api_key::{ApiKey, Caller, KeyKind, Scope},
         ids::{InboxId, KeyId},
         inbox::Inbox,
+        maps::MapKey,
         names::DisplayName,
         password::MailPassword,
     },
@@ -177,12 +178,46 @@ pub async fn describe(
 pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<()>, Error> {
     require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
-    let inbox = reached(&mut tx, caller, id).await?;
+    let inbox = match reached(&mut tx, caller, id).await {
+        Ok(inbox) => inbox,
+        Err(Error::NotFound(_)) => {
+            let owners = tx.deleted_inbox(id).await?;
+            let reaches = owners.is_some_and(|(tenant, workspace)| match caller.scope {
+                Scope::Tenant { tenant: own } => tenant == own,
+                Scope::Workspace { workspace: own, .. } => workspace == own,
+                Scope::SuperAdmin | Scope::Inbox { .. } => false,
+            });
+            return unfinished(&mut tx, reaches, Owner::Inbox(id), "inbox").await;
+        }
+        Err(error) => return Err(error),
+    };
     let publish = bury(service, &mut tx, Owner::Inbox(id)).await?.publish;
     tx.count_gone(inbox.tenant, 1, 0).await?;
     tx.count_inboxes_of_workspace(inbox.workspace, -1).await?;
     tx.commit().await?;
     Ok(Changed { value: (), publish })
+}
+
+/// A deletion that was written but not published, so that its caller was told to try again: trying again finishes
+/// it. Without anything to finish, there is no such object.
+pub(super) async fn unfinished(
+    tx: &mut Tx,
+    reaches: bool,
+    owner: Owner,
+    what: &'static str,
+) -> Result<Changed<()>, Error> {
+    let left = if reaches {
+        tx.unpublished_of(owner).await?
+    } else {
+        Vec::new()
+    };
+    if left.is_empty() {
+        return Err(Error::NotFound(what));
+    }
+    Ok(Changed {
+        value: (),
+        publish: left.into_iter().map(MapKey::Address).collect(),
+    })
 }
 
 /// Deletes every inbox of an owner and revokes the keys that reach them. Returns how many inboxes there were.

@@ -2,7 +2,7 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
-    inboxes::{Page, bury},
+    inboxes::{Page, bury, unfinished},
     require,
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         api_key::{ApiKey, Caller, KeyKind, Scope},
         ids::{KeyId, TenantId, WorkspaceId},
         limits::Limits,
+        maps::MapKey,
         names::{Label, Slug},
         tenant::Tenant,
         workspace::Workspace,
@@ -25,8 +26,24 @@ pub const MANAGE: KeyRule = KeyRule {
 /// Name of the workspace that is made with a tenant.
 const DEFAULT_WORKSPACE_NAME: &str = "Default";
 
-/// A change of one cap: `None` leaves it, `Some(None)` lifts it.
-pub type LimitChange = Option<Option<u32>>;
+/// A change of one cap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LimitChange {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It becomes this; none lifts it.
+    To(Option<u32>),
+}
+
+impl LimitChange {
+    fn applied_to(self, limit: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Keep => limit,
+            Self::To(limit) => limit,
+        }
+    }
+}
 
 /// What to change of a tenant's caps.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,9 +60,9 @@ impl LimitsChange {
     /// These caps with the change applied.
     pub fn applied_to(self, limits: Limits) -> Limits {
         Limits {
-            inboxes: self.inboxes.unwrap_or(limits.inboxes),
-            domains: self.domains.unwrap_or(limits.domains),
-            workspaces: self.workspaces.unwrap_or(limits.workspaces),
+            inboxes: self.inboxes.applied_to(limits.inboxes),
+            domains: self.domains.applied_to(limits.domains),
+            workspaces: self.workspaces.applied_to(limits.workspaces),
         }
     }
 }
@@ -166,7 +183,13 @@ pub async fn change(
     }
     let is_suspended = tenant.suspended_at.is_some();
     let publish = if is_suspended == was_suspended {
-        Vec::new()
+        // An earlier suspension may have been written but not published; trying again finishes it.
+        let left = if change.suspended.is_some() {
+            tx.unpublished_of(Owner::Tenant(id)).await?
+        } else {
+            Vec::new()
+        };
+        left.into_iter().map(MapKey::Address).collect()
     } else {
         let logins = tx.canonical_addresses_of(Owner::Tenant(id)).await?;
         let sessions = if is_suspended {
@@ -185,7 +208,7 @@ pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<
     require(caller, MANAGE)?;
     let mut tx = service.db.write().await?;
     if !tx.delete_tenant(id, service.now()).await? {
-        return Err(Error::NotFound("tenant"));
+        return unfinished(&mut tx, true, Owner::Tenant(id), "tenant").await;
     }
     let buried = bury(service, &mut tx, Owner::Tenant(id)).await?;
     tx.commit().await?;

@@ -2,7 +2,7 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
-    inboxes::{Page, bury},
+    inboxes::{Page, bury, unfinished},
 };
 use crate::{
     model::{
@@ -138,8 +138,13 @@ pub async fn change(
 pub async fn delete(service: &Service, caller: &Caller, id: WorkspaceId) -> Result<Changed<()>, Error> {
     let tenant = tenant_of(caller)?;
     let mut tx = service.db.write().await?;
-    if reached(&mut tx, tenant, id).await?.is_default {
-        return Err(Error::DefaultWorkspace);
+    match tx.workspace(tenant, id).await? {
+        Some(workspace) if workspace.is_default => return Err(Error::DefaultWorkspace),
+        Some(_) => {}
+        None => {
+            let was_ours = tx.is_deleted_workspace(tenant, id).await?;
+            return unfinished(&mut tx, was_ours, Owner::Workspace(id), "workspace").await;
+        }
     }
     let buried = bury(service, &mut tx, Owner::Workspace(id)).await?;
     if !tx.delete_workspace(id, service.now()).await? {

@@ -157,6 +157,18 @@ impl Tx {
         Ok(parse_rows(rows)?.pop())
     }
 
+    /// Who owned an inbox that is deleted: its tenant and its workspace.
+    pub async fn deleted_inbox(&mut self, id: InboxId) -> Result<Option<(TenantId, WorkspaceId)>, Error> {
+        let row: Option<(Uuid, Uuid)> = on!(self, db => sqlx::query_as(
+                "SELECT tenant_id, workspace_id FROM inboxes WHERE id = $1 AND deleted_at IS NOT NULL",
+            )
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("look up a deleted inbox"))?;
+        Ok(row.map(|(tenant, workspace)| (TenantId(tenant), WorkspaceId(workspace))))
+    }
+
     /// The live inbox whose canonical address this is.
     pub async fn inbox_at(&mut self, address: &Address) -> Result<Option<Inbox>, Error> {
         let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(select_inboxes!(

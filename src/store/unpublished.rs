@@ -3,8 +3,11 @@
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Error, Tx, on};
-use crate::{clock::Timestamp, model::maps::MapKey};
+use super::{Error, Owner, Tx, addresses::parse_address, on};
+use crate::{
+    clock::Timestamp,
+    model::{address::Address, maps::MapKey},
+};
 
 /// Whether open sessions of a login have to be ended when its key is published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,16 +85,42 @@ impl Tx {
         row.map(PendingRow::parse).transpose()
     }
 
-    /// Some of the keys that are to be published.
-    pub async fn unpublished(&mut self, limit: u32) -> Result<Vec<Pending>, Error> {
+    /// A page of the keys that are to be published, in order of their marks, behind the given one.
+    pub async fn unpublished(&mut self, after: Uuid, limit: u32) -> Result<Vec<Pending>, Error> {
         let rows: Vec<PendingRow> = on!(self, db => sqlx::query_as(
-                "SELECT map_key, mark, end_sessions_since FROM unpublished ORDER BY mark LIMIT $1",
+                "SELECT map_key, mark, end_sessions_since FROM unpublished WHERE mark > $1 ORDER BY mark LIMIT $2",
             )
+            .bind(after)
             .bind(i64::from(limit))
             .fetch_all(db)
             .await)
         .map_err(Error::while_doing("list the unpublished keys of the maps"))?;
         rows.into_iter().map(PendingRow::parse).collect()
+    }
+
+    /// The canonical addresses of an owner's inboxes, deleted ones included, that are still to be published: what a
+    /// call left undone whose caller was told to try again.
+    pub async fn unpublished_of(&mut self, owner: Owner) -> Result<Vec<Address>, Error> {
+        let sql = match owner {
+            Owner::Tenant(_) => {
+                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
+                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.tenant_id = $1"
+            }
+            Owner::Workspace(_) => {
+                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
+                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.workspace_id = $1"
+            }
+            Owner::Inbox(_) => {
+                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
+                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.id = $1"
+            }
+        };
+        let rows: Vec<(String, String)> =
+            on!(self, db => sqlx::query_as(sql).bind(owner.id()).fetch_all(db).await)
+                .map_err(Error::while_doing("list what an owner has unpublished"))?;
+        rows.iter()
+            .map(|(local_part, domain)| parse_address(local_part, domain))
+            .collect()
     }
 
     /// Clears a mark, unless the key was marked again meanwhile.

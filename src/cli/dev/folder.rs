@@ -13,8 +13,6 @@ use crate::stack::private::{FolderProblem, check_folder};
 
 /// Where the folder really is when the mail servers could not use the wanted place.
 const ELSEWHERE: &str = "/var/lib";
-/// Octets of a hash in the name of such a folder.
-const HASH_OCTETS: usize = 4;
 
 /// Makes the folder, and returns where it really is.
 ///
@@ -52,12 +50,10 @@ fn elsewhere(wanted: &Path) -> Result<PathBuf, Failure> {
     let absolute =
         std::path::absolute(wanted).map_err(|error| format!("look at {}: {error}", wanted.display()))?;
     let hash = Sha256::digest(absolute.as_os_str().as_encoded_bytes());
-    let hash: String = hash
+    let short = hash[..4]
         .iter()
-        .take(HASH_OCTETS)
-        .map(|octet| format!("{octet:02x}"))
-        .collect();
-    Ok(Path::new(ELSEWHERE).join(format!("inboxd-dev-{hash}")))
+        .fold(0_u32, |number, &octet| number << 8 | u32::from(octet));
+    Ok(Path::new(ELSEWHERE).join(format!("inboxd-dev-{short:08x}")))
 }
 
 fn make_parents(folder: &Path) -> Result<(), Failure> {

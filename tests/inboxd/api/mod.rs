@@ -4,6 +4,7 @@ mod authorization;
 mod bad_input;
 mod create;
 mod document;
+mod faults;
 mod idempotency;
 mod inboxes;
 mod operation;

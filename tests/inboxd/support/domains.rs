@@ -34,15 +34,12 @@ pub async fn insert_domain(daemon: &Daemon, tenant: &Api, name: &str, verified: 
         literal(tenant_id),
         literal(workspace_id),
     ));
-    match sqlite {
-        Some(file) => {
-            let mut connection = SqliteConnection::connect(file).await.unwrap();
-            sqlx::query(sql).execute(&mut connection).await.unwrap();
-        }
-        None => {
-            let mut connection = PgConnection::connect(&daemon.store_url).await.unwrap();
-            sqlx::query(sql).execute(&mut connection).await.unwrap();
-        }
+    if let Some(file) = sqlite {
+        let mut connection = SqliteConnection::connect(file).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    } else {
+        let mut connection = PgConnection::connect(&daemon.store_url).await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
     }
     name.to_owned()
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod daemon;
 pub mod domains;
 pub mod mail;
+pub mod mount;
 pub mod postgres;
 pub mod wait;
 pub mod world;
