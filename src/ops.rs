@@ -180,19 +180,18 @@ impl Service {
             .plus_seconds(i64::from(self.settings.tombstone_days) * SECONDS_A_DAY)
     }
 
-    /// Marks addresses as unpublished and returns their keys.
+    /// Marks addresses as unpublished, in the order of their keys, and returns these.
     async fn mark(
         &self,
         tx: &mut Tx,
         addresses: impl IntoIterator<Item = Address>,
         sessions: SessionsToEnd,
     ) -> Result<Vec<MapKey>, Error> {
-        let mut keys = Vec::new();
-        for address in addresses {
-            let key = MapKey::Address(address);
-            tx.mark_unpublished(&key, self.new_id(), sessions, self.now())
+        let mut keys: Vec<MapKey> = addresses.into_iter().map(MapKey::Address).collect();
+        keys.sort_unstable();
+        for key in &keys {
+            tx.mark_unpublished(key, self.new_id(), sessions, self.now())
                 .await?;
-            keys.push(key);
         }
         Ok(keys)
     }

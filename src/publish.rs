@@ -466,9 +466,7 @@ async fn clear(db: &Db, published: &[Pending]) -> Result<(), store::Error> {
         return Ok(());
     }
     let mut tx = db.write().await?;
-    for pending in published {
-        tx.clear_unpublished(pending).await?;
-    }
+    tx.clear_unpublished(published).await?;
     tx.commit().await
 }
 

@@ -68,7 +68,7 @@ CREATE TABLE inboxes (
 CREATE INDEX inboxes_of_tenant ON inboxes (tenant_id, id) WHERE deleted_at IS NULL;
 CREATE INDEX inboxes_of_workspace ON inboxes (workspace_id, id) WHERE deleted_at IS NULL;
 CREATE INDEX inboxes_named ON inboxes (tenant_id, local_part, id) WHERE deleted_at IS NULL;
-CREATE INDEX inboxes_requested ON inboxes (tenant_id, domain, requested_local_part) WHERE deleted_at IS NULL;
+CREATE INDEX inboxes_requested ON inboxes (tenant_id, domain, requested_local_part, id) WHERE deleted_at IS NULL;
 CREATE INDEX inboxes_unfinished ON inboxes (workspace_id, domain, id) WHERE acknowledged_at IS NULL AND deleted_at IS NULL;
 
 -- The one namespace of names: canonical addresses, further addresses, and tombstones of deleted ones.
@@ -115,6 +115,8 @@ CREATE TABLE unpublished (
     mark               UUID NOT NULL,
     end_sessions_since BIGINT -- open sessions of this login have to be ended, too
 );
+
+CREATE UNIQUE INDEX unpublished_mark ON unpublished (mark);
 
 -- Answers kept for Idempotency-Key.
 CREATE TABLE idempotent_requests (

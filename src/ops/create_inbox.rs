@@ -92,7 +92,10 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         }
         let claim = service.in_flight.claim(inbox.id).await;
         let was_sent = claim.was_sent();
-        match service.db.read().await?.inbox(inbox.id).await? {
+        // Read before the match and not in its head, where the transaction would live, and occupy a connection, until
+        // the creation is completed.
+        let current = service.db.read().await?.inbox(inbox.id).await?;
+        match current {
             // Deleted while we waited.
             None => {}
             Some(inbox) if was_sent || inbox.acknowledged_at.is_some() => {
@@ -389,6 +392,7 @@ async fn complete(
     let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;
+    tx.lock_tenant(inbox.tenant).await?;
     if !tx.renew_secrets(inbox.id, password.secrets()).await? {
         return Ok(None);
     }

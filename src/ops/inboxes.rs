@@ -72,6 +72,17 @@ async fn reached(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Err
     }
 }
 
+/// The same for a change: nobody else changes it, or anything of its tenant, until the transaction ends.
+async fn reached_to_change(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
+    let (Scope::Tenant { tenant } | Scope::Workspace { tenant, .. } | Scope::Inbox { tenant, .. }) =
+        caller.scope
+    else {
+        return Err(Error::NotFound("inbox"));
+    };
+    tx.lock_tenant(tenant).await?;
+    reached(tx, caller, id).await
+}
+
 /// A page of the inboxes that the caller reaches, newest first.
 pub async fn list(
     service: &Service,
@@ -161,7 +172,7 @@ pub async fn describe(
 ) -> Result<(), Error> {
     require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
-    let inbox = reached(&mut tx, caller, id).await?;
+    let inbox = reached_to_change(&mut tx, caller, id).await?;
     let metadata = match &change.metadata {
         Some(patch) => inbox.metadata.patched(patch).map_err(|rule| Error::Invalid {
             field: "metadata",
@@ -178,7 +189,7 @@ pub async fn describe(
 pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<()>, Error> {
     require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
-    let inbox = match reached(&mut tx, caller, id).await {
+    let inbox = match reached_to_change(&mut tx, caller, id).await {
         Ok(inbox) => inbox,
         Err(Error::NotFound(_)) => {
             let owners = tx.deleted_inbox(id).await?;
@@ -236,9 +247,11 @@ pub async fn rotate_password(
     id: InboxId,
 ) -> Result<Changed<(Inbox, FreshPassword)>, Error> {
     require(caller, READ)?;
-    let inbox = reached(&mut service.db.read().await?, caller, id).await?;
+    // Hashing takes a while: not for a caller that does not reach the inbox, and not while others wait.
+    reached(&mut service.db.read().await?, caller, id).await?;
     let password = service.fresh_password(id).await?;
     let mut tx = service.db.write().await?;
+    let inbox = reached_to_change(&mut tx, caller, id).await?;
     if !tx.renew_secrets(id, password.secrets()).await? {
         return Err(Error::NotFound("inbox"));
     }
@@ -258,7 +271,7 @@ pub async fn rotate_key(service: &Service, caller: &Caller, id: InboxId) -> Resu
     let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;
-    let inbox = reached(&mut tx, caller, id).await?;
+    let inbox = reached_to_change(&mut tx, caller, id).await?;
     tx.revoke_keys_of(Owner::Inbox(id), now).await?;
     let scope = Scope::Inbox {
         tenant: inbox.tenant,

@@ -43,7 +43,7 @@ pub async fn create(
     let tenant = workspaces::tenant_of(caller)?;
     let key = ApiKey::generate(KeyKind::Workspace, &*service.entropy);
     let mut tx = service.db.write().await?;
-    workspaces::reached(&mut tx, tenant, workspace).await?;
+    workspaces::reached_to_change(&mut tx, tenant, workspace).await?;
     let (id, created_at) = (KeyId(service.new_id()), service.now());
     let scope = Scope::Workspace { tenant, workspace };
     tx.insert_key(&NewKey {

@@ -167,6 +167,8 @@ pub async fn change(
 ) -> Result<Changed<()>, Error> {
     require(caller, MANAGE)?;
     let mut tx = service.db.write().await?;
+    // Before it is read: another change of it must not be undone by this one.
+    tx.lock_tenant(id).await?;
     let mut tenant = tx.tenant(id).await?.ok_or(Error::NotFound("tenant"))?;
     let was_suspended = tenant.suspended_at.is_some();
     if let Some(name) = &change.name {

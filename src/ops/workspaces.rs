@@ -48,6 +48,16 @@ pub(super) async fn reached(tx: &mut Tx, tenant: TenantId, id: WorkspaceId) -> R
         .ok_or(Error::NotFound("workspace"))
 }
 
+/// The same for a change: nobody else changes anything of the tenant until the transaction ends.
+pub(super) async fn reached_to_change(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: WorkspaceId,
+) -> Result<Workspace, Error> {
+    tx.lock_tenant(tenant).await?;
+    reached(tx, tenant, id).await
+}
+
 /// Makes a workspace. Without a slug it gets the one that follows from its name, numbered if that is taken.
 pub async fn create(
     service: &Service,
@@ -122,7 +132,7 @@ pub async fn change(
 ) -> Result<(), Error> {
     let tenant = tenant_of(caller)?;
     let mut tx = service.db.write().await?;
-    reached(&mut tx, tenant, id).await?;
+    reached_to_change(&mut tx, tenant, id).await?;
     if let Some(name) = &change.name {
         tx.rename_workspace(id, name).await?;
     }
@@ -138,6 +148,7 @@ pub async fn change(
 pub async fn delete(service: &Service, caller: &Caller, id: WorkspaceId) -> Result<Changed<()>, Error> {
     let tenant = tenant_of(caller)?;
     let mut tx = service.db.write().await?;
+    tx.lock_tenant(tenant).await?;
     match tx.workspace(tenant, id).await? {
         Some(workspace) if workspace.is_default => return Err(Error::DefaultWorkspace),
         Some(_) => {}

@@ -87,6 +87,9 @@ impl Tx {
             names.len() <= CANDIDATES_MAX,
             "the statement has {CANDIDATES_MAX} places"
         );
+        if names.is_empty() {
+            return Ok(HashSet::new());
+        }
         // Places left over repeat the first name, so that one prepared statement serves every number of names.
         let padded = (0..CANDIDATES_MAX).filter_map(|index| names.get(index).or(names.first()));
         let taken: Vec<String> = on!(self, db => {

@@ -253,7 +253,11 @@ impl Tx {
             conditions.push("workspace_id = $4");
         }
         if filter.username.is_some() {
-            conditions.push("local_part = $5");
+            // By name first, whatever else is asked for: a name has few inboxes, a workspace may have many.
+            conditions.push(
+                "id IN (SELECT n.id FROM inboxes n
+                 WHERE n.tenant_id = $1 AND n.local_part = $5 AND n.deleted_at IS NULL)",
+            );
         }
         if filter.email.is_some() {
             conditions.push("id = (SELECT inbox_id FROM addresses WHERE domain = $6 AND local_part = $7)");

@@ -143,12 +143,16 @@ impl Tx {
         one_row(doing, rows)
     }
 
-    /// The key in force with this hash.
+    /// The key in force with this hash: not revoked, and what it reaches is not deleted.
+    ///
+    /// Deleting revokes the keys that it sees; one that was made in the same moment it may not see.
     pub async fn key_by_hash(&mut self, hash: &[u8; 32]) -> Result<Option<FoundKey>, Error> {
         let row: Option<KeyRow> = on!(self, db => sqlx::query_as(
                 "SELECT k.id, k.tenant_id, k.workspace_id, k.inbox_id, t.suspended_at
                  FROM api_keys k LEFT JOIN tenants t ON t.id = k.tenant_id
-                 WHERE k.hash = $1 AND k.revoked_at IS NULL",
+                     LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN inboxes i ON i.id = k.inbox_id
+                 WHERE k.hash = $1 AND k.revoked_at IS NULL
+                     AND t.deleted_at IS NULL AND w.deleted_at IS NULL AND i.deleted_at IS NULL",
             )
             .bind(hash.as_slice())
             .fetch_optional(db)

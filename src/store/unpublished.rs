@@ -123,14 +123,21 @@ impl Tx {
             .collect()
     }
 
-    /// Clears a mark, unless the key was marked again meanwhile.
-    pub async fn clear_unpublished(&mut self, pending: &Pending) -> Result<(), Error> {
-        on!(self, db => sqlx::query("DELETE FROM unpublished WHERE map_key = $1 AND mark = $2")
-            .bind(pending.key.to_string())
-            .bind(pending.mark)
-            .execute(db)
-            .await
-            .map(drop))
-        .map_err(Error::while_doing("clear the mark of a published key"))
+    /// Clears marks, except of keys that were marked again meanwhile.
+    pub async fn clear_unpublished(&mut self, published: &[Pending]) -> Result<(), Error> {
+        // In the order in which keys are marked: on PostgreSQL two transactions that touch the same marks in different
+        // orders would wait for each other.
+        let mut in_order: Vec<&Pending> = published.iter().collect();
+        in_order.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        for pending in in_order {
+            on!(self, db => sqlx::query("DELETE FROM unpublished WHERE map_key = $1 AND mark = $2")
+                .bind(pending.key.to_string())
+                .bind(pending.mark)
+                .execute(db)
+                .await
+                .map(drop))
+            .map_err(Error::while_doing("clear the mark of a published key"))?;
+        }
+        Ok(())
     }
 }

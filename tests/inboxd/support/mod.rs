@@ -6,6 +6,8 @@ pub mod domains;
 pub mod mail;
 pub mod mount;
 pub mod postgres;
+pub mod service;
+pub mod store;
 pub mod wait;
 pub mod world;
 

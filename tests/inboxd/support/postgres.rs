@@ -36,7 +36,11 @@ pub async fn new_database() -> String {
     let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     let options = PgConnectOptions::from_str(&url(port, "postgres")).unwrap();
     let mut connection = PgConnection::connect_with(&options).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+    // A collation that sorts names otherwise than by their octets: what depends on the order must say which it means.
+    let create = format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING UTF8 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(create))
         .execute(&mut connection)
         .await
         .unwrap();

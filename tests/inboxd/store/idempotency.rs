@@ -1,0 +1,146 @@
+//! Answers kept for `Idempotency-Key`, and facts about the store itself.
+
+use inboxd::{
+    clock::{Clock as _, Machine},
+    model::{
+        api_key::{ApiKey, KeyKind, Scope},
+        ids::KeyId,
+        limits::Limits,
+    },
+    store::{NewKey, Started},
+};
+
+use crate::support::store::{Store, fresh_id, on_both};
+
+async fn caller(store: &Store) -> KeyId {
+    let id = KeyId(fresh_id());
+    let mut tx = store.db.write().await.unwrap();
+    tx.insert_key(&NewKey {
+        id,
+        key: &ApiKey::generate(KeyKind::SuperAdmin, &Machine),
+        scope: Scope::SuperAdmin,
+        name: None,
+        created_at: Machine.now(),
+    })
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+fn started(caller: KeyId, path: &'static str, key: &str) -> Started {
+    Started {
+        id: fresh_id(),
+        caller,
+        path,
+        idempotency_key: key.to_owned(),
+        request_hash: [7; 32],
+        started_at: Machine.now(),
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_started_once_by_caller_path_and_key() {
+    on_both(async |store| {
+        let (one, other) = (caller(&store).await, caller(&store).await);
+        let first = started(one, "/v1/inboxes", "k1");
+        let mut tx = store.db.write().await.unwrap();
+        assert!(tx.kept_request(&first).await.unwrap().is_none());
+        assert!(tx.start_idempotent(&first).await.unwrap());
+        assert!(
+            !tx.start_idempotent(&started(one, "/v1/inboxes", "k1"))
+                .await
+                .unwrap()
+        );
+        for different in [
+            started(other, "/v1/inboxes", "k1"),
+            started(one, "/v1/workspaces", "k1"),
+            started(one, "/v1/inboxes", "K1"),
+        ] {
+            assert!(tx.start_idempotent(&different).await.unwrap(), "{different:?}");
+        }
+        let kept = tx
+            .kept_request(&started(one, "/v1/inboxes", "k1"))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((kept.id, kept.started_at), (first.id, first.started_at));
+        assert_eq!(kept.request_hash, first.request_hash);
+        assert!(kept.answer.is_none() && kept.inbox.is_none(), "still running");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_until_it_is_forgotten() {
+    on_both(async |store| {
+        let tenant = store.tenant("Acme", Limits::default()).await;
+        let inbox = store
+            .inbox(&tenant, tenant.default_workspace, "scout@example.com")
+            .await;
+        let first = started(caller(&store).await, "/v1/inboxes", "k1");
+        let mut tx = store.db.write().await.unwrap();
+        assert!(tx.start_idempotent(&first).await.unwrap());
+        tx.keep_answer(first.id, 201, b"\0sealed", Some(inbox))
+            .await
+            .unwrap();
+        let kept = tx.kept_request(&first).await.unwrap().unwrap();
+        assert_eq!(kept.answer, Some((201, b"\0sealed".to_vec())));
+        assert_eq!(kept.inbox, Some(inbox));
+        assert!(
+            tx.keep_answer(fresh_id(), 200, b"", None).await.is_err(),
+            "no such request"
+        );
+        tx.forget_request(first.id).await.unwrap();
+        tx.forget_request(first.id).await.unwrap();
+        assert!(tx.kept_request(&first).await.unwrap().is_none());
+        assert!(tx.start_idempotent(&first).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn old_requests_are_forgotten_by_age_or_only_the_unfinished() {
+    on_both(async |store| {
+        let caller = caller(&store).await;
+        let now = Machine.now();
+        let mut requests = Vec::new();
+        let mut tx = store.db.write().await.unwrap();
+        for (key, age_s) in [("old", 100), ("old-done", 100), ("new", 1), ("new-done", 1)] {
+            let request = Started {
+                started_at: now.plus_seconds(-age_s),
+                ..started(caller, "/v1/inboxes", key)
+            };
+            assert!(tx.start_idempotent(&request).await.unwrap());
+            if key.ends_with("-done") {
+                tx.keep_answer(request.id, 201, b"x", None).await.unwrap();
+            }
+            requests.push(request);
+        }
+        let exactly = requests[0].started_at;
+        assert_eq!(tx.forget_requests_before(exactly, false).await.unwrap(), 0);
+        let time = now.plus_seconds(-50);
+        assert_eq!(tx.forget_requests_before(time, true).await.unwrap(), 1);
+        assert!(tx.kept_request(&requests[0]).await.unwrap().is_none());
+        assert_eq!(tx.forget_requests_before(time, false).await.unwrap(), 1);
+        assert!(tx.kept_request(&requests[1]).await.unwrap().is_none());
+        for left in &requests[2..] {
+            assert!(tx.kept_request(left).await.unwrap().is_some());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_sealing_keys_fingerprint_stays() {
+    on_both(async |store| {
+        let mut tx = store.db.write().await.unwrap();
+        assert_eq!(tx.sealing_key_fingerprint().await.unwrap(), None);
+        tx.remember_sealing_key(&[1; 32]).await.unwrap();
+        tx.remember_sealing_key(&[2; 32]).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = store.db.read().await.unwrap();
+        assert_eq!(tx.sealing_key_fingerprint().await.unwrap(), Some(vec![1; 32]));
+    })
+    .await;
+}

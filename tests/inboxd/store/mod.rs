@@ -1,0 +1,13 @@
+//! The store, one body run on SQLite and PostgreSQL.
+
+mod addresses;
+mod concurrency;
+mod idempotency;
+mod inboxes;
+mod keys;
+mod plans;
+mod races;
+mod schema;
+mod tenants;
+mod unpublished;
+mod workspaces;

@@ -1,0 +1,337 @@
+//! The statements of the request path use indexes: their cost does not grow with the number of inboxes.
+//!
+//! The texts are those that run: sqlx logs every statement, and this test reads the log.
+
+use std::{
+    collections::BTreeSet,
+    sync::{LazyLock, Mutex},
+};
+
+use inboxd::{
+    clock::{Clock as _, Machine},
+    model::{
+        api_key::{ApiKey, KeyKind, Scope},
+        ids::KeyId,
+        limits::Limits,
+        maps::MapKey,
+        metadata::Metadata,
+        names::Slug,
+    },
+    store::{InboxFilter, NewKey, NewSecrets, Owner, SessionsToEnd, Started},
+};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    Layer,
+    filter::Targets,
+    layer::{Context, SubscriberExt as _},
+};
+
+use crate::support::{
+    daemon::Database,
+    store::{Store, address, domain, fresh_id, hash, local_part},
+};
+
+/// Every distinct statement that any store of this process has run.
+static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+
+/// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
+const MAY_SCAN: [(&str, &str); 3] = [
+    (
+        "SELECT name FROM domains WHERE verified_at IS NOT NULL",
+        "all domains, at start",
+    ),
+    (
+        "SELECT map_key, mark, end_sessions_since FROM unpublished ORDER BY",
+        "marks are few: they go with their publication",
+    ),
+    (
+        "SELECT a.local_part AS address_local_part, a.domain AS address_domain, i.id, i.local_part",
+        "all addresses, page by page, at start",
+    ),
+];
+
+/// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
+/// whose inboxes they are.
+const MUST_USE: [(&str, &str); 11] = [
+    ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
+    (
+        "AND requested_local_part = $3",
+        "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
+    ),
+    (
+        "requested_local_part IS NULL AND acknowledged_at IS NULL",
+        "inboxes_unfinished (workspace_id=? AND domain=?)",
+    ),
+    (
+        "n.local_part = $5",
+        "inboxes_named (tenant_id=? AND local_part=?)",
+    ),
+    (
+        "local_part IN ($4, $5,",
+        "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "(SELECT inbox_id FROM addresses WHERE domain",
+        "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "WHERE a.domain = $1 AND a.local_part = $2",
+        "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "WHERE (a.domain, a.local_part) > ($1, $2)",
+        "sqlite_autoindex_addresses_1 ((domain,local_part)>(?,?))",
+    ),
+    (
+        "tenant_id = $1 AND id < $2 ORDER BY",
+        "inboxes_of_tenant (tenant_id=? AND id<?)",
+    ),
+    (
+        "tenant_id = $1 AND id < $2 AND workspace_id = $4 ORDER BY",
+        "inboxes_of_workspace (workspace_id=? AND id<?)",
+    ),
+    (
+        "FROM idempotent_requests WHERE caller_key_id",
+        "idempotent_requests_key (caller_key_id=? AND path=? AND idempotency_key=?)",
+    ),
+];
+
+/// Keeps what sqlx logs of statements: a short text in `summary`, and the whole in `db.statement` if it is longer.
+struct Recorder;
+
+#[derive(Default)]
+struct Statement {
+    summary: String,
+    whole: String,
+}
+
+impl Visit for Statement {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "summary" => value.clone_into(&mut self.summary),
+            "db.statement" => value.clone_into(&mut self.whole),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+}
+
+impl<S: Subscriber> Layer<S> for Recorder {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut statement = Statement::default();
+        event.record(&mut statement);
+        let text = if statement.whole.is_empty() {
+            statement.summary
+        } else {
+            statement.whole
+        };
+        RUN.lock()
+            .unwrap()
+            .insert(text.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+}
+
+/// Runs every statement of the request path once.
+async fn call_everything(store: &Store) {
+    let tenant = store.tenant("Acme", Limits::default()).await;
+    let home = tenant.default_workspace;
+    let inbox = store
+        .inbox_requested(&tenant, home, "scout1@example.com", Some("scout"))
+        .await;
+    let (now, scout) = (Machine.now(), address("scout1@example.com"));
+    let caller = KeyId(fresh_id());
+    let key = ApiKey::generate(KeyKind::Inbox, &Machine);
+    let mut tx = store.db.write().await.unwrap();
+    tx.insert_key(&NewKey {
+        id: caller,
+        key: &key,
+        scope: Scope::Inbox {
+            tenant: tenant.id,
+            workspace: home,
+            inbox,
+        },
+        name: None,
+        created_at: now,
+    })
+    .await
+    .unwrap();
+    tx.key_by_hash(&key.hash()).await.unwrap().unwrap();
+    tx.tenant(tenant.id).await.unwrap().unwrap();
+    tx.tenants(None, 10).await.unwrap();
+    tx.update_tenant(&tenant).await.unwrap();
+    tx.lock_tenant(tenant.id).await.unwrap();
+    tx.count_new_inbox(tenant.id).await.unwrap();
+    tx.count_new_workspace(tenant.id).await.unwrap();
+    tx.count_gone(tenant.id, 1, 1).await.unwrap();
+    tx.workspace(tenant.id, home).await.unwrap().unwrap();
+    tx.workspaces(tenant.id, None, 10).await.unwrap();
+    tx.change_workspace_slug(home, &Slug::parse("home").unwrap())
+        .await
+        .unwrap();
+    tx.count_inboxes_of_workspace(home, 1).await.unwrap();
+    tx.keys_of_workspace(home).await.unwrap();
+    tx.revoke_workspace_key(home, caller, now).await.unwrap();
+    tx.inbox(inbox).await.unwrap().unwrap();
+    tx.inbox_at(&scout).await.unwrap().unwrap();
+    for workspace in [None, Some(home)] {
+        tx.inbox_requested_as(tenant.id, workspace, &address("scout@example.com"))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    tx.unfinished_unnamed_inboxes(home, &domain("example.com"), 10)
+        .await
+        .unwrap();
+    for filtered in 0..8 {
+        let filter = InboxFilter {
+            workspace: (filtered & 1 != 0).then_some(home),
+            username: (filtered & 2 != 0).then(|| local_part("scout1")),
+            email: (filtered & 4 != 0).then(|| scout.clone()),
+            before: None,
+        };
+        tx.inboxes(tenant.id, &filter, 10).await.unwrap();
+    }
+    tx.inbox_secrets(inbox).await.unwrap().unwrap();
+    tx.renew_secrets(
+        inbox,
+        NewSecrets {
+            password_hash: &hash(2),
+            sealed_password: None,
+        },
+    )
+    .await
+    .unwrap();
+    tx.describe_inbox(inbox, None, &Metadata::default())
+        .await
+        .unwrap();
+    tx.acknowledge_inbox(inbox, now).await.unwrap();
+    tx.taken_names(&domain("example.com"), &[local_part("scout")], tenant.id, now)
+        .await
+        .unwrap();
+    tx.address_state(&scout).await.unwrap();
+    tx.address_states_after(None, 10).await.unwrap();
+    tx.domain_of_workspace(home, &domain("example.com"))
+        .await
+        .unwrap();
+    tx.is_verified_domain(&domain("example.com")).await.unwrap();
+    tx.verified_domains().await.unwrap();
+    let key = MapKey::Address(scout);
+    tx.mark_unpublished(&key, fresh_id(), SessionsToEnd::All, now)
+        .await
+        .unwrap();
+    let pending = tx.unpublished_key(&key).await.unwrap().unwrap();
+    tx.unpublished(uuid::Uuid::nil(), 10).await.unwrap();
+    tx.clear_unpublished(std::slice::from_ref(&pending))
+        .await
+        .unwrap();
+    let started = Started {
+        id: fresh_id(),
+        caller,
+        path: "/v1/inboxes",
+        idempotency_key: "k".to_owned(),
+        request_hash: [0; 32],
+        started_at: now,
+    };
+    tx.start_idempotent(&started).await.unwrap();
+    tx.kept_request(&started).await.unwrap().unwrap();
+    tx.keep_answer(started.id, 201, b"x", Some(inbox)).await.unwrap();
+    for unfinished in [false, true] {
+        tx.forget_requests_before(now.plus_seconds(-1), unfinished)
+            .await
+            .unwrap();
+    }
+    tx.forget_request(started.id).await.unwrap();
+    tx.sealing_key_fingerprint().await.unwrap();
+    for owner in [
+        Owner::Inbox(inbox),
+        Owner::Workspace(home),
+        Owner::Tenant(tenant.id),
+    ] {
+        tx.canonical_addresses_of(owner).await.unwrap();
+        tx.delete_inboxes_of(owner, now, now).await.unwrap();
+        tx.revoke_keys_of(owner, now).await.unwrap();
+    }
+    tx.delete_workspace(home, now).await.unwrap();
+    tx.delete_tenant(tenant.id, now).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// SQLite's plan for a statement, a line a step.
+async fn plan(db: &mut SqliteConnection, statement: &str) -> Vec<String> {
+    let rows: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
+            .fetch_all(db)
+            .await
+            .unwrap_or_else(|error| panic!("{statement}: {error}"));
+    rows.into_iter().map(|(.., step)| step).collect()
+}
+
+#[tokio::test]
+async fn no_statement_of_the_request_path_reads_a_whole_table() {
+    let recording = tracing_subscriber::registry().with(
+        // Nobody else in this process logs statements; what the daemon logs is in its own process.
+        Recorder.with_filter(Targets::new().with_target("sqlx::query", tracing::Level::DEBUG)),
+    );
+    tracing::subscriber::set_global_default(recording).unwrap();
+    let store = Store::new(Database::Sqlite).await;
+    call_everything(&store).await;
+    store.db.close().await;
+
+    let statements: Vec<String> = RUN
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|text| {
+            ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM "]
+                .iter()
+                .any(|start| text.starts_with(start))
+        })
+        // Those of the migrator and of tests that read the catalogue.
+        .filter(|text| {
+            ["_sqlx_migrations", "sqlite_master", "pg_", "information_schema"]
+                .iter()
+                .all(|other| !text.contains(other))
+        })
+        .cloned()
+        .collect();
+    assert!(
+        statements.len() > 60,
+        "the log shows too few statements: {statements:#?}"
+    );
+    let mut db = SqliteConnection::connect(&store.url).await.unwrap();
+    let (mut excused, mut asked) = (BTreeSet::new(), BTreeSet::new());
+    for statement in &statements {
+        let steps = plan(&mut db, statement).await;
+        let scans = steps
+            .iter()
+            // A scan of the page that a subquery picked is as long as the page.
+            .any(|step| {
+                step.starts_with("SCAN ") && !["SCAN i", "SCAN CONSTANT ROW"].contains(&step.as_str())
+            });
+        let sorts = steps.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY");
+        for (part, index) in MUST_USE.iter().filter(|(part, _)| statement.contains(part)) {
+            asked.insert(*part);
+            assert!(
+                steps.iter().any(|step| step.contains(index)),
+                "{statement}\nshould use {index}, and does:\n{steps:#?}"
+            );
+        }
+        match MAY_SCAN.iter().find(|(start, _)| statement.starts_with(start)) {
+            Some((start, _)) => {
+                excused.insert(*start);
+            }
+            None => assert!(!scans && !sorts, "{statement}\n{steps:#?}"),
+        }
+    }
+    assert_eq!(excused.len(), MAY_SCAN.len(), "an excuse that nothing needs");
+    assert_eq!(
+        asked.len(),
+        MUST_USE.len(),
+        "a demand that nothing meets: {asked:#?}"
+    );
+}

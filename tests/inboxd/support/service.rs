@@ -1,0 +1,93 @@
+//! The use cases without HTTP: a [`Service`] on a store.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use inboxd::{
+    clock::Machine,
+    model::{
+        address::LocalPart,
+        api_key::{Caller, Scope},
+        ids::{KeyId, TenantId, WorkspaceId},
+        limits::Limits,
+        maps::MapKey,
+        names::Label,
+        sealing::SealingKey,
+        tenant::Tenant,
+    },
+    ops::{
+        Error, Service, Settings,
+        create_inbox::{Created, Outcome, Request, create_inbox},
+        in_flight::InFlight,
+        tenants,
+    },
+    store::Db,
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    daemon::DEFAULT_DOMAIN,
+    store::{domain, fresh_id},
+};
+
+pub fn service(db: &Db) -> Arc<Service> {
+    let (in_flight, _acknowledging) = InFlight::start(db.clone(), Arc::new(Machine));
+    Arc::new(Service {
+        db: db.clone(),
+        clock: Arc::new(Machine),
+        entropy: Arc::new(Machine),
+        sealing: SealingKey::generate(&Machine),
+        settings: Settings {
+            default_domain: domain(DEFAULT_DOMAIN),
+            reserved_usernames: BTreeSet::new(),
+            tombstone_days: 90,
+            default_limits: Limits::default(),
+            reveal_passwords: true,
+        },
+        in_flight,
+        hashing: Arc::new(Semaphore::new(2)),
+    })
+}
+
+pub fn super_admin() -> Caller {
+    caller(Scope::SuperAdmin)
+}
+
+pub fn tenant_caller(tenant: TenantId) -> Caller {
+    caller(Scope::Tenant { tenant })
+}
+
+fn caller(scope: Scope) -> Caller {
+    Caller {
+        key: KeyId(fresh_id()),
+        scope,
+    }
+}
+
+pub async fn tenant(service: &Service, name: &str) -> Tenant {
+    let name = Label::parse(name).unwrap();
+    let made = tenants::create(service, &super_admin(), name, tenants::LimitsChange::default()).await;
+    made.unwrap().0
+}
+
+/// Asks for an inbox.
+pub async fn create(
+    service: &Service,
+    tenant: TenantId,
+    workspace: Option<WorkspaceId>,
+    username: &str,
+) -> Result<Outcome, Error> {
+    let request = Request {
+        username: Some(LocalPart::parse(username).unwrap()),
+        workspace,
+        ..Request::default()
+    };
+    create_inbox(service, &tenant_caller(tenant), &request).await
+}
+
+/// A new inbox, acknowledged, and what is to be published.
+pub async fn created(service: &Service, tenant: TenantId, username: &str) -> (Created, Vec<MapKey>) {
+    match create(service, tenant, None, username).await.unwrap() {
+        Outcome::Created(changed) => (changed.value, changed.publish),
+        Outcome::Existing(inbox) => panic!("existed: {inbox:?}"),
+    }
+}
