@@ -5,5 +5,6 @@
 
 mod api;
 mod e2e;
+mod stack;
 mod store;
 mod support;
