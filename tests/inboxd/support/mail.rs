@@ -227,6 +227,19 @@ impl Idling {
         }))
     }
 
+    /// Idles until the end, where the session may end before it idles.
+    pub async fn begin_if_let(mut imap: Imap) {
+        let selected = in_time(imap.select("INBOX")).await.unwrap();
+        if selected.is_err() {
+            return;
+        }
+        let mut idle = imap.idle();
+        if in_time(idle.init()).await.unwrap().is_ok() {
+            let (waiting, _stop) = idle.wait_with_timeout(Duration::from_secs(600));
+            let _ = waiting.await;
+        }
+    }
+
     /// Whether the session has ended by now.
     pub fn has_ended(&self) -> bool {
         self.0.is_finished()
