@@ -6,7 +6,12 @@ mod serve;
 mod stack;
 mod verify;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -123,11 +128,22 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 
 fn check(source: &Source) -> Result<(), Failure> {
     let config = source.load()?;
-    print!("{}", config.written.shown()?);
-    Ok(())
+    print(&config.written.shown()?)
 }
 
 fn openapi() -> Result<(), Failure> {
-    println!("{}", http::openapi().to_pretty_json()?);
-    Ok(())
+    print(
+        &(http::openapi().to_pretty_json()?
+            + "
+"),
+    )
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use self::health::{Part, Probe, ReadinessProbes};
 use self::problem::{Code, Problem};
 use crate::{
-    ops::{Changed, Service, inboxes::Page},
+    ops::{self, Changed, Service, inboxes::Page},
     publish::Publisher,
 };
 
@@ -82,6 +82,23 @@ impl App {
             self.publisher.publish(changed.publish).await?;
         }
         Ok(changed.value)
+    }
+
+    /// Runs an operation that changes what the mail side sees to its end: written, and published.
+    async fn change<T, F>(
+        &self,
+        operation: impl FnOnce(Arc<Service>) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Changed<T>, ops::Error>> + Send,
+    {
+        let app = self.clone();
+        self.to_the_end(async move {
+            let changed = operation(Arc::clone(&app.service)).await?;
+            app.published(changed).await
+        })
+        .await
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::model::{
     address::Address,
-    maps::{AddressState, Login, MapChange},
+    maps::{AddressState, Login, MapChange, MapKey},
 };
 
 /// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
@@ -189,6 +189,12 @@ impl Maps {
         Ok(wrong)
     }
 
+    /// Removes what nobody reads and no inboxd would leave among the password entries, gives folders their group and
+    /// mode, and returns how much it removed: before the maps are compared with the store.
+    pub fn clean(&self) -> Result<usize, Error> {
+        self.passdb.clean()
+    }
+
     /// Everything that the maps name, in pages: to find what the store does not ask for. Names that no inboxd
     /// would write are removed on the way; their number is the second value.
     pub fn names_after(&self, after: Option<&NamedIn>, limit: usize) -> Result<(Vec<NamedIn>, usize), Error> {
@@ -199,8 +205,11 @@ impl Maps {
                 .filter(|name| name.place == place)
                 .map(|name| name.name.as_str());
             let (names, junk) = match place {
-                Place::Passdb => self.passdb.names_after(start, limit)?,
-                Place::Table(index) => self.table(index).names_after(start, limit)?,
+                Place::Passdb => (self.passdb.names_after(start, limit)?, 0),
+                Place::Table(index) => {
+                    let (table, belongs) = self.table(index);
+                    table.names_after(start, limit, belongs)?
+                }
             };
             removed += junk;
             if !names.is_empty() {
@@ -231,24 +240,37 @@ impl Maps {
 
     fn shows(&self, change: &MapChange) -> Result<bool, Error> {
         match change {
-            MapChange::Domain(domain, served) => Ok(self.domains.get(domain.as_str())?.is_some() == *served),
+            MapChange::Domain(domain, served) => {
+                self.domains.shows(domain.as_str(), served.then_some(PRESENT))
+            }
             MapChange::Address(address, state) => {
                 let name = address.to_string();
                 let line = match state {
                     AddressState::Mailbox(mailbox) => Some(passwd_line(address, mailbox, &self.home)),
                     AddressState::Absent | AddressState::Alias(_) => None,
                 };
-                let is_mailbox = line.is_some();
+                let present = line.is_some().then_some(PRESENT);
                 Ok(self.passdb.shows(address, line.as_deref())?
-                    && self.mailboxes.get(&name)?.is_some() == is_mailbox
-                    && self.aliases.get(&name)? == alias_of(state)
-                    && self.sender_logins.get(&name)? == login_of(address, state))
+                    && self.mailboxes.shows(&name, present)?
+                    && self.aliases.shows(&name, alias_of(state).as_deref())?
+                    && self
+                        .sender_logins
+                        .shows(&name, login_of(address, state).as_deref())?)
             }
         }
     }
 
-    fn table(&self, index: usize) -> &Table {
-        [&self.mailboxes, &self.aliases, &self.sender_logins, &self.domains][index]
+    /// A table, and which keys belong into it.
+    fn table(&self, index: usize) -> (&Table, fn(&MapKey) -> bool) {
+        let is_address = |key: &MapKey| matches!(key, MapKey::Address(_));
+        let is_domain = |key: &MapKey| matches!(key, MapKey::Domain(_));
+        let tables: [(&Table, fn(&MapKey) -> bool); 4] = [
+            (&self.mailboxes, is_address),
+            (&self.aliases, is_address),
+            (&self.sender_logins, is_address),
+            (&self.domains, is_domain),
+        ];
+        tables[index]
     }
 }
 

@@ -42,8 +42,10 @@ const BATCH_MAX_ROWS: u32 = 256;
 const SESSION_ENDINGS_AT_ONCE: usize = 16;
 /// Entries compared at a time at start-up.
 const CHECK_PAGE: u32 = 2_000;
-/// Pause before what could not be published is tried again, without anybody asking.
+/// Pause before what could not be published is tried again, without anybody asking: the first, and the longest that
+/// it grows to.
 const RETRY_PAUSE_MS: u64 = 1_000;
+const RETRY_PAUSE_MAX_MS: u64 = 30_000;
 /// Published marks that may wait to be cleared.
 const CLEAR_QUEUE_MAX: usize = 4096;
 
@@ -162,15 +164,21 @@ impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
         let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
+        let mut retry_pause_ms = RETRY_PAUSE_MS;
         loop {
-            let retry = Duration::from_millis(RETRY_PAUSE_MS);
+            if !self.failing {
+                retry_pause_ms = RETRY_PAUSE_MS;
+            }
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(first) => self.serve(first, &mut requests, &clear).await,
                     None => break,
                 },
                 Some(ended) = self.ending.join_next() => self.failing |= !matches!(ended, Ok(Ok(()))),
-                () = tokio::time::sleep(retry), if self.failing => self.retry().await,
+                () = tokio::time::sleep(Duration::from_millis(retry_pause_ms)), if self.failing => {
+                    retry_pause_ms = (retry_pause_ms * 2).min(RETRY_PAUSE_MAX_MS);
+                    self.retry().await;
+                }
             }
         }
         while self.ending.join_next().await.is_some() {}

@@ -17,7 +17,12 @@ mod tenants;
 mod unpublished;
 mod workspaces;
 
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt as _, path::Path, time::Duration};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use sqlx::{
     PgPool, Postgres, Sqlite, SqlitePool, Transaction,
@@ -268,15 +273,19 @@ fn is_transient_code(code: &str) -> bool {
         .is_ok_and(|number| SQLITE.contains(&(number & 0xff)))
 }
 
-/// Makes the database file for the daemon alone to read, if it is missing. SQLite gives its other files the same mode.
+/// Makes the database file if it is missing, and lets nobody but the daemon read it. SQLite gives its other files the
+/// same mode.
 fn make_private(file: &Path) -> std::io::Result<()> {
-    OpenOptions::new()
+    let open = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(file)
-        .map(drop)
+        .open(file)?;
+    if open.metadata()?.permissions().mode() & 0o077 != 0 {
+        open.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
 }
 
 /// Requires that a statement touched exactly one row.

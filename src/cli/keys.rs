@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Failure, Source, block_on};
+use super::{Failure, Source, block_on, print};
 use crate::{clock::Machine, daemon, ops::keys::create_super_admin};
 
 #[derive(Subcommand, Debug)]
@@ -27,7 +27,6 @@ pub(super) fn keys(command: KeysCommand) -> Result<(), Failure> {
         let db = daemon::open_store(&config).await?;
         let key = create_super_admin(&db, &Machine, &Machine).await?;
         db.close().await;
-        println!("{}", key.expose());
-        Ok(())
+        print(&format!("{}\n", key.expose()))
     })
 }

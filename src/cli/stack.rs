@@ -4,7 +4,7 @@ use std::process::Command as Process;
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{Failure, Source};
+use super::{Failure, Source, print};
 use crate::{
     config::Config,
     stack::{
@@ -53,7 +53,7 @@ pub(super) fn stack(command: StackCommand) -> Result<(), Failure> {
         } else {
             "#"
         };
-        println!("{comment} ==> {} <==\n{contents}", path.display());
+        print(&format!("{comment} ==> {} <==\n{contents}\n", path.display()))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{
     App,
     extract::Query,
-    problem::{Code, Problem, problems},
+    problem::{ANY, Problem, problems},
 };
 
 const DESCRIPTION: &str = "One HTTP call allocates an address; when it answers 201, IMAP login, SMTP submission and inbound \
@@ -125,7 +125,7 @@ fn name_the_request(operation: &mut Operation) {
     }
 }
 
-problems!(DocumentProblems = [Code::ValidationError, Code::Internal]);
+problems!(DocumentProblems = ANY);
 
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     extract::Query,
-    problem::{Code, Problem, problems},
+    problem::{ANY, Problem, problems},
 };
 use crate::telemetry;
 
@@ -47,12 +47,12 @@ pub(super) struct Health {
 pub(super) struct Readiness {
     ready: bool,
     /// By name: `ok`, or why the part is down.
-    #[schema(example = json!({"store": "ok", "maps": "ok", "imap": "ok", "submission": "down: connection refused"}))]
+    #[schema(example = json!({"store": "ok", "maps": "ok", "dovecot": "ok", "postfix": "down: connection refused"}))]
     parts: BTreeMap<&'static str, String>,
 }
 
-problems!(HealthProblems = [Code::ValidationError, Code::Internal]);
-problems!(ReadyProblems = [Code::ValidationError, Code::Internal]);
+problems!(HealthProblems = ANY);
+problems!(ReadyProblems = ANY);
 
 /// Whether the daemon runs
 #[utoipa::path(get, path = "/healthz", tag = "operation", security(()),

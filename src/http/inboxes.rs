@@ -507,12 +507,8 @@ pub(super) async fn delete_inbox(
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let worker = app.clone();
-    app.to_the_end(async move {
-        let changed = ops::delete(&worker.service, &caller.0, InboxId(id)).await?;
-        worker.published(changed).await
-    })
-    .await?;
+    app.change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
+        .await?;
     Ok(Json(Deleted { deleted: true, id }))
 }
 
@@ -530,12 +526,8 @@ pub(super) async fn rotate_password(
     caller.may(ops::READ)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let worker = app.clone();
     let (inbox, password) = app
-        .to_the_end(async move {
-            let changed = ops::rotate_password(&worker.service, &caller.0, InboxId(id)).await?;
-            worker.published(changed).await
-        })
+        .change(move |service| async move { ops::rotate_password(&service, &caller.0, InboxId(id)).await })
         .await?;
     Ok(uncached(
         StatusCode::OK,

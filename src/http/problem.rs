@@ -66,6 +66,7 @@ codes! {
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
     Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
     MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
     StoreUnavailable = SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "The store did not answer; try again.";
@@ -207,9 +208,17 @@ impl Problem {
     }
 }
 
+/// Codes that every call can answer.
+pub const ANY: &[Code] = &[
+    Code::ValidationError,
+    Code::HeadersTooLarge,
+    Code::Internal,
+    Code::Timeout,
+];
 /// Codes that every call with a key can answer.
 pub const KEYED: &[Code] = &[
     Code::ValidationError,
+    Code::HeadersTooLarge,
     Code::MissingApiKey,
     Code::InvalidApiKey,
     Code::Forbidden,

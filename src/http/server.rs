@@ -21,10 +21,10 @@ use tokio::{
 
 /// How long the head of a request may take to arrive.
 const HEADER_TIMEOUT_MS: u64 = 10_000;
-/// Largest head of a request, and most that is buffered of a connection, in octets.
-const HEADERS_MAX_OCTETS: usize = 32 * 1024;
-/// Most header lines of a request.
-const HEADERS_MAX_LINES: usize = 64;
+/// Most that is buffered of a connection, in octets, and most header lines that are parsed. Twice what a request may
+/// have, which is checked where a refusal can be explained.
+const BUFFER_MAX_OCTETS: usize = 64 * 1024;
+const PARSED_LINES_MAX: usize = 128;
 /// Pause after `accept` failed for want of file descriptors.
 const ACCEPT_PAUSE_MS: u64 = 50;
 /// How long a connection on which nothing is under way stays open when the daemon stops: a request that was sent before
@@ -47,8 +47,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(HEADER_TIMEOUT_MS))
-        .max_headers(HEADERS_MAX_LINES)
-        .max_buf_size(HEADERS_MAX_OCTETS);
+        .max_headers(PARSED_LINES_MAX)
+        .max_buf_size(BUFFER_MAX_OCTETS);
     let mut connections = JoinSet::new();
     let spawn = |connections: &mut JoinSet<()>, stream: TcpStream| {
         connections.spawn(serve_connection(

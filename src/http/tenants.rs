@@ -237,12 +237,8 @@ pub(super) async fn update_tenant(
             .map_or_else(LimitsChange::default, |limits| limits.0.into()),
         suspended: input.suspended,
     };
-    let worker = app.clone();
-    app.to_the_end(async move {
-        let changed = ops::change(&worker.service, &caller.0, TenantId(id), &change).await?;
-        worker.published(changed).await
-    })
-    .await?;
+    app.change(move |service| async move { ops::change(&service, &caller.0, TenantId(id), &change).await })
+        .await?;
     Ok(Json(Updated { updated: true, id }))
 }
 
@@ -260,11 +256,7 @@ pub(super) async fn delete_tenant(
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let worker = app.clone();
-    app.to_the_end(async move {
-        let changed = ops::delete(&worker.service, &caller.0, TenantId(id)).await?;
-        worker.published(changed).await
-    })
-    .await?;
+    app.change(move |service| async move { ops::delete(&service, &caller.0, TenantId(id)).await })
+        .await?;
     Ok(Json(Deleted { deleted: true, id }))
 }

@@ -18,6 +18,10 @@ use crate::{
 
 /// How long a call may take. What it began is finished all the same.
 pub(super) const REQUEST_TIMEOUT_MS: u64 = 30_000;
+/// Largest head of a request: octets of its target and of all names and values of its headers.
+const HEAD_MAX_OCTETS: usize = 32 * 1024;
+/// Most header lines of a request.
+const HEADERS_MAX_LINES: usize = 64;
 /// The header that names a request in its answer and in every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -34,7 +38,13 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
 
     let mut response = async {
         let limit = Duration::from_millis(REQUEST_TIMEOUT_MS);
-        let response = tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        let answered = async {
+            match check_head(&request) {
+                Ok(()) => next.run(request).await,
+                Err(problem) => problem.into_response(),
+            }
+        };
+        let response = tokio::time::timeout(limit, answered).await.unwrap_or_else(|_| {
             Problem::new(Code::Timeout, format!("the call took longer than {REQUEST_TIMEOUT_MS} ms")).into_response()
         });
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
@@ -52,4 +62,25 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// The connection has limits, too, but they are coarse, and its refusals have neither a body nor a request id.
+fn check_head(request: &Request) -> Result<(), Problem> {
+    let lines = request.headers().len();
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let octets = fields.sum::<usize>() + target;
+    if lines > HEADERS_MAX_LINES || octets > HEAD_MAX_OCTETS {
+        let rule = format!(
+            "a request may have {HEADERS_MAX_LINES} header lines, and {HEAD_MAX_OCTETS} octets in them and its target"
+        );
+        return Err(Problem::new(Code::HeadersTooLarge, rule));
+    }
+    Ok(())
 }

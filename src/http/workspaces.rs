@@ -252,12 +252,8 @@ pub(super) async fn delete_workspace(
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let worker = app.clone();
-    app.to_the_end(async move {
-        let changed = ops::delete(&worker.service, &caller.0, WorkspaceId(id)).await?;
-        worker.published(changed).await
-    })
-    .await?;
+    app.change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
+        .await?;
     Ok(Json(Deleted { deleted: true, id }))
 }
 

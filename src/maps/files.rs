@@ -7,16 +7,21 @@ use std::{
     path::Path,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::geteuid,
+};
 
 use super::{Error, file_error};
 
 /// Files: the daemon writes, the group reads.
 pub(super) const FILE_MODE: u32 = 0o640;
 /// Folders: the daemon writes, the group enters and lists.
-const FOLDER_MODE: u32 = 0o750;
+pub(super) const FOLDER_MODE: u32 = 0o750;
 /// The folder above: anybody may pass through it to what their group may read.
 const ROOT_MODE: u32 = 0o755;
+/// Of `st_mode`: permissions, without the type (inode(7)).
+const MODE_BITS: u32 = 0o7777;
 const LOCK_FILE: &str = ".writer.lock";
 
 /// Makes a folder if it is missing, and gives it the group and mode that it must have. Without a group: one that
@@ -33,16 +38,25 @@ pub(super) fn ensure_folder(folder: &Path, gid: Option<u32>) -> Result<(), Error
     flush_folder(folder.parent().unwrap_or(folder))
 }
 
-/// Gives an open file or folder the group and mode that it must have, if it has not.
+/// Gives an open file or folder the owner, group and mode that it must have, if it has not.
 pub(super) fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
     let now = file.metadata()?;
-    if let Some(gid) = gid.filter(|&gid| now.gid() != gid) {
-        fchown(file, None, Some(gid))?;
+    if !is_owned(&now, gid) {
+        fchown(file, Some(geteuid().as_raw()), gid)?;
     }
-    if now.permissions().mode() & 0o7777 != mode {
+    if now.mode() & MODE_BITS != mode {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+/// Whether a file belongs to the daemon and may be read by the group, and by nobody else.
+pub(super) fn is_file_of_group(file: &fs::Metadata, gid: u32) -> bool {
+    file.is_file() && is_owned(file, Some(gid)) && file.mode() & MODE_BITS == FILE_MODE
+}
+
+fn is_owned(now: &fs::Metadata, gid: Option<u32>) -> bool {
+    now.uid() == geteuid().as_raw() && gid.is_none_or(|gid| now.gid() == gid)
 }
 
 /// Makes the names in a folder durable.

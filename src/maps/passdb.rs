@@ -2,17 +2,17 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{self, File, FileType, OpenOptions},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use super::{
     Error, file_error,
-    files::{FILE_MODE, ensure_folder, flush_folder, own},
+    files::{FILE_MODE, FOLDER_MODE, ensure_folder, flush_folder, is_file_of_group, own},
 };
-use crate::model::address::{Address, DomainName};
+use crate::model::address::{Address, DomainName, LocalPart};
 
 /// What a file that is being written is called: no local part starts with a dot.
 const UNFINISHED_PREFIX: &str = ".new-";
@@ -49,11 +49,43 @@ impl PassdbTree {
     /// Whether the entry of an address is this line; `None`: whether there is no entry.
     pub(super) fn shows(&self, address: &Address, line: Option<&str>) -> Result<bool, Error> {
         let path = self.entry(address);
-        match fs::read(&path) {
-            Ok(found) => Ok(line.is_some_and(|line| found == line.as_bytes())),
+        let read = || {
+            let mut file = File::open(&path)?;
+            let readable = is_file_of_group(&file.metadata()?, self.gid);
+            let mut found = Vec::new();
+            file.read_to_end(&mut found)?;
+            Ok((readable, found))
+        };
+        match read() {
+            Ok((readable, found)) => Ok(line.is_some_and(|line| readable && found == line.as_bytes())),
             Err(error) if is_missing(&error) => Ok(line.is_none()),
             Err(error) => Err(file_error("read the password entry", &path)(error)),
         }
+    }
+
+    /// Removes what cannot be an entry: unfinished files, other things than files, names that no address has. Gives
+    /// folders of domains their group and mode. Returns how many things it removed.
+    pub(super) fn clean(&self) -> Result<usize, Error> {
+        let mut removed = 0;
+        let is_domain = |name: &str| DomainName::parse(name).is_ok_and(|domain| domain.as_str() == name);
+        let is_local_part = |name: &str| LocalPart::parse(name).is_ok();
+        for (path, name, kind) in entries(&self.root)? {
+            if !kind.is_dir() || !name.is_some_and(|name| is_domain(&name)) {
+                remove_stray(&path, kind)?;
+                removed += 1;
+                continue;
+            }
+            File::open(&path)
+                .and_then(|folder| own(&folder, Some(self.gid), FOLDER_MODE))
+                .map_err(file_error("set group and mode of the folder", &path))?;
+            for (path, name, kind) in entries(&path)? {
+                if !kind.is_file() || !name.is_some_and(|name| is_local_part(&name)) {
+                    remove_stray(&path, kind)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// How many entries there are.
@@ -65,14 +97,9 @@ impl PassdbTree {
         Ok(count)
     }
 
-    /// A page of the addresses that have an entry, behind the given one. What cannot be an entry is removed; the
-    /// second value says how much of it there was.
-    pub(super) fn names_after(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<(Vec<String>, usize), Error> {
-        let (mut names, mut removed) = (Vec::new(), 0);
+    /// A page of the addresses that have an entry, behind the given one. What cannot be an entry has been cleaned away.
+    pub(super) fn names_after(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
         let (after_local_part, after_domain) =
             after.and_then(|name| name.split_once('@')).unwrap_or(("", ""));
         for domain in list(&self.root)? {
@@ -84,19 +111,13 @@ impl PassdbTree {
                 if domain == after_domain && local_part.as_str() <= after_local_part {
                     continue;
                 }
-                if Address::parse(&format!("{local_part}@{domain}")).is_err() {
-                    let path = folder.join(&local_part);
-                    fs::remove_file(&path).map_err(file_error("remove the stray file", &path))?;
-                    removed += 1;
-                    continue;
-                }
                 names.push(format!("{local_part}@{domain}"));
                 if names.len() == limit {
-                    return Ok((names, removed));
+                    return Ok(names);
                 }
             }
         }
-        Ok((names, removed))
+        Ok(names)
     }
 
     /// Writes, flushes and removes a file.
@@ -160,7 +181,14 @@ impl Batch<'_> {
                 self.touched.insert(self.tree.folder(&address.domain));
                 Ok(())
             }
-            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) if is_missing(&error) => {
+                // Perhaps removed by a batch that failed before its flush.
+                let folder = self.tree.folder(&address.domain);
+                if folder.is_dir() {
+                    self.touched.insert(folder);
+                }
+                Ok(())
+            }
             Err(error) => Err(file_error("remove the password entry", &entry)(error)),
         }
     }
@@ -176,6 +204,31 @@ fn is_missing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+/// What is in a folder: path, name if it is text, type.
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, Option<String>, FileType)>, Error> {
+    let doing = "list the folder";
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(file_error(doing, folder))? {
+        let entry = entry.map_err(file_error(doing, folder))?;
+        let kind = entry.file_type().map_err(file_error(doing, folder))?;
+        found.push((entry.path(), entry.file_name().into_string().ok(), kind));
+    }
+    Ok(found)
+}
+
+/// Removes something that does not belong into the tree, whatever it is; a link, not what it points to.
+fn remove_stray(path: &Path, kind: FileType) -> Result<(), Error> {
+    let removed = if kind.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    removed.map_err(file_error(
+        "remove what does not belong among the password entries",
+        path,
+    ))
 }
 
 /// The names in a folder, in order of their octets.

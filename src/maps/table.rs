@@ -7,9 +7,11 @@
 //!
 //! Every key and value ends in a NUL, because Postfix remembers the first form that hits.
 
+mod check;
+
 use std::{
     fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -26,6 +28,7 @@ use super::{
     Error, file_error,
     files::{FILE_MODE, own},
 };
+use crate::model::maps::MapKey;
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
 const MAP_SIZE_OCTETS: usize = 4 << 30;
@@ -59,19 +62,24 @@ pub enum TableError {
     /// Look-ups held the lock all the time.
     #[error("no turn between look-ups within {LOCK_TIMEOUT_MS} ms")]
     Busy,
+    /// Pages of it are missing or are no pages.
+    #[error("it is damaged")]
+    Damaged,
+    /// Somebody removed or replaced the file.
+    #[error(
+        "its file was removed or replaced while inboxd had it open: restart inboxd, which writes it anew"
+    )]
+    Gone,
 }
 
 impl Table {
-    /// Opens a table and makes it if it is missing. One that LMDB cannot read is set aside and made anew; open
-    /// SMTP sessions notice by the changed file, and what was in it is published again by the start-up check.
+    /// Opens a table and makes it if it is missing. One that is damaged is set aside and made anew; open SMTP sessions
+    /// keep the old file until they end, and what was in it is published again by the start-up check.
     pub(super) fn open(path: &Path, gid: u32) -> Result<Self, Error> {
         match Self::try_open(path, gid) {
-            Err(Error::Table {
-                source: TableError::Lmdb(error),
-                ..
-            }) if is_damage(&error) => {
+            Err(Error::Table { source, .. }) if is_damage(&source) => {
                 let aside = path.with_extension(DAMAGED_EXTENSION);
-                tracing::error!(table = %path.display(), aside = %aside.display(), %error, "set a damaged table aside");
+                tracing::error!(table = %path.display(), aside = %aside.display(), error = %source, "set a damaged table aside");
                 std::fs::rename(path, &aside).map_err(file_error("set aside the damaged table", path))?;
                 Self::try_open(path, gid)
             }
@@ -96,6 +104,9 @@ impl Table {
             source,
         };
         let held = WriteLock::take(&lock).map_err(failed)?;
+        if !check::is_whole(&lock).map_err(file_error("read the table", path))? {
+            return Err(failed(TableError::Damaged));
+        }
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE_OCTETS);
         #[expect(
@@ -156,14 +167,14 @@ impl Table {
         self.env.force_sync().map_err(|error| self.failed("flush", error))
     }
 
-    /// The value of a name.
-    pub(super) fn get(&self, name: &str) -> Result<Option<String>, Error> {
+    /// Whether the value of a name is this; `None`: whether there is no such name.
+    pub(super) fn shows(&self, name: &str, value: Option<&str>) -> Result<bool, Error> {
         let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-        let value = self
+        let found = self
             .database
             .get(&txn, &with_nul(name))
             .map_err(|error| self.failed("read", error))?;
-        Ok(value.map(|value| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()))
+        Ok(found == value.map(with_nul).as_deref())
     }
 
     /// How many names there are.
@@ -174,12 +185,13 @@ impl Table {
             .map_err(|error| self.failed("count", error))
     }
 
-    /// A page of names behind the given one. Keys that inboxd does not write are removed; the second value says
-    /// how many there were.
+    /// A page of names behind the given one. Keys that inboxd does not write into this table are removed; the second
+    /// value says how many there were.
     pub(super) fn names_after(
         &self,
         after: Option<&str>,
         limit: usize,
+        belongs: fn(&MapKey) -> bool,
     ) -> Result<(Vec<String>, usize), Error> {
         let (mut names, mut junk) = (Vec::new(), Vec::new());
         {
@@ -200,8 +212,7 @@ impl Table {
                     .and_then(|name| std::str::from_utf8(name).ok())
                 {
                     Some(name)
-                        if crate::model::maps::MapKey::parse(name)
-                            .is_ok_and(|key| key.to_string() == name) =>
+                        if MapKey::parse(name).is_ok_and(|key| belongs(&key) && key.to_string() == name) =>
                     {
                         names.push(name.to_owned());
                     }
@@ -236,6 +247,9 @@ impl Table {
             source,
         };
         let _held = WriteLock::take(&self.lock).map_err(failed)?;
+        if !self.is_in_place() {
+            return Err(failed(TableError::Gone));
+        }
         (|| {
             let mut txn = self.env.write_txn()?;
             let result = run(&mut txn)?;
@@ -243,6 +257,14 @@ impl Table {
             Ok(result)
         })()
         .map_err(|error: heed::Error| failed(error.into()))
+    }
+
+    /// Whether Postfix, which opens the path, gets the file that is open here.
+    fn is_in_place(&self) -> bool {
+        let identity = |file: std::fs::Metadata| (file.dev(), file.ino());
+        let there = std::fs::metadata(&self.path).map(identity);
+        let here = self.lock.metadata().map(identity);
+        matches!((there, here), (Ok(there), Ok(here)) if there == here)
     }
 
     fn failed(&self, doing: &'static str, error: heed::Error) -> Error {
@@ -258,11 +280,14 @@ fn with_nul(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
 
-fn is_damage(error: &heed::Error) -> bool {
+fn is_damage(error: &TableError) -> bool {
     use heed::MdbError::{Corrupted, Invalid, PageNotFound, Panic, VersionMismatch};
     matches!(
         error,
-        heed::Error::Mdb(Corrupted | Invalid | PageNotFound | Panic | VersionMismatch)
+        TableError::Damaged
+            | TableError::Lmdb(heed::Error::Mdb(
+                Corrupted | Invalid | PageNotFound | Panic | VersionMismatch
+            ))
     )
 }
 

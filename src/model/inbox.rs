@@ -2,6 +2,7 @@
 
 use super::{
     address::{Address, LocalPart},
+    api_key::Scope,
     ids::{InboxId, TenantId, WorkspaceId},
     metadata::Metadata,
     names::DisplayName,
@@ -43,6 +44,15 @@ pub struct InboxAddress {
 }
 
 impl Inbox {
+    /// What its own key reaches.
+    pub fn scope(&self) -> Scope {
+        Scope::Inbox {
+            tenant: self.tenant,
+            workspace: self.workspace,
+            inbox: self.id,
+        }
+    }
+
     /// The primary address: the one that the inbox sends from now.
     pub fn primary(&self) -> &Address {
         self.addresses

@@ -1,19 +1,21 @@
 //! `POST /v1/inboxes`: which inbox a request gets (contract, section 3).
 
-use super::{Changed, Error, Service, in_flight::Claim, inboxes::WRITE, require, secrets::FreshPassword};
+use super::{
+    Changed, Error, Service, in_flight::Claim, inboxes::WRITE, keys::issue, require, secrets::FreshPassword,
+};
 use crate::{
     model::{
         address::{Address, DomainName, LocalPart},
         allocation,
-        api_key::{ApiKey, Caller, KeyKind, Scope},
-        ids::{InboxId, KeyId, TenantId, WorkspaceId},
+        api_key::{ApiKey, Caller, Scope},
+        ids::{InboxId, TenantId, WorkspaceId},
         inbox::{Inbox, InboxAddress},
         limits::Limited,
         metadata::Metadata,
         names::DisplayName,
         tenant::Tenant,
     },
-    store::{NewInbox, NewKey, Owner, SessionsToEnd, Tx},
+    store::{NewInbox, Owner, SessionsToEnd, Tx},
 };
 
 /// Unfinished creations without a name that one request looks at.
@@ -217,7 +219,6 @@ async fn allocate(
     // Nobody knows the id yet, so this does not wait; whoever sees the row later does.
     let claim = service.in_flight.claim(id).await;
     let password = service.fresh_password(id).await?;
-    let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
 
     let mut tx = service.db.write().await?;
@@ -255,14 +256,7 @@ async fn allocate(
         workspace: target.workspace,
         inbox: id,
     };
-    tx.insert_key(&NewKey {
-        id: KeyId(service.new_id()),
-        key: &key,
-        scope,
-        name: None,
-        created_at: now,
-    })
-    .await?;
+    let key = issue(service, &mut tx, scope, None).await?.key;
     let publish = service
         .mark(&mut tx, [canonical.clone()], SessionsToEnd::None)
         .await?;
@@ -389,7 +383,6 @@ async fn complete(
     claim: Claim,
 ) -> Result<Option<Outcome>, Error> {
     let password = service.fresh_password(inbox.id).await?;
-    let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;
     tx.lock_tenant(inbox.tenant).await?;
@@ -400,19 +393,7 @@ async fn complete(
     tx.describe_inbox(inbox.id, inbox.display_name.as_ref(), &inbox.metadata)
         .await?;
     tx.revoke_keys_of(Owner::Inbox(inbox.id), now).await?;
-    let scope = Scope::Inbox {
-        tenant: inbox.tenant,
-        workspace: inbox.workspace,
-        inbox: inbox.id,
-    };
-    tx.insert_key(&NewKey {
-        id: KeyId(service.new_id()),
-        key: &key,
-        scope,
-        name: None,
-        created_at: now,
-    })
-    .await?;
+    let key = issue(service, &mut tx, inbox.scope(), None).await?.key;
     // Nobody was given the credentials that no longer hold, so no session can be open with them.
     let publish = service
         .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::None)

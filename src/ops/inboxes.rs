@@ -2,17 +2,17 @@
 
 use serde_json::{Map, Value};
 
-use super::{Changed, Error, KeyRule, PAGE_MAX, Service, require, secrets::FreshPassword};
+use super::{Changed, Error, KeyRule, PAGE_MAX, Service, keys::issue, require, secrets::FreshPassword};
 use crate::{
     model::{
         api_key::{ApiKey, Caller, KeyKind, Scope},
-        ids::{InboxId, KeyId},
+        ids::InboxId,
         inbox::Inbox,
         maps::MapKey,
         names::DisplayName,
         password::MailPassword,
     },
-    store::{InboxFilter, NewKey, Owner, SessionsToEnd, Tx},
+    store::{InboxFilter, Owner, SessionsToEnd, Tx},
 };
 
 /// Who may read inboxes and rotate the password of one.
@@ -268,24 +268,11 @@ pub async fn rotate_password(
 /// Gives an inbox a new key; the old one stops working with the commit.
 pub async fn rotate_key(service: &Service, caller: &Caller, id: InboxId) -> Result<ApiKey, Error> {
     require(caller, WRITE)?;
-    let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let now = service.now();
     let mut tx = service.db.write().await?;
     let inbox = reached_to_change(&mut tx, caller, id).await?;
     tx.revoke_keys_of(Owner::Inbox(id), now).await?;
-    let scope = Scope::Inbox {
-        tenant: inbox.tenant,
-        workspace: inbox.workspace,
-        inbox: id,
-    };
-    tx.insert_key(&NewKey {
-        id: KeyId(service.new_id()),
-        key: &key,
-        scope,
-        name: None,
-        created_at: now,
-    })
-    .await?;
+    let key = issue(service, &mut tx, inbox.scope(), None).await?.key;
     tx.commit().await?;
     Ok(key)
 }

@@ -2,15 +2,54 @@
 
 use super::{Error, Service, workspaces};
 use crate::{
-    clock::{self, Clock, Entropy},
+    clock::{self, Clock, Entropy, Timestamp},
     model::{
-        api_key::{ApiKey, Caller, KeyKind, Scope},
+        api_key::{ApiKey, Caller, Scope},
         ids::{KeyId, WorkspaceId},
         names::Label,
         workspace::WorkspaceKey,
     },
-    store::{self, Db, NewKey},
+    store::{self, Db, NewKey, Tx},
 };
+
+/// A key that was just made.
+pub(super) struct Issued {
+    /// The key itself, for the one answer that carries it.
+    pub(super) key: ApiKey,
+    id: KeyId,
+    created_at: Timestamp,
+}
+
+/// Makes a key that reaches this, and writes its hash.
+async fn issue_with(
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+    tx: &mut Tx,
+    scope: Scope,
+    name: Option<&Label>,
+) -> Result<Issued, store::Error> {
+    let key = ApiKey::generate(scope.kind(), entropy);
+    let (id, created_at) = (KeyId(clock::new_id(clock, entropy)), clock.now());
+    let new = NewKey {
+        id,
+        key: &key,
+        scope,
+        name,
+        created_at,
+    };
+    tx.insert_key(&new).await?;
+    Ok(Issued { key, id, created_at })
+}
+
+/// The same with the clock and the entropy of the service.
+pub(super) async fn issue(
+    service: &Service,
+    tx: &mut Tx,
+    scope: Scope,
+    name: Option<&Label>,
+) -> Result<Issued, store::Error> {
+    issue_with(&*service.clock, &*service.entropy, tx, scope, name).await
+}
 
 /// Makes a super admin key. There is no call of the API for this: whoever may open the store may.
 pub async fn create_super_admin(
@@ -18,19 +57,10 @@ pub async fn create_super_admin(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<ApiKey, store::Error> {
-    let key = ApiKey::generate(KeyKind::SuperAdmin, entropy);
     let mut tx = db.write().await?;
-    let id = KeyId(clock::new_id(clock, entropy));
-    tx.insert_key(&NewKey {
-        id,
-        key: &key,
-        scope: Scope::SuperAdmin,
-        name: None,
-        created_at: clock.now(),
-    })
-    .await?;
+    let issued = issue_with(clock, entropy, &mut tx, Scope::SuperAdmin, None).await?;
     tx.commit().await?;
-    Ok(key)
+    Ok(issued.key)
 }
 
 /// Makes a key for a workspace of the caller's tenant.
@@ -41,19 +71,10 @@ pub async fn create(
     name: Option<Label>,
 ) -> Result<(ApiKey, WorkspaceKey), Error> {
     let tenant = workspaces::tenant_of(caller)?;
-    let key = ApiKey::generate(KeyKind::Workspace, &*service.entropy);
     let mut tx = service.db.write().await?;
     workspaces::reached_to_change(&mut tx, tenant, workspace).await?;
-    let (id, created_at) = (KeyId(service.new_id()), service.now());
     let scope = Scope::Workspace { tenant, workspace };
-    tx.insert_key(&NewKey {
-        id,
-        key: &key,
-        scope,
-        name: name.as_ref(),
-        created_at,
-    })
-    .await?;
+    let Issued { key, id, created_at } = issue(service, &mut tx, scope, name.as_ref()).await?;
     tx.commit().await?;
     let listed = WorkspaceKey {
         id,

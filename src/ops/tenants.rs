@@ -3,19 +3,20 @@
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
     inboxes::{Page, bury, unfinished},
+    keys::issue,
     require,
 };
 use crate::{
     model::{
         api_key::{ApiKey, Caller, KeyKind, Scope},
-        ids::{KeyId, TenantId, WorkspaceId},
+        ids::{TenantId, WorkspaceId},
         limits::Limits,
         maps::MapKey,
         names::{Label, Slug},
         tenant::Tenant,
         workspace::Workspace,
     },
-    store::{NewKey, Owner, SessionsToEnd},
+    store::{Owner, SessionsToEnd},
 };
 
 /// Who may manage tenants.
@@ -113,21 +114,14 @@ pub async fn create(
         domain_count: 0,
         created_at: now,
     };
-    let key = ApiKey::generate(KeyKind::Tenant, &*service.entropy);
     let mut tx = service.db.write().await?;
     tx.insert_tenant(&tenant).await?;
     if !tx.insert_workspace(&default).await? {
         return Err(Error::SlugTaken);
     }
-    let scope = Scope::Tenant { tenant: id };
-    tx.insert_key(&NewKey {
-        id: KeyId(service.new_id()),
-        key: &key,
-        scope,
-        name: None,
-        created_at: now,
-    })
-    .await?;
+    let key = issue(service, &mut tx, Scope::Tenant { tenant: id }, None)
+        .await?
+        .key;
     tx.commit().await?;
     Ok((tenant, key))
 }

@@ -178,3 +178,19 @@ async fn every_content_type_and_an_empty_body_are_tolerated() {
         .unwrap();
     assert_eq!(answer.status(), 201);
 }
+
+#[tokio::test]
+async fn heads_without_end_are_refused() {
+    let daemon = Daemon::start(crate::support::daemon::Database::Sqlite).await;
+    let acme = daemon.tenant("Acme").await;
+    let many = (0..100).fold(acme.request(Method::GET, "/v1/me"), |request, n| {
+        request.header(format!("x-{n}"), "x")
+    });
+    let large = acme
+        .request(Method::GET, "/v1/me")
+        .header("x-large", "x".repeat(40 * 1024));
+    for request in [many, large] {
+        assert_eq!(acme.send(request).await.error(), (431, "HEADERS_TOO_LARGE"));
+    }
+    assert_eq!(acme.get("/v1/me").await.status, 200);
+}

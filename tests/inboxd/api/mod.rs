@@ -8,6 +8,7 @@ mod faults;
 mod idempotency;
 mod inboxes;
 mod operation;
+mod shapes;
 mod tenants;
 mod workspaces;
 

@@ -39,14 +39,10 @@ use crate::support::{
 static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
-const MAY_SCAN: [(&str, &str); 3] = [
+const MAY_SCAN: [(&str, &str); 2] = [
     (
         "SELECT name FROM domains WHERE verified_at IS NOT NULL",
         "all domains, at start",
-    ),
-    (
-        "SELECT map_key, mark, end_sessions_since FROM unpublished ORDER BY",
-        "marks are few: they go with their publication",
     ),
     (
         "SELECT a.local_part AS address_local_part, a.domain AS address_domain, i.id, i.local_part",

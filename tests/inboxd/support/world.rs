@@ -86,13 +86,13 @@ impl World {
     /// The same with a store on this database.
     pub async fn run_on(database: Database, test: impl AsyncFnOnce(&mut Self)) {
         let mut world = Self::start(database).await;
-        let outcome = AssertUnwindSafe(test(&mut world)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         let Self { stack, layout, .. } = world;
         stack.stop().await;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                eprintln!("--- end of {} ---\n{}", log.display(), super::end_of(&text));
+                let lines = fs::read_to_string(&log).unwrap_or_default();
+                eprintln!("--- end of {} ---\n{}", log.display(), super::end_of(&lines));
             }
             // The daemon's own log is shown when it is dropped.
             resume_unwind(panic);
