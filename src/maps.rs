@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::model::{
     address::Address,
-    maps::{AddressState, MapChange, MapKey},
+    maps::{AddressState, Login, MapChange, MapKey},
 };
 
 /// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
@@ -313,11 +313,12 @@ impl Place {
     ];
 }
 
-/// The login that may send from an address.
-fn login_of(address: &Address, state: &AddressState) -> Option<String> {
+/// The login that may send from an address. None for a locked mailbox: a submission session that was logged in before
+/// cannot be ended, but it can name no sender any more.
+pub fn login_of(address: &Address, state: &AddressState) -> Option<String> {
     match state {
         AddressState::Absent => None,
-        AddressState::Mailbox(_) => Some(address.to_string()),
+        AddressState::Mailbox(mailbox) => (mailbox.login != Login::Locked).then(|| address.to_string()),
         AddressState::Alias(canonical) => Some(canonical.to_string()),
     }
 }

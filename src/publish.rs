@@ -402,7 +402,7 @@ impl Task {
             let mailboxes = changes.iter().filter(|change| is_mailbox(change)).count() as u64;
             expected.passwords += mailboxes;
             expected.mailboxes += mailboxes;
-            expected.sender_logins += changes.len() as u64;
+            expected.sender_logins += changes.iter().filter(|change| may_send(change)).count() as u64;
             expected.aliases += changes.len() as u64 - mailboxes;
             differences.wrong += self.repair(changes).await?;
         }
@@ -519,6 +519,10 @@ impl Retry {
             Self::soon()
         }
     }
+}
+
+fn may_send(change: &MapChange) -> bool {
+    matches!(change, MapChange::Address(address, state) if maps::login_of(address, state).is_some())
 }
 
 fn is_mailbox(change: &MapChange) -> bool {

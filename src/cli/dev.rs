@@ -153,6 +153,7 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
 }
 
 async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure> {
+    // Held until everything has ended: who waits for the folder waits for the daemon's last answers, too.
     let instance = Instance::claim(dir)?;
     let stop = stop_signal()?;
     let mut stop = std::pin::pin!(stop);
@@ -178,7 +179,7 @@ async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure>
         }
     }
 
-    let outcome = with_mail_servers(dir, ports, &config, instance, &mut daemon, &mut stop).await;
+    let outcome = with_mail_servers(dir, ports, &config, &instance, &mut daemon, &mut stop).await;
     drop(stop_daemon);
     if !daemon.is_finished() {
         daemon.await??;
@@ -191,7 +192,7 @@ async fn with_mail_servers(
     dir: &Path,
     ports: DevPorts,
     config: &Config,
-    instance: Instance,
+    instance: &Instance,
     daemon: &mut tokio::task::JoinHandle<Result<(), daemon::Error>>,
     stop: &mut (impl Future<Output = ()> + Unpin),
 ) -> Result<(), Failure> {

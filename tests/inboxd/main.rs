@@ -8,5 +8,6 @@ mod e2e;
 mod law;
 mod load;
 mod maps;
+mod stack;
 mod store;
 mod support;

@@ -143,6 +143,14 @@ fn end_of(log: &Path, begins_at: usize) -> String {
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
 
+/// Whether a process has not ended. A zombie has: it only waits for its parent to ask how.
+fn is_running(pid: i32) -> bool {
+    // proc(5): pid (comm) state ...; comm may hold anything, also parentheses.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, behind)| !behind.trim_start().starts_with(['Z', 'X']))
+}
+
 /// Stops the one that runs in this folder, and mail servers that a killed one left.
 pub(super) async fn stop(wanted: &Path) -> Result<(), Failure> {
     let dir: PathBuf =
@@ -159,7 +167,8 @@ pub(super) async fn stop(wanted: &Path) -> Result<(), Failure> {
             .map_err(|_| format!("{} holds no process id", path.display()))?;
         kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|errno| format!("stop process {pid}: {errno}"))?;
         let deadline = Instant::now() + Duration::from_millis(STOP_TIMEOUT_MS);
-        while is_taken(&pid_file)? {
+        // The process lets go of the folder shortly before it ends.
+        while is_taken(&pid_file)? || is_running(pid) {
             if Instant::now() > deadline {
                 return Err(format!("process {pid} did not end within {STOP_TIMEOUT_MS} ms").into());
             }

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    daemon::Daemon,
+    daemon::{Daemon, Database},
     mail::Message,
     wait::until,
     world::{Inbox, World, create},
@@ -42,7 +42,16 @@ async fn wait_until_ready(daemon: &Daemon) {
 
 #[tokio::test]
 async fn mail_goes_on_while_the_daemon_is_stopped_or_was_killed() {
-    World::run(async |world| {
+    assert_mail_goes_on(Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn mail_goes_on_while_the_daemon_is_stopped_or_was_killed_on_postgresql() {
+    assert_mail_goes_on(Database::Postgres).await;
+}
+
+async fn assert_mail_goes_on(database: Database) {
+    World::run_on(database, async |world| {
         let tenant = world.tenant("Acme").await;
         let (ada, gone) = (create(&tenant, "ada").await, create(&tenant, "gone").await);
         tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;

@@ -1,12 +1,24 @@
 //! What an answer takes away is gone when the answer comes: logins, open sessions, deliveries.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use inboxd::model::address::Address;
 use serde_json::json;
 
 use crate::support::{
     api::Api,
     mail::{Idling, Mail, Message, Submitting},
+    wait::{LIMIT, until},
     world::{Inbox, World, create},
 };
+
+/// Times that credentials end under logins.
+const ROUNDS: usize = 6;
+/// Owners who log in meanwhile.
+const OWNERS: usize = 12;
 
 /// What an owner had open when its mailbox was cut off.
 struct Open {
@@ -43,6 +55,12 @@ async fn assert_locked_out(mail: &Mail, inbox: &Inbox) {
     );
 }
 
+/// Asked of Dovecot, which counts a session until it is gone.
+async fn assert_no_session(world: &World, inbox: &Inbox) {
+    let login = Address::parse(&inbox.email).unwrap();
+    assert_eq!(world.doveadm().is_connected(&login).await.unwrap(), Some(false));
+}
+
 async fn assert_works(mail: &Mail, inbox: &Inbox) {
     let message = Message::new(&format!("{} works", inbox.id));
     mail.submit(inbox, &inbox.email, &message).await.unwrap();
@@ -73,6 +91,7 @@ async fn a_deleted_inbox_is_gone_when_delete_answers() {
             (deleted.status, &deleted.body),
             (200, &json!({"deleted": true, "id": ada.id}))
         );
+        assert_no_session(world, &ada).await;
         assert_gone(mail, &ada).await;
         open.idling.assert_ended().await;
         // A submission session that was logged in can no longer name a sender that nobody owns.
@@ -112,6 +131,7 @@ async fn a_rotated_password_ends_the_old_one_and_its_sessions() {
             let rotated = caller.request(reqwest::Method::POST, &path);
             let rotated = caller.send(rotated).await;
             assert_eq!(rotated.status, 200, "{rotated:?}");
+            assert_no_session(world, &ada).await;
             let new = Inbox {
                 password: rotated.text("imapPassword").to_owned(),
                 ..ada.clone()
@@ -157,6 +177,7 @@ async fn a_deleted_workspace_takes_its_mailboxes_along() {
         let open = Open::of(&world.mail, &gone[0]).await;
         let deleted = tenant.delete(&format!("/v1/workspaces/{}", workspace.id())).await;
         assert_eq!(deleted.status, 200, "{deleted:?}");
+        assert_no_session(world, &gone[0]).await;
         for inbox in &gone {
             assert_gone(&world.mail, inbox).await;
         }
@@ -179,6 +200,7 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
 
         let suspended = sa.patch(&path, &json!({"suspended": true})).await;
         assert_eq!(suspended.status, 200, "{suspended:?}");
+        assert_no_session(world, &ada).await;
         assert_locked_out(&world.mail, &ada).await;
         open.idling.assert_ended().await;
         let refused = tenant.get("/v1/inboxes").await;
@@ -195,6 +217,16 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
             .submit(&stranger, &ada.email, &Message::new("from here"))
             .await
             .unwrap();
+        // Postfix lets nobody end a session, but this one can name no sender any more.
+        let mut submitting = open.submitting;
+        submitting.say(&format!("MAIL FROM:<{}>", ada.email)).await;
+        let refused = submitting.say(&format!("RCPT TO:<{}>", stranger.email)).await;
+        assert!(refused.starts_with("553"), "{refused}");
+        // A start while it is suspended finds nothing to repair; the very first one made the default domain.
+        world.daemon.stop().await;
+        world.daemon.up().await;
+        assert_eq!(world.daemon.log().matches("have been repaired").count(), 1);
+
         let resumed = sa.patch(&path, &json!({"suspended": false})).await;
         assert_eq!(resumed.status, 200, "{resumed:?}");
         world.mail.receive(&ada, &meanwhile).await;
@@ -209,6 +241,70 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
         open.idling.assert_ended().await;
         assert_eq!(works(&tenant).await, 401);
         assert_works(&world.mail, &stranger).await;
+    })
+    .await;
+}
+
+/// Logs in and out all the time; once the credentials are being ended, logs in and idles until the server ends that.
+/// Returns when a login is refused, with the number of logins that were not. So it never returns if one session outlives
+/// its credentials.
+async fn log_in_until_refused(mail: Mail, inbox: Inbox, ending: Arc<AtomicBool>) -> usize {
+    let mut last_ones = 0;
+    loop {
+        match mail.try_log_in(&inbox.email, &inbox.password).await {
+            Ok(imap) if ending.load(Ordering::SeqCst) => {
+                last_ones += 1;
+                Idling::begin_if_let(imap).await;
+            }
+            Ok(mut imap) => {
+                // The server may have ended it meanwhile.
+                let _ = imap.logout().await;
+            }
+            Err(error) if error.contains("AUTHENTICATIONFAILED") => return last_ones,
+            // Ended between the password and the mailbox.
+            Err(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_session_slips_through_while_its_credentials_end() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        let mut inbox = create(&tenant, "ada").await;
+        let path = format!("/v1/inboxes/{}", inbox.id);
+        for round in 0..ROUNDS {
+            let ending = Arc::new(AtomicBool::new(false));
+            let owners: Vec<_> = (0..OWNERS)
+                .map(|_| {
+                    let owner = log_in_until_refused(world.mail.clone(), inbox.clone(), Arc::clone(&ending));
+                    tokio::spawn(owner)
+                })
+                .collect();
+            let doveadm = world.doveadm();
+            let login = Address::parse(&inbox.email).unwrap();
+            until("somebody is logged in", || async {
+                (doveadm.is_connected(&login).await.unwrap() == Some(true)).then_some(())
+            })
+            .await;
+            ending.store(true, Ordering::SeqCst);
+            if round + 1 == ROUNDS {
+                assert_eq!(tenant.delete(&path).await.status, 200);
+            } else {
+                let rotate = tenant.request(reqwest::Method::POST, &format!("{path}/rotate-password"));
+                let rotated = tenant.send(rotate).await;
+                assert_eq!(rotated.status, 200, "{rotated:?}");
+                rotated.text("imapPassword").clone_into(&mut inbox.password);
+            }
+            let mut sessions = 0;
+            for owner in owners {
+                sessions += tokio::time::timeout(LIMIT, owner)
+                    .await
+                    .expect("a session outlived its credentials")
+                    .unwrap();
+            }
+            println!("round {round}: {sessions} sessions began while their credentials were ended");
+        }
     })
     .await;
 }

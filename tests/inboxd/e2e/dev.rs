@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use crate::support::{Folder, daemon::INBOXD, end_of, processes_of, wait::until};
 
 /// Longest run of any command here.
-const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+const COMMAND_LIMIT: Duration = Duration::from_mins(2);
 /// Ports that `inboxd dev` uses, from its base on.
 const PORTS: u16 = 5;
 

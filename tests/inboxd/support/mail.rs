@@ -22,6 +22,8 @@ use super::{
 };
 
 const HOST: &str = "127.0.0.1";
+/// Longer than any test idles.
+const IDLE_LIMIT: Duration = Duration::from_mins(10);
 
 /// A session of a mailbox's owner.
 pub type Imap = async_imap::Session<TlsStream<TcpStream>>;
@@ -214,7 +216,7 @@ impl Idling {
         let mut idle = imap.idle();
         in_time(idle.init()).await.unwrap().unwrap();
         Self(tokio::spawn(async move {
-            let (waiting, _stop) = idle.wait_with_timeout(Duration::from_secs(600));
+            let (waiting, _stop) = idle.wait_with_timeout(IDLE_LIMIT);
             let ended = match waiting.await {
                 Ok(response) => format!("{response:?}"),
                 Err(error) => format!("error: {error}"),
@@ -225,6 +227,19 @@ impl Idling {
                 Err(_) => String::new(),
             }
         }))
+    }
+
+    /// Idles until the end, where the session may end before it idles.
+    pub async fn begin_if_let(mut imap: Imap) {
+        let selected = in_time(imap.select("INBOX")).await.unwrap();
+        if selected.is_err() {
+            return;
+        }
+        let mut idle = imap.idle();
+        if in_time(idle.init()).await.unwrap().is_ok() {
+            let (waiting, _stop) = idle.wait_with_timeout(IDLE_LIMIT);
+            let _ = waiting.await;
+        }
     }
 
     /// Whether the session has ended by now.

@@ -10,8 +10,9 @@ use std::{
 use futures_util::FutureExt as _;
 use inboxd::{
     clock::{Clock as _, Machine},
+    mail::doveadm::Doveadm,
     stack::{
-        PrivateStack, Settings,
+        PrivateStack, Settings, key,
         private::{Kind, Layout, Ports},
         tls,
     },
@@ -79,14 +80,19 @@ pub async fn create(tenant: &Api, username: &str) -> Inbox {
 impl World {
     /// Runs a test in a world of its own. The mail servers are stopped also when the test fails.
     pub async fn run(test: impl AsyncFnOnce(&mut Self)) {
-        let mut world = Self::start().await;
-        let outcome = AssertUnwindSafe(test(&mut world)).catch_unwind().await;
+        Self::run_on(Database::Sqlite, test).await;
+    }
+
+    /// The same with a store on this database.
+    pub async fn run_on(database: Database, test: impl AsyncFnOnce(&mut Self)) {
+        let mut world = Self::start(database).await;
+        let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         let Self { stack, layout, .. } = world;
         stack.stop().await;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                eprintln!("--- end of {} ---\n{}", log.display(), super::end_of(&text));
+                let lines = fs::read_to_string(&log).unwrap_or_default();
+                eprintln!("--- end of {} ---\n{}", log.display(), super::end_of(&lines));
             }
             // The daemon's own log is shown when it is dropped.
             resume_unwind(panic);
@@ -98,7 +104,7 @@ impl World {
         );
     }
 
-    async fn start() -> Self {
+    async fn start(database: Database) -> Self {
         let folder = Folder::new();
         let layout = Layout::of(folder.path()).unwrap();
         for dir in ["tls", "dovecot"] {
@@ -131,7 +137,7 @@ impl World {
             key = layout.doveadm_key_file().display(),
         );
         // The daemon first: Postfix does not start without the tables that it makes.
-        let daemon = Daemon::with_config(Database::Sqlite, folder, &config).await;
+        let daemon = Daemon::with_config(database, folder, &config).await;
         let ports = Ports {
             imaps,
             submission,
@@ -173,6 +179,12 @@ impl World {
     /// Starts it again; returns when it answers.
     pub async fn bring_up(&mut self, kind: Kind) {
         self.stack.bring_up(kind).await.unwrap();
+    }
+
+    /// A client of Dovecot's administration socket.
+    pub fn doveadm(&self) -> Doveadm {
+        let key = key::ensure(&self.layout.doveadm_key_file(), &Machine).unwrap();
+        Doveadm::new(&self.layout.doveadm_socket(), &key).unwrap()
     }
 
     /// Where an inbox's mail lies.
