@@ -261,10 +261,10 @@ impl Maps {
     }
 
     /// A table, and which keys belong into it.
-    fn table(&self, index: usize) -> (&Table, fn(&MapKey) -> bool) {
+    fn table(&self, index: usize) -> (&Table, Belongs) {
         let is_address = |key: &MapKey| matches!(key, MapKey::Address(_));
         let is_domain = |key: &MapKey| matches!(key, MapKey::Domain(_));
-        let tables: [(&Table, fn(&MapKey) -> bool); 4] = [
+        let tables: [(&Table, Belongs); 4] = [
             (&self.mailboxes, is_address),
             (&self.aliases, is_address),
             (&self.sender_logins, is_address),
@@ -273,6 +273,9 @@ impl Maps {
         tables[index]
     }
 }
+
+/// Whether a key is of the kind that a table holds.
+type Belongs = fn(&MapKey) -> bool;
 
 /// Entries of each map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

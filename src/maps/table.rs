@@ -26,7 +26,7 @@ use nix::{
 };
 
 use super::{
-    Error, file_error,
+    Belongs, Error, file_error,
     files::{FILE_MODE, own},
 };
 use crate::model::maps::MapKey;
@@ -192,7 +192,7 @@ impl Table {
         &self,
         after: Option<&str>,
         limit: usize,
-        belongs: fn(&MapKey) -> bool,
+        belongs: Belongs,
     ) -> Result<(Vec<String>, usize), Error> {
         let (mut names, mut junk) = (Vec::new(), Vec::new());
         {

@@ -14,10 +14,10 @@ fn settled(mut value: Value) -> Value {
             Value::Array(list) => list.iter_mut().for_each(|value| settle(value, name)),
             Value::String(text) if uuid::Uuid::parse_str(text).is_ok() => *text = "[uuid]".to_owned(),
             Value::String(text) if ["imapPassword", "password"].contains(&name) => {
-                *text = format!("[{} characters]", text.len())
+                *text = format!("[{} characters]", text.len());
             }
             Value::String(text) if ["apiKey", "key", "prefix"].contains(&name) => {
-                *text = format!("{}[{}]", &text[..3], text.len())
+                *text = format!("{}[{}]", &text[..3], text.len());
             }
             Value::String(text) if name == "createdAt" => *text = "[time]".to_owned(),
             _ => {}

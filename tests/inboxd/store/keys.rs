@@ -139,7 +139,8 @@ async fn a_key_tells_that_its_tenant_is_suspended() {
 
 #[tokio::test]
 async fn an_owners_keys_are_revoked_with_all_beneath_it_and_nothing_above() {
-    let cases: [(fn(&Keys) -> Owner, [bool; 4]); 3] = [
+    type OwnerOf = fn(&Keys) -> Owner;
+    let cases: [(OwnerOf, [bool; 4]); 3] = [
         (|keys| Owner::Inbox(keys.inbox), [true, true, true, false]),
         (|keys| Owner::Workspace(keys.sales), [true, true, false, false]),
         (|keys| Owner::Tenant(keys.tenant.id), [true, false, false, false]),

@@ -133,6 +133,7 @@ impl<S: Subscriber> Layer<S> for Recorder {
 }
 
 /// Runs every statement of the request path once.
+#[expect(clippy::too_many_lines, reason = "one call of everything there is")]
 async fn call_everything(store: &Store) {
     let tenant = store.tenant("Acme", Limits::default()).await;
     let home = tenant.default_workspace;

@@ -9,11 +9,7 @@ use inboxd::{
         names::{Label, Slug},
         tenant::Tenant,
     },
-    ops::{
-        Error, Service,
-        create_inbox::{Created, Outcome},
-        inboxes, tenants, workspaces,
-    },
+    ops::{Error, Service, create_inbox::Outcome, inboxes, tenants, workspaces},
     store::{InboxFilter, Owner},
 };
 use serde_json::json;
@@ -53,10 +49,6 @@ async fn counts(service: &Service, tenant: &Tenant) -> (u32, usize) {
 
 fn is_not_found<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::NotFound(_)))
-}
-
-async fn sent(created: Created) {
-    created.claim.sent();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +107,7 @@ async fn deleting_and_creating_one_name_at_the_same_time_both_succeed() {
                 Outcome::Existing(inbox) => panic!("{inbox:?}"),
             };
             let id = made.inbox.id;
-            sent(made).await;
+            made.claim.sent();
             let (creating, deleting) = (Arc::clone(&service), Arc::clone(&service));
             let (again, deleted) = race(
                 async move { create(&creating, acme.id, None, "scout").await.map(|_| ()) },

@@ -24,7 +24,6 @@ use super::{Folder, daemon::Database};
 #[derive(Clone, Debug)]
 pub struct Store {
     pub db: Db,
-    pub database: Database,
     pub url: String,
     _folder: Arc<Folder>,
 }
@@ -35,7 +34,6 @@ impl Store {
         let url = database.url(folder.path()).await;
         Self {
             db: open(&url).await,
-            database,
             url,
             _folder: Arc::new(folder),
         }
