@@ -209,12 +209,7 @@ impl Problem {
 }
 
 /// Codes that every call can answer.
-pub const ANY: &[Code] = &[
-    Code::ValidationError,
-    Code::HeadersTooLarge,
-    Code::Internal,
-    Code::Timeout,
-];
+pub const ANY: &[Code] = &[Code::ValidationError, Code::HeadersTooLarge, Code::Internal];
 /// Codes that every call with a key can answer.
 pub const KEYED: &[Code] = &[
     Code::ValidationError,

@@ -742,7 +742,7 @@ mod tests {
     fn a_refused_sender_points_at_the_sender_logins() {
         for stage in [smtp::Stage::Sender, smtp::Stage::Recipient] {
             let failure = smtp_failure(stage, refused(Some(553), "5.7.1 not owned by user"));
-            assert!(failure.hint().contains("sender logins"), "{}", failure.hint());
+            assert!(failure.hint().contains("repairs the maps"), "{}", failure.hint());
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use heed::{EnvFlags, EnvOpenOptions, types::Bytes};
 use inboxd::{
     maps::{Layout, MailHome, Maps, passwd_line},
-    model::maps::AddressState,
+    model::maps::{AddressState, Login},
     publish::{self, Parts, Publisher, SessionEnder},
     store::Db,
 };
@@ -111,7 +111,10 @@ pub async fn expected(db: &Db, layout: &Layout) -> Said {
             }
             AddressState::Mailbox(mailbox) => {
                 say("mailboxes", &name, "1");
-                say("sender_logins", &name, &name);
+                // Nobody may send from a locked mailbox, not even a session that was logged in before.
+                if mailbox.login != Login::Locked {
+                    say("sender_logins", &name, &name);
+                }
                 let path = format!("passdb/{}/{}", address.domain, address.local_part);
                 entries.push((path, passwd_line(&address, &mailbox, &layout.home)));
             }
