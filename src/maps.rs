@@ -262,15 +262,14 @@ impl Maps {
 
     /// A table, and which keys belong into it.
     fn table(&self, index: usize) -> (&Table, fn(&MapKey) -> bool) {
-        let is_address = |key: &MapKey| matches!(key, MapKey::Address(_));
-        let is_domain = |key: &MapKey| matches!(key, MapKey::Domain(_));
-        let tables: [(&Table, fn(&MapKey) -> bool); 4] = [
+        let is_address: fn(&MapKey) -> bool = |key| matches!(key, MapKey::Address(_));
+        let is_domain: fn(&MapKey) -> bool = |key| matches!(key, MapKey::Domain(_));
+        [
             (&self.mailboxes, is_address),
             (&self.aliases, is_address),
             (&self.sender_logins, is_address),
             (&self.domains, is_domain),
-        ];
-        tables[index]
+        ][index]
     }
 }
 
