@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{OneOfBuilder, Ref, RefOr, Response},
+};
 
 use super::{
     App,
     extract::Query,
-    problem::{ANY, Problem, problems},
+    problem::{self, ANY, Problem, problems},
 };
 use crate::telemetry;
 
@@ -52,7 +55,30 @@ pub(super) struct Readiness {
 }
 
 problems!(HealthProblems = ANY);
-problems!(ReadyProblems = ANY);
+
+/// 503 has two bodies: what is down, and an answer that came too late.
+pub(super) struct ReadyProblems;
+
+impl IntoResponses for ReadyProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut responses = problem::responses(ANY);
+        let unready = StatusCode::SERVICE_UNAVAILABLE.as_str();
+        if let Some(RefOr::T(response)) = responses.get_mut(unready) {
+            response.description = format!(
+                "Some parts do not work; `parts` says which and why. Or {}",
+                response.description
+            );
+            for content in response.content.values_mut() {
+                let RefOr::T(content) = content else { continue };
+                let bodies = OneOfBuilder::new().item(Ref::from_schema_name("Readiness"));
+                let bodies = content.schema.take().into_iter().fold(bodies, OneOfBuilder::item);
+                content.schema = Some(bodies.into());
+                content.example = None;
+            }
+        }
+        responses
+    }
+}
 
 /// Whether the daemon runs
 #[utoipa::path(get, path = "/healthz", tag = "operation", security(()),
@@ -66,8 +92,7 @@ pub(super) async fn healthz(query: Query) -> Result<Json<Health>, Problem> {
 ///
 /// Inboxes are created also while a mail server is down: creating needs the store and the maps.
 #[utoipa::path(get, path = "/readyz", tag = "operation", security(()),
-    responses((status = 200, description = "All of them do", body = Readiness),
-        (status = 503, description = "Some do not; `parts` says which and why", body = Readiness), ReadyProblems))]
+    responses((status = 200, description = "All of them do", body = Readiness), ReadyProblems))]
 pub(super) async fn readyz(
     State(app): State<App>,
     query: Query,

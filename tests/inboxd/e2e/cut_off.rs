@@ -254,7 +254,7 @@ async fn log_in_until_refused(mail: Mail, inbox: Inbox, ending: Arc<AtomicBool>)
         match mail.try_log_in(&inbox.email, &inbox.password).await {
             Ok(imap) if ending.load(Ordering::SeqCst) => {
                 last_ones += 1;
-                Idling::begin_if_let(imap).await;
+                Idling::until_the_end(imap).await;
             }
             Ok(mut imap) => {
                 // The server may have ended it meanwhile.

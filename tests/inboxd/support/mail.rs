@@ -230,7 +230,7 @@ impl Idling {
     }
 
     /// Idles until the end, where the session may end before it idles.
-    pub async fn begin_if_let(mut imap: Imap) {
+    pub async fn until_the_end(mut imap: Imap) {
         let selected = in_time(imap.select("INBOX")).await.unwrap();
         if selected.is_err() {
             return;
