@@ -209,7 +209,12 @@ impl Problem {
 }
 
 /// Codes that every call can answer.
-pub const ANY: &[Code] = &[Code::ValidationError, Code::HeadersTooLarge, Code::Internal];
+pub const ANY: &[Code] = &[
+    Code::ValidationError,
+    Code::HeadersTooLarge,
+    Code::Internal,
+    Code::Timeout,
+];
 /// Codes that every call with a key can answer.
 pub const KEYED: &[Code] = &[
     Code::ValidationError,
