@@ -2,14 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::chown,
+    os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     str::FromStr as _,
     sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -21,12 +20,17 @@ use super::{Folder, free_ports, wait::LIMIT};
 
 const INSTALL: &str = "PostgreSQL's server is not installed: apt-get install postgresql";
 
+/// `$0` is the folder, the rest is the server and its arguments.
+const KEEPER: &str = r#""$@" & read -r _; kill -QUIT $!; wait $!; rm -rf "$0""#;
+
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 struct Server {
     port: u16,
     _folder: Folder,
+    /// Its standard input is closed when this process ends.
+    _keeper: Child,
 }
 
 /// The URL of a new, empty database.
@@ -82,21 +86,21 @@ impl Server {
             .arg("-D")
             .arg(&data)
             .args(["-h", "127.0.0.1", "-k", "", "-c", "max_connections=300"]);
-        command
-            .args(["-p", &port.to_string()])
+        command.args(["-p", &port.to_string()]);
+        // A process that waits for the end of ours, however it comes, and then stops the server and removes the folder.
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER])
+            .arg(folder.path())
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir("/")
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        // The server is told to stop when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG): this one ends
-        // with the process.
-        let (started, wait) = mpsc::channel();
-        thread::spawn(move || {
-            let child = command.spawn();
-            started.send(child.is_ok()).unwrap();
-            loop {
-                thread::park();
-            }
-        });
-        assert!(wait.recv().unwrap(), "{INSTALL}");
+            .stderr(Stdio::null())
+            // Ctrl-C is for us alone.
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let deadline = Instant::now() + LIMIT;
         let ready = || {
             Command::new(programs.join("pg_isready"))
@@ -113,6 +117,7 @@ impl Server {
         Self {
             port,
             _folder: folder,
+            _keeper: keeper,
         }
     }
 }
