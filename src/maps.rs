@@ -35,7 +35,7 @@ const PRESENT: &str = "1";
 pub struct Layout {
     /// The folder of the maps.
     pub root: PathBuf,
-    /// Numeric id of the group that Dovecot's auth workers run in.
+    /// Numeric id of the group that Dovecot's auth processes run in.
     pub passdb_gid: u32,
     /// Numeric id of the group that Postfix runs in.
     pub postfix_gid: u32,
@@ -233,8 +233,12 @@ impl Maps {
         })
     }
 
-    /// Writes and removes a file, to learn whether the maps can be written now.
+    /// Learns whether the maps can be written now: writes and removes a file, and looks whether the tables are still
+    /// the ones that Postfix opens.
     pub fn probe(&self) -> Result<(), Error> {
+        for table in [&self.domains, &self.mailboxes, &self.aliases, &self.sender_logins] {
+            table.probe()?;
+        }
         self.passdb.probe()
     }
 

@@ -237,6 +237,18 @@ impl Table {
         Ok((names, junk.len()))
     }
 
+    /// Whether the table is still the file that Postfix opens by its name.
+    pub(super) fn probe(&self) -> Result<(), Error> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        Err(Error::Table {
+            doing: "look at",
+            path: self.path.clone(),
+            source: TableError::Gone,
+        })
+    }
+
     /// Runs a transaction under the write lock, from begin to commit.
     fn locked<T>(
         &self,

@@ -210,6 +210,7 @@ async fn a_table_that_somebody_replaced_is_an_error_and_no_silence() {
     let (_, keys) = crate::support::service::created(&rig.service, rig.acme.id, "scout").await;
     let error = running.publisher.publish(keys).await.unwrap_err();
     assert!(chain(&error).contains("removed or replaced"), "{}", chain(&error));
+    assert!(running.maps.probe().is_err(), "/readyz would not tell");
     running.stop().await;
     Running::start(db, &rig.layout).await.stop().await;
     assert_equal(db, &rig.layout).await;
