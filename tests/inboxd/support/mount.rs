@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-/// A mounted tmpfs, unmounted at the end.
+/// A mounted tmpfs in a test's folder. To be dropped last: it is unmounted then, and the folder removed.
 #[derive(Debug)]
 pub struct SmallDisk(PathBuf);
 
@@ -59,6 +59,11 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: the daemon that uses it may be ending just now.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        // What is left of the test's folder, which could not be removed while this was mounted in it.
+        let is_folder = |path: &&Path| path.parent() == Some(&std::env::temp_dir());
+        if let Some(folder) = self.0.ancestors().find(is_folder) {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }
 
