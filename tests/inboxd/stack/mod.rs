@@ -777,64 +777,6 @@ fn run(program: &str, arguments: &[&str]) -> (String, String) {
     (text(output.stdout), text(output.stderr))
 }
 
-const SETTINGS_OF_HELD: &str = "INBOXD_TEST_STACK";
-
-#[tokio::test]
-async fn what_a_killed_run_left_is_stopped_by_the_next() {
-    let rig = Rig::new();
-    let ports = rig.settings.ports;
-    let mut holder = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "stack::holds_a_stack_until_it_is_killed"])
-        .env(
-            SETTINGS_OF_HELD,
-            format!(
-                "{} {} {} {}",
-                rig.settings.dir.display(),
-                ports.imaps,
-                ports.submission,
-                ports.inbound
-            ),
-        )
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let ready = rig.settings.dir.join("ready");
-    wait_until("a stack in another process", || ready.exists()).await;
-    let idle = rig.log_in("alice@example.com", "secret").await.unwrap();
-    holder.kill().await.unwrap();
-    assert!(rig.processes().len() > 4);
-
-    let stack = rig.start().await;
-    rig.log_in("alice@example.com", "secret").await.unwrap();
-    stack.stop().await;
-    assert_eq!(rig.processes(), [""; 0]);
-    drop(idle);
-}
-
-#[tokio::test]
-#[ignore = "a helper of what_a_killed_run_left_is_stopped_by_the_next"]
-async fn holds_a_stack_until_it_is_killed() {
-    let text = std::env::var(SETTINGS_OF_HELD).unwrap();
-    let words: Vec<&str> = text.split(' ').collect();
-    let dir = PathBuf::from(words[0]);
-    let port = |index: usize| words[index].parse().unwrap();
-    let settings = Settings {
-        maps_dir: dir.join("maps"),
-        hostname: HOSTNAME.into(),
-        postmaster_address: "postmaster@example.com".into(),
-        ports: Ports {
-            imaps: port(1),
-            submission: port(2),
-            inbound: port(3),
-        },
-        message_size_limit: 1_000_000,
-        dir,
-    };
-    let _stack = PrivateStack::start(&settings, &Machine, &Machine).await.unwrap();
-    fs::write(settings.dir.join("ready"), "").unwrap();
-    std::future::pending::<()>().await;
-}
-
 async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     until(what, || std::future::ready(is_so().then_some(()))).await;
 }
