@@ -48,7 +48,7 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
             Problem::new(Code::Timeout, format!("the call took longer than {REQUEST_TIMEOUT_MS} ms")).into_response()
         });
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
-        tracing::info!(%method, route, status, elapsed_ms = elapsed.as_secs_f64() * 1000.0, "answered");
+        tracing::info!(%method, route, status, elapsed_us = elapsed.as_micros(), "answered");
         let labels = [("method", method.to_string()), ("route", route.clone())];
         metrics::histogram!(metric::REQUEST_SECONDS, &labels).record(elapsed.as_secs_f64());
         metrics::counter!(metric::REQUESTS_TOTAL, "method" => method.to_string(), "route" => route, "status" => status.to_string())
