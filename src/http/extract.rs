@@ -217,6 +217,12 @@ impl JsonBody {
         } else {
             parse_strictly(&self.0).map_err(|rule| Problem::invalid("body", rule))?
         };
+        // Where a body is optional as a whole, null is as good as none.
+        let value = if value.is_null() {
+            Value::Object(Map::new())
+        } else {
+            value
+        };
         if !value.is_object() {
             return Err(Problem::invalid("body", "must be a JSON object"));
         }

@@ -52,11 +52,17 @@ pub(super) struct CreateInbox {
     #[schema(example = "scout", pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
     username: Option<String>,
     /// The name shown beside the address: at most 200 characters, no control characters.
-    #[schema(example = "Scout", max_length = 200)]
+    #[schema(
+        example = "Scout",
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     display_name: Option<String>,
     /// The service's default domain, or a verified domain of the target workspace.
+    #[schema(example = "example.com", min_length = 3, max_length = 253)]
     domain: Option<String>,
     /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace.
+    #[schema(value_type = Option<Uuid>)]
     workspace_id: Option<String>,
 }
 
@@ -65,6 +71,7 @@ pub(super) struct CreateInbox {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UpdateInbox {
     /// Another display name.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
     display_name: Option<String>,
     /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB.
     #[schema(value_type = Option<Object>)]
@@ -251,7 +258,7 @@ problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
 #[utoipa::path(post, path = "/v1/inboxes", tag = "inboxes", request_body(content = Option<CreateInbox>),
     params(
         ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken"),
-        ("Idempotency-Key" = Option<String>, Header, description = "For 24 hours the same key, caller and request gets the \
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "For 24 hours the same key, caller and request gets the \
           first answer again, secrets included")),
     responses((status = 201, description = "New, with credentials that work now", body = CreatedInbox),
         (status = 200, description = "The caller had it already; credentials are not shown again", body = ExistingInbox),
@@ -410,10 +417,10 @@ async fn create_once(
 #[utoipa::path(get, path = "/v1/inboxes", tag = "inboxes",
     params(
         ("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
-        ("username" = Option<String>, Query, description = "Only those whose canonical address has this local part"),
-        ("email" = Option<String>, Query, description = "Only the one that has this address"),
-        ("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+        ("username" = Option<String>, Query, pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$", description = "Only those whose canonical address has this local part"),
+        ("email" = Option<String>, Query, format = "email", description = "Only the one that has this address"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = InboxList), ReadProblems))]
 pub(super) async fn list_inboxes(
     State(app): State<App>,

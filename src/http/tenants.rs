@@ -21,7 +21,12 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateTenant {
     /// 1 to 200 characters, no control characters.
-    #[schema(example = "Acme Corp.")]
+    #[schema(
+        example = "Acme Corp.",
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     name: String,
     /// Caps; those left out are the service's defaults.
     #[schema(value_type = Option<LimitsInput>)]
@@ -32,6 +37,11 @@ pub(super) struct CreateTenant {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct UpdateTenant {
     /// Another name.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     name: Option<String>,
     /// Other caps; those left out stay.
     #[schema(value_type = Option<LimitsInput>)]
@@ -172,8 +182,8 @@ pub(super) async fn create_tenant(
 
 /// List tenants
 #[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
-    params(("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = TenantList), ListProblems))]
 pub(super) async fn list_tenants(
     State(app): State<App>,

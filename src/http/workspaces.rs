@@ -27,10 +27,15 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateWorkspace {
     /// 1 to 200 characters, no control characters.
-    #[schema(example = "Acme Corp")]
+    #[schema(
+        example = "Acme Corp",
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     name: String,
     /// 1 to 63 of `a-z 0-9 -`, unique within the tenant. Defaults to one that follows from the name.
-    #[schema(example = "acme-corp")]
+    #[schema(example = "acme-corp", pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     slug: Option<String>,
 }
 
@@ -38,8 +43,14 @@ pub(super) struct CreateWorkspace {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct UpdateWorkspace {
     /// Another name.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     name: Option<String>,
     /// Another slug.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     slug: Option<String>,
 }
 
@@ -47,6 +58,11 @@ pub(super) struct UpdateWorkspace {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateWorkspaceKey {
     /// A name for it, to tell keys apart.
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+    )]
     name: Option<String>,
 }
 
@@ -174,8 +190,8 @@ pub(super) async fn create_workspace(
 
 /// List workspaces
 #[utoipa::path(get, path = "/v1/workspaces", tag = "workspaces",
-    params(("limit" = Option<u32>, Query, description = "1 to 1000, default 1000"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before")),
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = WorkspaceList), ListProblems))]
 pub(super) async fn list_workspaces(
     State(app): State<App>,

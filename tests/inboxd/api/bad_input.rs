@@ -30,7 +30,7 @@ on_both_databases! {
         let acme = daemon.tenant("Acme").await;
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(5_000), "]".repeat(5_000));
         for body in [
-            &b"{"[..], b"[]", b"\"x\"", b"1", b"null", b"true", b"{]", b"{'username':'x'}", b"{\"username\":}", b"username=x",
+            &b"{"[..], b"[]", b"\"x\"", b"1", b"true", b"{]", b"{'username':'x'}", b"{\"username\":}", b"username=x",
             b"\xff\xfe", b"{\"username\":\"\xff\"}", b"{\"username\":\"x\"} {}", b"{\"username\":\"a\nb\"}", b"\0", deep.as_bytes(),
         ] {
             assert_eq!(refused(&acme, body).await["field"], "body");
