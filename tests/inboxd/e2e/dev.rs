@@ -16,7 +16,7 @@ use nix::{
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::support::{Folder, daemon::INBOXD, end_of, processes_of, wait::until};
+use crate::support::{Folder, daemon::INBOXD, end_of, free_ports_in_a_row, processes_of, wait::until};
 
 /// Longest run of any command here.
 const COMMAND_LIMIT: Duration = Duration::from_mins(2);
@@ -41,7 +41,7 @@ impl Place {
         Self {
             dir: folder.join(path),
             folder,
-            base: free_base(),
+            base: free_ports_in_a_row(PORTS),
         }
     }
 
@@ -173,21 +173,6 @@ fn told(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-/// The first of so many neighbouring ports that nobody listened on a moment ago, below those that the system gives out.
-fn free_base() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Runs beside each other begin at different places.
-    let start = 12_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 10;
-    loop {
-        let base = start + NEXT.fetch_add(PORTS, Ordering::Relaxed);
-        assert!(base < 32_000, "no ports are free");
-        if (base..base + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return base;
-        }
-    }
 }
 
 /// Runs the lines of a shell, as a person who has copied them from the terminal.
