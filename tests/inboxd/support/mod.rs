@@ -41,7 +41,7 @@ impl Folder {
 }
 
 /// Ports in a row that nobody listens on, and that no other test of this run is given. They lie below those that the
-/// kernel hands out by itself (ip_local_port_range), so that no client takes one in between.
+/// kernel hands out by itself (`ip_local_port_range`), so that no client takes one in between.
 pub fn free_ports_in_a_row(count: u16) -> u16 {
     const RANGE: std::ops::Range<u16> = 10_000..32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
