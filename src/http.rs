@@ -165,10 +165,10 @@ async fn no_such_method(request: Request) -> Problem {
 
 /// How a list goes on.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct Pagination {
     /// At most this many objects are in one answer.
     limit: u32,
-    #[serde(rename = "nextCursor")]
     /// Give it as `cursor` to get the next page; null on the last one.
     next_cursor: Option<String>,
 }

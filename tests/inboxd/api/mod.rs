@@ -15,20 +15,19 @@ mod workspaces;
 /// One test body, run against a daemon on each database.
 macro_rules! on_both_databases {
     ($(async fn $name:ident($daemon:ident) $body:block)+) => {$(
-        mod $name {
-            #[allow(unused_imports, clippy::allow_attributes, reason = "not every body names something of its file")]
-            use super::*;
+        async fn $name($daemon: crate::support::daemon::Daemon) $body
 
-            async fn body($daemon: crate::support::daemon::Daemon) $body
+        mod $name {
+            use crate::support::daemon::{Daemon, Database};
 
             #[tokio::test]
             async fn sqlite() {
-                body(crate::support::daemon::Daemon::start(crate::support::daemon::Database::Sqlite).await).await;
+                super::$name(Daemon::start(Database::Sqlite).await).await;
             }
 
             #[tokio::test]
             async fn postgres() {
-                body(crate::support::daemon::Daemon::start(crate::support::daemon::Database::Postgres).await).await;
+                super::$name(Daemon::start(Database::Postgres).await).await;
             }
         }
     )+};
