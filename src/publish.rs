@@ -181,13 +181,16 @@ impl Task {
                 biased;
                 () = retry.due(), if self.failing => {
                     self.retry().await;
-                    retry = retry.after(self.failing);
+                    let settled = !self.failing && self.ending.is_empty();
+                    retry = if settled { Retry::soon() } else { retry.later() };
                 }
                 _ = look.tick() => self.look().await,
                 Some(ended) = self.ending.join_next() => {
-                    if !matches!(ended, Ok(Ok(()))) && !self.failing {
+                    if matches!(ended, Ok(Ok(()))) {
+                        retry = if self.failing { retry } else { Retry::soon() };
+                    } else if !self.failing {
                         self.failing = true;
-                        retry = Retry::soon();
+                        retry = retry.restarted();
                     }
                 }
                 request = requests.recv() => match request {
@@ -195,7 +198,7 @@ impl Task {
                         let failed_before = self.failing;
                         self.serve(first, &mut requests, &clear).await;
                         if self.failing && !failed_before {
-                            retry = Retry::soon();
+                            retry = retry.restarted();
                         }
                     }
                     None => break,
@@ -284,7 +287,10 @@ impl Task {
                     tracing::info!("everything that could not be published is published");
                 }
             }
-            Err(error) => tracing::error!(error = telemetry::chain(&error), "still cannot publish"),
+            Err(error) => {
+                self.failing = true;
+                tracing::error!(error = telemetry::chain(&error), "still cannot publish");
+            }
         }
     }
 
@@ -294,7 +300,8 @@ impl Task {
         match marked.await {
             Ok(marked) => {
                 let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
-                if !self.failing && !now.is_disjoint(&self.seen) {
+                // Marks whose sessions are being ended just now are seen twice for a good reason.
+                if !self.failing && self.ending.is_empty() && !now.is_disjoint(&self.seen) {
                     tracing::info!("publishing what is marked and nobody asked for");
                     self.failing = true;
                 }
@@ -330,8 +337,23 @@ impl Task {
                 .into_iter()
                 .partition(|pending| pending.sessions == SessionsToEnd::All);
             clear(&self.parts.db, &without).await?;
-            self.failing |= self.parts.end_sessions(with_sessions).await.is_err();
+            self.cut_off(with_sessions);
         }
+    }
+
+    /// Ends sessions for whoever asked earlier, beside the task. If some are being ended just now, these wait for the
+    /// next try, so that a server that hangs is not asked ever more often at the same time.
+    fn cut_off(&mut self, with_sessions: Vec<Pending>) {
+        if with_sessions.is_empty() {
+            return;
+        }
+        if !self.ending.is_empty() {
+            self.failing = true;
+            return;
+        }
+        let parts = Arc::clone(&self.parts);
+        self.ending
+            .spawn(async move { parts.end_sessions(with_sessions).await });
     }
 
     /// Publishes the current state of these keys. Returns the marks that this settles, but for open sessions.
@@ -510,14 +532,14 @@ impl Retry {
         tokio::time::sleep_until(self.at).await;
     }
 
-    /// The next one, after a try that failed or not.
-    fn after(&self, failed: bool) -> Self {
-        let longest = Duration::from_millis(RETRY_PAUSE_MAX_MS);
-        if failed {
-            Self::in_((self.pause * 2).min(longest))
-        } else {
-            Self::soon()
-        }
+    /// The next one, after a try that settled nothing.
+    fn later(&self) -> Self {
+        Self::in_((self.pause * 2).min(Duration::from_millis(RETRY_PAUSE_MAX_MS)))
+    }
+
+    /// The same pause, counted from now.
+    fn restarted(&self) -> Self {
+        Self::in_(self.pause)
     }
 }
 

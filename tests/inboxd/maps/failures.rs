@@ -279,3 +279,55 @@ async fn sessions_that_cannot_be_ended_fail_their_own_call_and_stop_no_start() {
     .await;
     running.stop().await;
 }
+
+/// Ends sessions when it is told to, and not before.
+struct Hanging(tokio::sync::Semaphore);
+
+impl SessionEnder for Hanging {
+    fn end_sessions<'a>(
+        &'a self,
+        _: &'a Address,
+    ) -> Pin<Box<dyn Future<Output = Result<(), SessionsError>> + Send + 'a>> {
+        Box::pin(async move {
+            self.0.acquire().await.unwrap().forget();
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_take_their_time_hold_up_nobody_else() {
+    let rig = Rig::new().await;
+    let db = &rig.store.db;
+    let hanging = Arc::new(Hanging(tokio::sync::Semaphore::new(0)));
+    let ender = Some(Arc::clone(&hanging) as Arc<dyn SessionEnder>);
+    let running = Running::try_start(db, &rig.layout, ender).await.unwrap();
+    let (scout, keys) = crate::support::service::created(&rig.service, rig.acme.id, "scout").await;
+    running.publisher.publish(keys).await.unwrap();
+
+    let caller = tenant_caller(rig.acme.id);
+    let deleted = inboxes::delete(&rig.service, &caller, scout.inbox.id)
+        .await
+        .unwrap();
+    let publisher = running.publisher.clone();
+    let deleting = tokio::spawn(async move { publisher.publish(deleted.publish).await });
+    let entry = rig.layout.passdb().join("inboxd.test/scout");
+    until("the login is cut", || {
+        std::future::ready((!entry.exists()).then_some(()))
+    })
+    .await;
+    for number in 0..20 {
+        let (_, keys) =
+            crate::support::service::created(&rig.service, rig.acme.id, &format!("other{number}")).await;
+        running.publisher.publish(keys).await.unwrap();
+    }
+    assert!(
+        !deleting.is_finished(),
+        "the delete was answered although a session may be open"
+    );
+    hanging.0.add_permits(1);
+    deleting.await.unwrap().unwrap();
+    until_published(db).await;
+    assert_equal(db, &rig.layout).await;
+    running.stop().await;
+}
