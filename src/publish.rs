@@ -242,9 +242,7 @@ impl Task {
                 }
             }
             Ok(published) => {
-                let (with_sessions, without): (Vec<Pending>, Vec<Pending>) = published
-                    .into_iter()
-                    .partition(|pending| pending.sessions == SessionsToEnd::All);
+                let (with_sessions, without) = by_sessions(published);
                 for request in batch {
                     let own: Vec<Pending> = with_sessions
                         .iter()
@@ -333,9 +331,7 @@ impl Task {
                     return Err(error);
                 }
             };
-            let (with_sessions, without): (Vec<Pending>, Vec<Pending>) = published
-                .into_iter()
-                .partition(|pending| pending.sessions == SessionsToEnd::All);
+            let (with_sessions, without) = by_sessions(published);
             clear(&self.parts.db, &without).await?;
             self.cut_off(with_sessions);
         }
@@ -508,6 +504,13 @@ impl Parts {
         }
         Ok(pending)
     }
+}
+
+/// Marks of logins whose sessions have to end, and the others.
+fn by_sessions(published: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
+    published
+        .into_iter()
+        .partition(|pending| pending.sessions == SessionsToEnd::All)
 }
 
 /// When what failed is tried again: soon at first, then with growing pauses.

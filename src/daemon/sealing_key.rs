@@ -1,9 +1,8 @@
 //! The file of the sealing key: made on first start, mode 0600, never in the database.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::Entropy,
     model::sealing::{SEALING_KEY_OCTETS, SealingKey},
+    stack::files::{FileError, write_atomically},
     store::{self, Db},
 };
 
@@ -33,6 +33,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The file cannot be made.
+    #[error("make the sealing key")]
+    Make(#[from] FileError),
     /// Others may read the file.
     #[error("{} may be read by others (mode {mode:o}): chmod 600 it", path.display())]
     Mode {
@@ -124,22 +127,7 @@ fn read(path: &Path) -> Result<Option<SealingKey>, Error> {
 fn make(path: &Path, entropy: &dyn Entropy) -> Result<SealingKey, Error> {
     let key = SealingKey::generate(entropy);
     let text = Zeroizing::new(format!("{HEADER}{}\n", STANDARD.encode(key.octets())));
-    let unfinished = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(failed("make the sealing key", &unfinished))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write the sealing key", &unfinished))?;
-    fs::rename(&unfinished, path).map_err(failed("put in place the sealing key", path))?;
-    let folder = path.parent().unwrap_or(path);
-    fs::File::open(folder)
-        .and_then(|open| open.sync_all())
-        .map_err(failed("flush the folder", folder))?;
+    write_atomically(path, text.as_bytes(), 0o600)?;
     tracing::info!(file = %path.display(), "made the key that seals passwords; back it up, but not with the database");
     Ok(key)
 }

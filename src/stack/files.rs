@@ -28,7 +28,7 @@ impl FileError {
 }
 
 /// Replaces a file by one with these contents and this mode: temporary file, fsync, rename, fsync of the folder.
-pub(super) fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
+pub fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<(), FileError> {
     let write = || -> io::Result<()> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file");
         let folder = path.parent().ok_or_else(invalid)?;

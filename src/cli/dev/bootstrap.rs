@@ -1,9 +1,7 @@
 //! The keys and the demo tenant of `inboxd dev`, made once, and the file that tells them.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +11,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Failure, HOST};
-use crate::{clock::Machine, config::Config, daemon, ops::keys::create_super_admin};
+use crate::{
+    clock::Machine, config::Config, daemon, ops::keys::create_super_admin, stack::files::write_atomically,
+};
 
 /// Name of the file.
 const FILE: &str = "bootstrap.json";
@@ -116,23 +116,9 @@ pub(super) async fn ensure(dir: &Path, config: &Config) -> Result<Bootstrap, Fai
             .ok_or_else(|| format!("tls.ca_file: must be set for {HOST}"))?,
         api: api.base,
     };
-    write(&file, &bootstrap).map_err(|error| format!("write {}: {error}", file.display()))?;
+    let text = serde_json::to_string_pretty(&bootstrap)? + "\n";
+    write_atomically(&file, text.as_bytes(), 0o600)?;
     Ok(bootstrap)
-}
-
-/// Whole or not at all, and for its owner only.
-fn write(file: &Path, bootstrap: &Bootstrap) -> std::io::Result<()> {
-    let unfinished = file.with_extension("new");
-    let mut open = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    open.write_all(&serde_json::to_vec_pretty(bootstrap)?)?;
-    open.write_all(b"\n")?;
-    open.sync_all()?;
-    fs::rename(&unfinished, file)
 }
 
 /// The daemon's own API, as any caller has it.
