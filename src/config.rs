@@ -218,6 +218,10 @@ section! {
     Postfix {
         /// Its `queue_directory`.
         queue_dir: PathBuf = "/var/spool/postfix".into(),
+        /// Folder of Dovecot's SASL and LMTP sockets.
+        sockets_dir: PathBuf = "/var/spool/postfix/private".into(),
+        /// Whether submitted messages go to mailboxes of our own domains only.
+        own_domains_only: bool = false,
     }
 }
 section! {
@@ -380,6 +384,7 @@ impl Written {
             ("dovecot.lua_script", &self.dovecot.lua_script),
             ("dovecot.doveadm_key_file", &self.dovecot.doveadm_key_file),
             ("postfix.queue_dir", &self.postfix.queue_dir),
+            ("postfix.sockets_dir", &self.postfix.sockets_dir),
         ] {
             absolute(key, path)?;
         }
@@ -395,6 +400,12 @@ impl Written {
             {
                 return Err(Error::value(key, "must be a host name or an IP address"));
             }
+        }
+        if !self.postfix.sockets_dir.starts_with(&self.postfix.queue_dir) {
+            return Err(Error::value(
+                "postfix.sockets_dir",
+                "must be in postfix.queue_dir: Postfix names sockets from there",
+            ));
         }
         if self.mail.uid == 0 || self.mail.gid == 0 {
             return Err(Error::value(
@@ -701,6 +712,7 @@ mod tests {
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
             ("imap.host=a b", "imap.host"),
+            ("postfix.sockets_dir=/run/postfix", "postfix.sockets_dir"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
         ] {

@@ -36,7 +36,7 @@
 //! store      clock, model
 //! maps       model
 //! mail       model
-//! stack      clock
+//! stack      clock, telemetry
 //! publish    maps, model, store, telemetry
 //! ops        clock, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
