@@ -1,7 +1,9 @@
 //! The proof: the real program against real databases, a real Dovecot and a real Postfix.
 //!
-//! One binary. A test makes its own folder, ports and databases, and stops what it starts. A program that is missing
-//! is a failure that says which package has it; `make test` installs them all. Needs root, as mail servers do.
+//! A test makes its own folder, ports and databases, and stops what it starts. A program that is missing is a failure
+//! that says which package has it; `make test` installs them all. Needs root, as mail servers do.
+//!
+//! `suite` and part of `support` lie beside this folder: `tests/compose`, the other binary, has them too.
 
 mod api;
 mod e2e;
@@ -10,4 +12,6 @@ mod load;
 mod maps;
 mod stack;
 mod store;
+#[path = "../suite/mod.rs"]
+mod suite;
 mod support;

@@ -8,22 +8,8 @@ use crate::support::{
     daemon::{Daemon, Database},
     mail::Message,
     wait::until,
-    world::{Inbox, World, create},
+    world::World,
 };
-
-async fn assert_works(world: &World, inbox: &Inbox, about: &str) {
-    let (submitted, delivered) = (
-        Message::new(&format!("submitted {about}")),
-        Message::new(&format!("delivered {about}")),
-    );
-    world.mail.submit(inbox, &inbox.email, &submitted).await.unwrap();
-    world
-        .mail
-        .deliver("friend@example.net", &inbox.email, &delivered)
-        .await;
-    world.mail.receive(inbox, &submitted).await;
-    world.mail.receive(inbox, &delivered).await;
-}
 
 /// The parts of `/readyz`, and whether it says that all are ready.
 async fn readiness(daemon: &Daemon) -> (u16, Value) {
@@ -53,15 +39,18 @@ async fn mail_goes_on_while_the_daemon_is_stopped_or_was_killed_on_postgresql() 
 async fn assert_mail_goes_on(database: Database) {
     World::run_on(database, async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (create(&tenant, "ada").await, create(&tenant, "gone").await);
+        let (ada, gone) = (
+            world.create(&tenant, "ada").await,
+            world.create(&tenant, "gone").await,
+        );
         tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
-        assert_works(world, &ada, "before").await;
+        world.mail.assert_works(&ada, "before").await;
         let before = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
         let maps = world.maps();
         assert!(maps.len() >= 5, "{maps:?}");
 
         assert_eq!(world.daemon.stop().await.code(), Some(0));
-        assert_works(world, &ada, "while it is stopped").await;
+        world.mail.assert_works(&ada, "while it is stopped").await;
         world.mail.assert_login_refused(&gone.email, &gone.password).await;
         assert!(world.maps() == maps, "a stop changed the maps");
 
@@ -70,18 +59,18 @@ async fn assert_mail_goes_on(database: Database) {
         let after = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
         assert_eq!(after.body, before.body);
         assert_eq!(after.text("imapPassword"), ada.password);
-        assert_works(world, &ada, "after it was started").await;
+        world.mail.assert_works(&ada, "after it was started").await;
 
         world.daemon.kill();
-        assert_works(world, &ada, "while it is dead").await;
+        world.mail.assert_works(&ada, "while it is dead").await;
         assert!(world.maps() == maps, "a crash changed the maps");
         world.daemon.up().await;
         assert!(world.maps() == maps, "a start after a crash changed the maps");
         let after = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
         assert_eq!(after.body, before.body);
-        let new = create(&tenant, "new").await;
-        assert_works(world, &new, "made after a crash").await;
-        assert_works(world, &ada, "after a crash").await;
+        let new = world.create(&tenant, "new").await;
+        world.mail.assert_works(&new, "made after a crash").await;
+        world.mail.assert_works(&ada, "after a crash").await;
     })
     .await;
 }
@@ -90,14 +79,17 @@ async fn assert_mail_goes_on(database: Database) {
 async fn the_daemon_starts_and_repairs_the_maps_while_the_mail_servers_run() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, bob) = (create(&tenant, "ada").await, create(&tenant, "bob").await);
+        let (ada, bob) = (
+            world.create(&tenant, "ada").await,
+            world.create(&tenant, "bob").await,
+        );
         world.daemon.stop().await;
         // Somebody restored an old backup of the password entries.
         std::fs::remove_file(world.daemon.maps().join("passdb/inboxd.test/ada")).unwrap();
         world.mail.assert_login_refused(&ada.email, &ada.password).await;
         world.daemon.up().await;
-        assert_works(world, &ada, "repaired").await;
-        assert_works(world, &bob, "untouched").await;
+        world.mail.assert_works(&ada, "repaired").await;
+        world.mail.assert_works(&bob, "untouched").await;
     })
     .await;
 }
@@ -107,7 +99,10 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
     World::run(async |world| {
         wait_until_ready(&world.daemon).await;
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (create(&tenant, "ada").await, create(&tenant, "gone").await);
+        let (ada, gone) = (
+            world.create(&tenant, "ada").await,
+            world.create(&tenant, "gone").await,
+        );
         world.take_down(Kind::Dovecot).await;
         let (status, parts) = readiness(&world.daemon).await;
         assert_eq!(status, 503);
@@ -120,7 +115,7 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
             (&json!("ok"), &json!("ok"), &json!("ok"))
         );
 
-        let bob = create(&tenant, "bob").await;
+        let bob = world.create(&tenant, "bob").await;
         let rotated = tenant
             .send(tenant.request(
                 reqwest::Method::POST,
@@ -141,12 +136,9 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
         world.mail.log_in(&bob).await;
         world.mail.assert_login_refused(&ada.email, &ada.password).await;
         world.mail.assert_login_refused(&gone.email, &gone.password).await;
-        let ada = Inbox {
-            password: rotated.text("imapPassword").to_owned(),
-            ..ada
-        };
-        assert_works(world, &bob, "made without Dovecot").await;
-        assert_works(world, &ada, "rotated without Dovecot").await;
+        let ada = ada.with_password(rotated.text("imapPassword"));
+        world.mail.assert_works(&bob, "made without Dovecot").await;
+        world.mail.assert_works(&ada, "rotated without Dovecot").await;
         wait_until_ready(&world.daemon).await;
     })
     .await;
@@ -157,7 +149,7 @@ async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
     World::run(async |world| {
         wait_until_ready(&world.daemon).await;
         let tenant = world.tenant("Acme").await;
-        let gone = create(&tenant, "gone").await;
+        let gone = world.create(&tenant, "gone").await;
         world.take_down(Kind::Postfix).await;
         let (status, parts) = readiness(&world.daemon).await;
         assert_eq!(status, 503);
@@ -170,7 +162,7 @@ async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
             (&json!("ok"), &json!("ok"), &json!("ok"))
         );
 
-        let bob = create(&tenant, "bob").await;
+        let bob = world.create(&tenant, "bob").await;
         world.mail.log_in(&bob).await;
         assert_eq!(
             tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await.status,
@@ -183,7 +175,7 @@ async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
         inbound
             .expect(&format!("RCPT TO:<{}>", gone.email), "550 5.1.1")
             .await;
-        assert_works(world, &bob, "made without Postfix").await;
+        world.mail.assert_works(&bob, "made without Postfix").await;
         wait_until_ready(&world.daemon).await;
     })
     .await;
@@ -197,7 +189,28 @@ async fn a_daemon_that_is_asked_to_stop_twice_stops_once_and_well() {
         world.daemon.signal(Signal::SIGTERM);
         assert_eq!(world.daemon.ended().await.code(), Some(0));
         world.daemon.up().await;
-        assert_works(world, &ada, "after two signals").await;
+        world.mail.assert_works(&ada, "after two signals").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_start_while_a_tenant_is_suspended_finds_nothing_to_repair() {
+    World::run(async |world| {
+        let sa = world.operator();
+        let made = sa.post("/v1/tenants", &json!({"name": "Acme"})).await;
+        let ada = world.create(&sa.with_key(made.text("key")), "ada").await;
+        let path = format!("/v1/tenants/{}", made.id());
+        let suspended = sa.patch(&path, &json!({"suspended": true})).await;
+        assert_eq!(suspended.status, 200, "{suspended:?}");
+        world.daemon.stop().await;
+        world.daemon.up().await;
+        // The very first start made the default domain.
+        assert_eq!(world.daemon.log().matches("have been repaired").count(), 1);
+        world.mail.assert_login_refused(&ada.email, &ada.password).await;
+        let resumed = sa.patch(&path, &json!({"suspended": false})).await;
+        assert_eq!(resumed.status, 200, "{resumed:?}");
+        world.mail.assert_works(&ada, "resumed").await;
     })
     .await;
 }

@@ -1,9 +1,8 @@
-//! The whole program with its mail servers: what was answered is what IMAP and SMTP do.
+//! The whole program with its mail servers, where a test stops them or looks inside: what holds without that is in
+//! `tests/suite`.
 
 mod bad_days;
-mod cut_off;
+mod custom_domain;
 mod dev;
-mod mailbox;
 mod stopping;
-mod storm;
 mod verify;

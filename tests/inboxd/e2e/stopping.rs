@@ -18,9 +18,10 @@ use tokio::{
 
 use crate::support::{
     api::{Answer, Api},
+    inbox::Inbox,
     mail::Mail,
-    wait::{LIMIT, until},
-    world::{Inbox, World},
+    wait::until,
+    world::World,
 };
 
 /// Callers at a time; every other one keeps its connection.
@@ -330,29 +331,6 @@ async fn a_creation_that_is_cut_off_by_a_crash_is_completed_after_it() {
             }
         }
         assert_all_log_in(&world.mail, &made).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn of_requests_for_one_name_at_once_one_gets_the_credentials() {
-    World::run(async |world| {
-        let tenant = world.tenant("Acme").await;
-        for round in 0..5 {
-            let body = json!({"username": format!("wanted-{round}")});
-            let answers = join_all((0..20).map(|_| tenant.post("/v1/inboxes", &body))).await;
-            let (made, found): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
-            assert_eq!((made.len(), found.len()), (1, 19));
-            for answer in found {
-                assert_eq!((answer.status, answer.id()), (200, made[0].id()), "{answer:?}");
-                assert_eq!(answer.body["existed"], json!(true));
-                for secret in ["imapPassword", "apiKey"] {
-                    assert!(answer.body.get(secret).is_none(), "{answer:?}");
-                }
-            }
-            let found = tokio::time::timeout(LIMIT, world.mail.log_in(&Inbox::of(made[0]))).await;
-            found.unwrap();
-        }
     })
     .await;
 }

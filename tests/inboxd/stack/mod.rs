@@ -27,7 +27,7 @@ use tokio::{net::TcpStream, sync::Mutex};
 
 use crate::support::{
     Folder, end_of, free_ports,
-    mail::{self, Idling, Imap, Mail, Message, Smtp, Submitting, auth_plain},
+    mail::{self, HOST, Idling, Imap, Mail, Message, Servers, Smtp, Submitting, auth_plain},
     processes_of,
     wait::until,
     world::HOSTNAME,
@@ -149,7 +149,13 @@ impl Rig {
     }
 
     async fn mail(&self) -> Mail {
-        Mail::new(&self.settings.dir.join("tls/ca.pem"), self.settings.ports).await
+        Mail::new(Servers {
+            host: HOST.to_owned(),
+            hostname: HOSTNAME.to_owned(),
+            ports: self.settings.ports,
+            ca_file: self.settings.dir.join("tls/ca.pem"),
+        })
+        .await
     }
 
     async fn smtp(&self) -> Smtp<TcpStream> {

@@ -195,14 +195,9 @@ impl Daemon {
         Api::new(&self.base, key)
     }
 
-    /// A new tenant: a client with its key, and its id.
+    /// A new tenant: a client with its key.
     pub async fn tenant(&self, name: &str) -> Api {
-        let made = self
-            .api(&self.super_admin)
-            .post("/v1/tenants", &serde_json::json!({ "name": name }))
-            .await;
-        assert_eq!(made.status, 201, "{made:?}");
-        self.api(made.text("key"))
+        self.api(&self.super_admin).tenant(name).await
     }
 
     pub fn log_file(&self) -> PathBuf {

@@ -1,14 +1,19 @@
 //! What tests start and talk to.
 
+#[path = "../../support/api.rs"]
 pub mod api;
 pub mod daemon;
 pub mod domains;
+#[path = "../../support/inbox.rs"]
+pub mod inbox;
+#[path = "../../support/mail.rs"]
 pub mod mail;
 pub mod maps;
 pub mod mount;
 pub mod postgres;
 pub mod service;
 pub mod store;
+#[path = "../../support/wait.rs"]
 pub mod wait;
 pub mod world;
 

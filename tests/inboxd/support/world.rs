@@ -2,29 +2,32 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     panic::{AssertUnwindSafe, resume_unwind},
     path::PathBuf,
+    process::Output,
 };
 
 use futures_util::FutureExt as _;
 use inboxd::{
     clock::{Clock as _, Machine},
     mail::doveadm::Doveadm,
+    model::address::Address,
     stack::{
         PrivateStack, Settings, key,
         private::{Kind, Layout, Ports},
         tls,
     },
 };
-use serde_json::json;
+use tokio::process::Command;
 
 use super::{
     Folder,
-    api::{Answer, Api},
-    daemon::{DEFAULT_DOMAIN, Daemon, Database},
+    api::Api,
+    daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOXD},
     free_ports,
-    mail::Mail,
+    inbox::{Inbox, StoredMessage},
+    mail::{HOST, Mail, Servers},
 };
 
 /// The name that the mail servers greet with.
@@ -38,43 +41,6 @@ pub struct World {
     pub mail: Mail,
     pub stack: PrivateStack,
     pub layout: Layout,
-}
-
-/// An inbox as its creator knows it.
-#[derive(Clone, Debug)]
-pub struct Inbox {
-    pub id: String,
-    pub email: String,
-    pub password: String,
-    /// Its `ak_` key.
-    pub key: String,
-}
-
-impl Inbox {
-    /// From a 201.
-    pub fn of(created: &Answer) -> Self {
-        assert_eq!(created.status, 201, "{created:?}");
-        Self {
-            id: created.id().to_owned(),
-            email: created.text("canonicalEmail").to_owned(),
-            password: created.text("imapPassword").to_owned(),
-            key: created.text("apiKey").to_owned(),
-        }
-    }
-
-    /// Its address with a detail behind the local part.
-    pub fn with_detail(&self, detail: &str) -> String {
-        let (local_part, domain) = self.email.split_once('@').unwrap();
-        format!("{local_part}+{detail}@{domain}")
-    }
-}
-
-/// Creates an inbox with this name.
-pub async fn create(tenant: &Api, username: &str) -> Inbox {
-    let created = tenant.post("/v1/inboxes", &json!({ "username": username })).await;
-    let inbox = Inbox::of(&created);
-    assert_eq!(inbox.email, format!("{username}@{DEFAULT_DOMAIN}"));
-    inbox
 }
 
 impl World {
@@ -118,11 +84,11 @@ impl World {
         let (uid, gid) = layout.mail_owner();
         let config = format!(
             r#"
-            imap.host = "127.0.0.1"
+            imap.host = "{HOST}"
             imap.port = {imaps}
-            smtp.host = "127.0.0.1"
+            smtp.host = "{HOST}"
             smtp.port = {submission}
-            mx.host = "127.0.0.1"
+            mx.host = "{HOST}"
             mx.port = {inbound}
             tls.ca_file = "{ca}"
             mail.root = "{root}"
@@ -154,21 +120,45 @@ impl World {
         let stack = PrivateStack::start(&settings, &Machine, &Machine).await;
         let stack = stack.unwrap_or_else(|error| panic!("{}", inboxd::telemetry::chain(&error)));
         Self {
-            mail: Mail::new(&certificates.ca_cert, ports).await,
+            mail: Mail::new(Servers {
+                host: HOST.to_owned(),
+                hostname: HOSTNAME.to_owned(),
+                ports,
+                ca_file: certificates.ca_cert,
+            })
+            .await,
             daemon,
             stack,
             layout,
         }
     }
 
-    /// A new tenant, as a client with its key.
-    pub async fn tenant(&self, name: &str) -> Api {
-        self.daemon.tenant(name).await
+    /// A name in this world, where no other test makes any.
+    #[expect(clippy::unused_self, reason = "in another world, names depend on the test")]
+    pub fn name(&self, name: &str) -> String {
+        name.to_owned()
     }
 
-    /// An inbox of a tenant of its own.
-    pub async fn inbox(&self, username: &str) -> Inbox {
-        create(&self.tenant(username).await, username).await
+    /// The domain of inboxes that name none.
+    #[expect(clippy::unused_self, reason = "another world has to ask")]
+    pub fn domain(&self) -> &str {
+        DEFAULT_DOMAIN
+    }
+
+    /// A caller with a super admin's key.
+    pub fn operator(&self) -> Api {
+        self.daemon.api(&self.daemon.super_admin)
+    }
+
+    /// `inboxd verify`, as an operator runs it.
+    pub async fn verify(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(INBOXD);
+        command
+            .arg("verify")
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.daemon.config);
+        command.kill_on_drop(true).output().await.unwrap()
     }
 
     /// Stops a mail server.
@@ -181,25 +171,37 @@ impl World {
         self.stack.bring_up(kind).await.unwrap();
     }
 
-    /// A client of Dovecot's administration socket.
-    pub fn doveadm(&self) -> Doveadm {
+    /// Whether anybody is logged in to an inbox over IMAP. Asked of Dovecot, which counts a session until it is gone.
+    pub async fn has_session(&self, inbox: &Inbox) -> bool {
         let key = key::ensure(&self.layout.doveadm_key_file(), &Machine).unwrap();
-        Doveadm::new(&self.layout.doveadm_socket(), &key).unwrap()
+        let doveadm = Doveadm::new(&self.layout.doveadm_socket(), &key).unwrap();
+        let login = Address::parse(&inbox.email).unwrap();
+        let connected = doveadm.is_connected(&login).await.unwrap();
+        connected.expect("Dovecot runs")
     }
 
-    /// Where an inbox's mail lies.
-    pub fn home(&self, inbox: &Inbox) -> PathBuf {
-        self.layout.mail_root().join(&inbox.id)
+    /// The owner of all mail: user and group.
+    pub fn mail_owner(&self) -> (u32, u32) {
+        self.layout.mail_owner()
     }
 
     /// The files of the messages in an inbox.
-    pub fn messages(&self, inbox: &Inbox) -> Vec<PathBuf> {
-        let maildir = self.home(inbox).join("Maildir");
+    #[expect(clippy::unused_async, reason = "in another world, somebody has to be asked")]
+    pub async fn messages(&self, inbox: &Inbox) -> Vec<StoredMessage> {
+        let maildir = self.layout.mail_root().join(&inbox.id).join("Maildir");
         ["new", "cur"]
             .iter()
             .filter_map(|part| fs::read_dir(maildir.join(part)).ok())
             .flatten()
-            .map(|entry| entry.unwrap().path())
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let metadata = path.metadata().unwrap();
+                StoredMessage {
+                    path: path.display().to_string(),
+                    uid: metadata.uid(),
+                    gid: metadata.gid(),
+                }
+            })
             .collect()
     }
 

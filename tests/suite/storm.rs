@@ -8,9 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
+use serde_json::json;
+
 use crate::support::{
+    inbox::Inbox,
     mail::{Mail, Message, auth_plain},
-    world::{Inbox, World, create},
+    wait::LIMIT,
+    world::World,
 };
 
 /// Inboxes that are created, one after another.
@@ -112,7 +117,7 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
         let crowd = world.tenant("Crowd").await;
         let mut storm = Vec::new();
         for number in 0..OTHERS {
-            let other = create(&crowd, &format!("other-{number}")).await;
+            let other = world.create(&crowd, &format!("other-{number}")).await;
             let (stop, logins) = (Arc::clone(&stop), Arc::clone(&logins));
             storm.push(log_in_all_the_time(world.mail.clone(), other, number % 2 == 0, stop, logins));
         }
@@ -123,7 +128,7 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
         let mut with_message = Vec::new();
         for number in 0..CREATED {
             let asked = Instant::now();
-            let inbox = create(&tenant, &format!("agent-{number}")).await;
+            let inbox = world.create(&tenant, &format!("agent-{number}")).await;
             creating += asked.elapsed();
             let message = (number % MESSAGE_EVERY == 0).then(|| Message::new(&format!("for number {number}")));
             // At the same moment, for none of the three may depend on another having been first.
@@ -162,6 +167,29 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
         assert_eq!(failures, Vec::<String>::new(), "logins of others failed");
         for (inbox, message) in with_message {
             world.mail.receive(&inbox, &message).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_requests_for_one_name_at_once_one_gets_the_credentials() {
+    World::run(async |world| {
+        let tenant = world.tenant("Acme").await;
+        for round in 0..5 {
+            let body = json!({"username": world.name(&format!("wanted-{round}"))});
+            let answers = join_all((0..20).map(|_| tenant.post("/v1/inboxes", &body))).await;
+            let (made, found): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
+            assert_eq!((made.len(), found.len()), (1, 19));
+            for answer in found {
+                assert_eq!((answer.status, answer.id()), (200, made[0].id()), "{answer:?}");
+                assert_eq!(answer.body["existed"], json!(true));
+                for secret in ["imapPassword", "apiKey"] {
+                    assert!(answer.body.get(secret).is_none(), "{answer:?}");
+                }
+            }
+            let found = tokio::time::timeout(LIMIT, world.mail.log_in(&Inbox::of(made[0]))).await;
+            found.unwrap();
         }
     })
     .await;

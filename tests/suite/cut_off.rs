@@ -5,14 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use inboxd::model::address::Address;
 use serde_json::json;
 
 use crate::support::{
     api::Api,
+    inbox::Inbox,
     mail::{Idling, Mail, Message, Submitting},
     wait::{LIMIT, until},
-    world::{Inbox, World, create},
+    world::World,
 };
 
 /// Times that credentials end under logins.
@@ -55,16 +55,8 @@ async fn assert_locked_out(mail: &Mail, inbox: &Inbox) {
     );
 }
 
-/// Asked of Dovecot, which counts a session until it is gone.
 async fn assert_no_session(world: &World, inbox: &Inbox) {
-    let login = Address::parse(&inbox.email).unwrap();
-    assert_eq!(world.doveadm().is_connected(&login).await.unwrap(), Some(false));
-}
-
-async fn assert_works(mail: &Mail, inbox: &Inbox) {
-    let message = Message::new(&format!("{} works", inbox.id));
-    mail.submit(inbox, &inbox.email, &message).await.unwrap();
-    mail.receive(inbox, &message).await;
+    assert!(!world.has_session(inbox).await, "{} is logged in", inbox.email);
 }
 
 async fn works(api: &Api) -> u16 {
@@ -75,7 +67,10 @@ async fn works(api: &Api) -> u16 {
 async fn a_deleted_inbox_is_gone_when_delete_answers() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, bob) = (create(&tenant, "ada").await, create(&tenant, "bob").await);
+        let (ada, bob) = (
+            world.create(&tenant, "ada").await,
+            world.create(&tenant, "bob").await,
+        );
         let mail = &world.mail;
         let open = Open::of(mail, &ada).await;
         let mut other = Open::of(mail, &bob).await;
@@ -110,7 +105,7 @@ async fn a_deleted_inbox_is_gone_when_delete_answers() {
             .send(&bob.email, &bob.email, &Message::new("on the old session"))
             .await;
         assert!(!other.idling.has_ended());
-        assert_works(mail, &bob).await;
+        mail.assert_works(&bob, "untouched").await;
     })
     .await;
 }
@@ -119,26 +114,21 @@ async fn a_deleted_inbox_is_gone_when_delete_answers() {
 async fn a_rotated_password_ends_the_old_one_and_its_sessions() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let ada = create(&tenant, "ada").await;
+        let ada = world.create(&tenant, "ada").await;
         let open = Open::of(&world.mail, &ada).await;
         let path = format!("/v1/inboxes/{}/rotate-password", ada.id);
-        for caller in [&tenant, &world.daemon.api(&ada.key)] {
+        for (caller, who) in [(&tenant, "its tenant"), (&tenant.with_key(&ada.key), "itself")] {
             let before = caller.get(&format!("/v1/inboxes/{}", ada.id)).await;
-            let before = Inbox {
-                password: before.text("imapPassword").to_owned(),
-                ..ada.clone()
-            };
+            let before = ada.with_password(before.text("imapPassword"));
             let rotated = caller.request(reqwest::Method::POST, &path);
             let rotated = caller.send(rotated).await;
             assert_eq!(rotated.status, 200, "{rotated:?}");
             assert_no_session(world, &ada).await;
-            let new = Inbox {
-                password: rotated.text("imapPassword").to_owned(),
-                ..ada.clone()
-            };
+            let new = ada.with_password(rotated.text("imapPassword"));
             assert_ne!(new.password, before.password);
             assert_locked_out(&world.mail, &before).await;
-            assert_works(&world.mail, &new).await;
+            let about = format!("rotated by {who}");
+            world.mail.assert_works(&new, &about).await;
         }
         open.idling.assert_ended().await;
     })
@@ -149,15 +139,15 @@ async fn a_rotated_password_ends_the_old_one_and_its_sessions() {
 async fn a_rotated_key_changes_nothing_about_mail() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let ada = create(&tenant, "ada").await;
+        let ada = world.create(&tenant, "ada").await;
         let open = Open::of(&world.mail, &ada).await;
         let path = format!("/v1/inboxes/{}/rotate-key", ada.id);
         let rotated = tenant.send(tenant.request(reqwest::Method::POST, &path)).await;
         assert_eq!(rotated.status, 200, "{rotated:?}");
-        assert_eq!(works(&world.daemon.api(&ada.key)).await, 401);
-        assert_eq!(works(&world.daemon.api(rotated.text("apiKey"))).await, 200);
+        assert_eq!(works(&tenant.with_key(&ada.key)).await, 401);
+        assert_eq!(works(&tenant.with_key(rotated.text("apiKey"))).await, 200);
         assert!(!open.idling.has_ended());
-        assert_works(&world.mail, &ada).await;
+        world.mail.assert_works(&ada, "with a new key").await;
     })
     .await;
 }
@@ -166,12 +156,12 @@ async fn a_rotated_key_changes_nothing_about_mail() {
 async fn a_deleted_workspace_takes_its_mailboxes_along() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let kept = create(&tenant, "kept").await;
+        let kept = world.create(&tenant, "kept").await;
         let workspace = tenant.post("/v1/workspaces", &json!({"name": "Customer"})).await;
         assert_eq!(workspace.status, 201, "{workspace:?}");
         let mut gone = Vec::new();
         for name in ["one", "two"] {
-            let body = json!({"username": name, "workspaceId": workspace.id()});
+            let body = json!({"username": world.name(name), "workspaceId": workspace.id()});
             gone.push(Inbox::of(&tenant.post("/v1/inboxes", &body).await));
         }
         let open = Open::of(&world.mail, &gone[0]).await;
@@ -182,7 +172,7 @@ async fn a_deleted_workspace_takes_its_mailboxes_along() {
             assert_gone(&world.mail, inbox).await;
         }
         open.idling.assert_ended().await;
-        assert_works(&world.mail, &kept).await;
+        world.mail.assert_works(&kept, "untouched").await;
     })
     .await;
 }
@@ -190,11 +180,11 @@ async fn a_deleted_workspace_takes_its_mailboxes_along() {
 #[tokio::test]
 async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed() {
     World::run(async |world| {
-        let sa = world.daemon.api(&world.daemon.super_admin);
+        let sa = world.operator();
         let made = sa.post("/v1/tenants", &json!({"name": "Acme"})).await;
-        let tenant = world.daemon.api(made.text("key"));
+        let tenant = sa.with_key(made.text("key"));
         let path = format!("/v1/tenants/{}", made.id());
-        let ada = create(&tenant, "ada").await;
+        let ada = world.create(&tenant, "ada").await;
         let stranger = world.inbox("stranger").await;
         let open = Open::of(&world.mail, &ada).await;
 
@@ -205,7 +195,7 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
         open.idling.assert_ended().await;
         let refused = tenant.get("/v1/inboxes").await;
         assert_eq!(refused.error(), (403, "TENANT_SUSPENDED"));
-        let refused = world.daemon.api(&ada.key).get("/v1/me").await;
+        let refused = sa.with_key(&ada.key).get("/v1/me").await;
         assert_eq!(refused.error(), (403, "TENANT_SUSPENDED"));
         let meanwhile = Message::new("meanwhile");
         world
@@ -222,16 +212,12 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
         submitting.say(&format!("MAIL FROM:<{}>", ada.email)).await;
         let refused = submitting.say(&format!("RCPT TO:<{}>", stranger.email)).await;
         assert!(refused.starts_with("553"), "{refused}");
-        // A start while it is suspended finds nothing to repair; the very first one made the default domain.
-        world.daemon.stop().await;
-        world.daemon.up().await;
-        assert_eq!(world.daemon.log().matches("have been repaired").count(), 1);
 
         let resumed = sa.patch(&path, &json!({"suspended": false})).await;
         assert_eq!(resumed.status, 200, "{resumed:?}");
         world.mail.receive(&ada, &meanwhile).await;
         world.mail.receive(&ada, &Message::new("from here")).await;
-        assert_works(&world.mail, &ada).await;
+        world.mail.assert_works(&ada, "resumed").await;
         assert_eq!(works(&tenant).await, 200);
 
         let open = Open::of(&world.mail, &ada).await;
@@ -240,7 +226,7 @@ async fn a_suspended_tenant_receives_and_does_nothing_else_until_it_is_resumed()
         assert_gone(&world.mail, &ada).await;
         open.idling.assert_ended().await;
         assert_eq!(works(&tenant).await, 401);
-        assert_works(&world.mail, &stranger).await;
+        world.mail.assert_works(&stranger, "untouched").await;
     })
     .await;
 }
@@ -271,7 +257,7 @@ async fn log_in_until_refused(mail: Mail, inbox: Inbox, ending: Arc<AtomicBool>)
 async fn no_session_slips_through_while_its_credentials_end() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let mut inbox = create(&tenant, "ada").await;
+        let mut inbox = world.create(&tenant, "ada").await;
         let path = format!("/v1/inboxes/{}", inbox.id);
         for round in 0..ROUNDS {
             let ending = Arc::new(AtomicBool::new(false));
@@ -281,10 +267,8 @@ async fn no_session_slips_through_while_its_credentials_end() {
                     tokio::spawn(owner)
                 })
                 .collect();
-            let doveadm = world.doveadm();
-            let login = Address::parse(&inbox.email).unwrap();
             until("somebody is logged in", || async {
-                (doveadm.is_connected(&login).await.unwrap() == Some(true)).then_some(())
+                world.has_session(&inbox).await.then_some(())
             })
             .await;
             ending.store(true, Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use reqwest::{Method, header::HeaderMap};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(inboxd::http::openapi()).unwrap());
 
@@ -46,6 +46,21 @@ impl Api {
 
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    /// The same caller with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Makes a tenant with a super admin's key: a caller with the tenant's key.
+    pub async fn tenant(&self, name: &str) -> Self {
+        let made = self.post("/v1/tenants", &json!({ "name": name })).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        self.with_key(made.text("key"))
     }
 
     /// A request that is still to be completed and sent.

@@ -1,6 +1,6 @@
 //! Clients of the mail servers: IMAP with async-imap, submission with lettre, and plain dialogues of SMTP.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -17,11 +17,12 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    inbox::Inbox,
     wait::{LIMIT, until},
-    world::{HOSTNAME, Inbox},
 };
 
-const HOST: &str = "127.0.0.1";
+/// Where every stack under test listens, whatever it calls itself.
+pub const HOST: &str = "127.0.0.1";
 /// Longer than any test idles.
 const IDLE_LIMIT: Duration = Duration::from_mins(10);
 
@@ -30,30 +31,55 @@ pub type Imap = async_imap::Session<TlsStream<TcpStream>>;
 /// A dialogue with submission after STARTTLS.
 pub type Submitting = Smtp<TlsStream<TcpStream>>;
 
+/// What a client has to know of the mail servers.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The name that callers of the API are told. The certificates must be for it.
+    pub host: String,
+    /// The name that Postfix greets with.
+    pub hostname: String,
+    pub ports: Ports,
+    /// PEM.
+    pub ca_file: PathBuf,
+}
+
 /// The mail servers as clients see them.
 #[derive(Clone)]
 pub struct Mail {
-    pub ports: Ports,
+    pub servers: Servers,
     roots: Roots,
     tls: Arc<rustls::ClientConfig>,
 }
 
 impl Mail {
-    pub async fn new(ca_cert: &Path, ports: Ports) -> Self {
-        let roots = Roots::load(Some(ca_cert)).await.unwrap();
+    pub async fn new(servers: Servers) -> Self {
+        let roots = Roots::load(Some(&servers.ca_file)).await.unwrap();
         let tls = roots.client_config().unwrap();
-        Self { ports, roots, tls }
+        Self { servers, roots, tls }
     }
 
     async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
-        let name = ServerName::try_from(HOST).unwrap();
+        let name = ServerName::try_from(self.servers.host.clone()).unwrap();
         let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp);
         in_time(connecting).await?.map_err(|error| error.to_string())
     }
 
+    async fn smtp(&self, port: u16) -> Result<Smtp<TcpStream>, String> {
+        let tcp = TcpStream::connect((HOST, port)).await;
+        let mut smtp = Smtp {
+            stream: BufStream::new(tcp.map_err(|error| format!("connect: {error}"))?),
+        };
+        let greeting = smtp.try_reply().await?;
+        if greeting.starts_with(&format!("220 {} ", self.servers.hostname)) {
+            Ok(smtp)
+        } else {
+            Err(greeting)
+        }
+    }
+
     /// A new IMAP connection and a login on it. The error is the server's word.
     pub async fn try_log_in(&self, login: &str, password: &str) -> Result<Imap, String> {
-        let tcp = TcpStream::connect((HOST, self.ports.imaps))
+        let tcp = TcpStream::connect((HOST, self.servers.ports.imaps))
             .await
             .map_err(|error| format!("connect: {error}"))?;
         let mut client = async_imap::Client::new(self.tls(tcp).await?);
@@ -88,14 +114,14 @@ impl Mail {
 
     /// The same, where it may fail.
     pub async fn try_inbound(&self) -> Result<Smtp<TcpStream>, String> {
-        let mut smtp = connect(self.ports.inbound).await?;
+        let mut smtp = self.smtp(self.servers.ports.inbound).await?;
         smtp.try_expect("EHLO client.example.net", "250").await?;
         Ok(smtp)
     }
 
     /// A new connection to submission, without TLS yet.
     pub async fn submission_in_clear(&self) -> Smtp<TcpStream> {
-        connect(self.ports.submission).await.unwrap()
+        self.smtp(self.servers.ports.submission).await.unwrap()
     }
 
     /// A new connection to submission, after STARTTLS.
@@ -105,7 +131,7 @@ impl Mail {
 
     /// The same, where it may fail.
     pub async fn try_submission(&self) -> Result<Submitting, String> {
-        let mut plain = connect(self.ports.submission).await?;
+        let mut plain = self.smtp(self.servers.ports.submission).await?;
         plain.try_expect("EHLO client.example.net", "250").await?;
         plain.try_expect("STARTTLS", "220").await?;
         let tls = self.tls(plain.stream.into_inner()).await?;
@@ -135,10 +161,10 @@ impl Mail {
         let told = |error: inboxd::mail::smtp::Error| inboxd::telemetry::chain(&error);
         let endpoint = Endpoint {
             host: HOST.to_owned(),
-            port: self.ports.submission,
+            port: self.servers.ports.submission,
         };
         let mut submission = Submission::connect(&endpoint, LIMIT).await.map_err(told)?;
-        let parameters = self.roots.submission_parameters(HOST).unwrap();
+        let parameters = self.roots.submission_parameters(&self.servers.host).unwrap();
         submission.start_tls(parameters, LIMIT).await.map_err(told)?;
         submission
             .authenticate(&sender.email, &sender.password.clone().into(), LIMIT)
@@ -163,6 +189,19 @@ impl Mail {
         let text = read_when_there(&mut imap, message).await;
         imap.logout().await.unwrap();
         text
+    }
+
+    /// An inbox sends, receives from here and from outside, and reads. What it is about tells these messages from
+    /// others in the same inbox.
+    pub async fn assert_works(&self, inbox: &Inbox, about: &str) {
+        let (submitted, delivered) = (
+            Message::new(&format!("submitted {about}")),
+            Message::new(&format!("delivered {about}")),
+        );
+        self.submit(inbox, &inbox.email, &submitted).await.unwrap();
+        self.deliver("friend@example.net", &inbox.email, &delivered).await;
+        self.receive(inbox, &submitted).await;
+        self.receive(inbox, &delivered).await;
     }
 }
 
@@ -342,19 +381,6 @@ pub fn auth_plain(login: &str, password: &str) -> String {
         "AUTH PLAIN {}",
         BASE64_STANDARD.encode(format!("\0{login}\0{password}"))
     )
-}
-
-async fn connect(port: u16) -> Result<Smtp<TcpStream>, String> {
-    let tcp = TcpStream::connect((HOST, port)).await;
-    let mut smtp = Smtp {
-        stream: BufStream::new(tcp.map_err(|error| format!("connect: {error}"))?),
-    };
-    let greeting = smtp.try_reply().await?;
-    if greeting.starts_with(&format!("220 {HOSTNAME}")) {
-        Ok(smtp)
-    } else {
-        Err(greeting)
-    }
 }
 
 async fn in_time<F: Future>(future: F) -> Result<F::Output, String> {
