@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
+    mail::wire::{Endpoint, HostPort},
     maps::{Layout, MailHome},
     model::{
         Refused,
@@ -169,6 +170,8 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 993,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
@@ -178,6 +181,8 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 587,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
@@ -187,6 +192,8 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 25,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
@@ -282,6 +289,12 @@ pub struct Config {
     pub sealing_key_file: PathBuf,
     /// Where mail lies and whose it is.
     pub home: MailHome,
+    /// IMAP with implicit TLS.
+    pub imap: Endpoint,
+    /// Submission with STARTTLS.
+    pub smtp: Endpoint,
+    /// SMTP as other mail servers speak it.
+    pub mx: Endpoint,
     /// File with the CA of the mail servers; none: the system's.
     pub ca_file: Option<PathBuf>,
     /// How log lines are written.
@@ -383,19 +396,20 @@ impl Written {
         ] {
             absolute(key, path)?;
         }
-        for (key, host) in [
-            ("imap.host", &self.imap.host),
-            ("smtp.host", &self.smtp.host),
-            ("mx.host", &self.mx.host),
-        ] {
-            if host.is_empty()
-                || !host
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'))
-            {
-                return Err(Error::value(key, "must be a host name or an IP address"));
-            }
-        }
+        let (imap, smtp, mx) = (&self.imap, &self.smtp, &self.mx);
+        let imap = endpoint(
+            ["imap.host", "imap.connect"],
+            &imap.host,
+            imap.port,
+            &imap.connect,
+        )?;
+        let smtp = endpoint(
+            ["smtp.host", "smtp.connect"],
+            &smtp.host,
+            smtp.port,
+            &smtp.connect,
+        )?;
+        let mx = endpoint(["mx.host", "mx.connect"], &mx.host, mx.port, &mx.connect)?;
         if self.mail.uid == 0 || self.mail.gid == 0 {
             return Err(Error::value(
                 "mail.uid",
@@ -428,6 +442,9 @@ impl Written {
                 uid: self.mail.uid,
                 gid: self.mail.gid,
             },
+            imap,
+            smtp,
+            mx,
             ca_file: Some(self.tls.ca_file.clone()).filter(|file| !file.as_os_str().is_empty()),
             log_format,
             written: self,
@@ -495,6 +512,21 @@ fn socket(key: &'static str, text: &str) -> Result<SocketAddr, Error> {
             "must be an IP address and a port, as 127.0.0.1:8080 or [::1]:8080",
         )
     })
+}
+
+/// A mail server; `keys` are those of its host and of where to connect to.
+fn endpoint(keys: [&'static str; 2], host: &str, port: u16, connect: &str) -> Result<Endpoint, Error> {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+    if host.is_empty() || !host.bytes().all(is_allowed) {
+        return Err(Error::value(keys[0], "must be a host name or an IP address"));
+    }
+    let known = Endpoint::new(host, port);
+    if connect.is_empty() {
+        return Ok(known);
+    }
+    let rule = "must be host:port, as dovecot:993 or [::1]:993, or empty";
+    let connect = HostPort::parse(connect).ok_or_else(|| Error::value(keys[1], rule))?;
+    Ok(Endpoint { connect, ..known })
 }
 
 /// A folder or file that ends up in the mail servers' configuration and in passwd-file lines.
@@ -701,6 +733,9 @@ mod tests {
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
             ("imap.host=a b", "imap.host"),
+            ("imap.connect=dovecot", "imap.connect"),
+            ("smtp.connect=postfix:0", "smtp.connect"),
+            ("mx.connect=:25", "mx.connect"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
         ] {
@@ -715,6 +750,20 @@ mod tests {
                 .to_string()
                 .starts_with("service.default_domain")
         );
+    }
+
+    #[test]
+    fn the_daemon_connects_where_callers_do_unless_it_is_told_otherwise() {
+        let flags = [
+            "service.default_domain=example.com",
+            "imap.host=mail.example.com",
+            "imap.connect=dovecot:1993",
+            "mx.host=mail.example.com",
+        ];
+        let config = read_with(&[], &flags).unwrap().check().unwrap();
+        assert_eq!(config.imap.to_string(), "mail.example.com:993 via dovecot:1993");
+        assert_eq!(config.smtp, Endpoint::new("localhost", 587));
+        assert_eq!(config.mx, Endpoint::new("mail.example.com", 25));
     }
 
     #[test]

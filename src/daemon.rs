@@ -213,16 +213,13 @@ fn recorder() -> &'static PrometheusHandle {
 }
 
 fn endpoints(config: &Config) -> Endpoints {
-    let written = &config.written;
+    let host = |server: &Endpoint| Host {
+        host: server.known_as.host.clone(),
+        port: server.known_as.port,
+    };
     Endpoints {
-        imap: Host {
-            host: written.imap.host.clone(),
-            port: written.imap.port,
-        },
-        smtp: Host {
-            host: written.smtp.host.clone(),
-            port: written.smtp.port,
-        },
+        imap: host(&config.imap),
+        smtp: host(&config.smtp),
     }
 }
 
@@ -248,12 +245,6 @@ impl SessionEnder for Doveadm {
 /// What `/readyz` asks.
 fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
     let greeting_limit = Duration::from_millis(GREETING_TIMEOUT_MS);
-    let endpoint = |host: &str, port: u16| Endpoint {
-        host: host.to_owned(),
-        port,
-    };
-    let written = &config.written;
-
     let db = db.clone();
     let store: Probe = Box::new(move || {
         let db = db.clone();
@@ -264,10 +255,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         let maps = Arc::clone(&maps);
         Box::pin(async move { Ok(tokio::task::spawn_blocking(move || maps.probe()).await??) })
     });
-    let (imap, ca_file) = (
-        endpoint(&written.imap.host, written.imap.port),
-        config.ca_file.clone(),
-    );
+    let (imap, ca_file) = (config.imap.clone(), config.ca_file.clone());
     let dovecot: Probe = Box::new(move || {
         let (imap, ca_file) = (imap.clone(), ca_file.clone());
         Box::pin(async move {
@@ -276,8 +264,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             Ok(())
         })
     });
-    let submission = endpoint(&written.smtp.host, written.smtp.port);
-    let inbound = endpoint(&written.mx.host, written.mx.port);
+    let (submission, inbound) = (config.smtp.clone(), config.mx.clone());
     let postfix: Probe = Box::new(move || {
         let (submission, inbound) = (submission.clone(), inbound.clone());
         Box::pin(async move {

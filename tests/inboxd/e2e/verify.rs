@@ -13,9 +13,10 @@ use inboxd::{
 use tokio::process::Command;
 
 use crate::support::{
-    daemon::INBOXD,
+    Folder,
+    daemon::{Daemon, Database, INBOXD},
     free_ports,
-    world::{Inbox, World, create},
+    world::{HOSTNAME, Inbox, World, create},
 };
 
 const HOST: &str = "127.0.0.1";
@@ -39,19 +40,14 @@ fn texts(output: &Output) -> (String, String) {
 
 fn target(world: &World) -> Target {
     Target {
-        imap_host: HOST.to_owned(),
-        imap_port: world.mail.ports.imaps,
-        smtp_host: HOST.to_owned(),
-        smtp_port: world.mail.ports.submission,
+        submission: endpoint(world.mail.ports.submission),
+        imap: endpoint(world.mail.ports.imaps),
         ca_file: Some(world.layout.tls_dir().join("ca.pem")),
     }
 }
 
 fn endpoint(port: u16) -> Endpoint {
-    Endpoint {
-        host: HOST.to_owned(),
-        port,
-    }
+    Endpoint::new(HOST, port)
 }
 
 /// The probe itself, with its own patience; which steps passed, and what stopped it.
@@ -172,7 +168,7 @@ async fn a_wrong_password_fails_at_auth_and_is_not_told() {
         let (passed, outcome) = probe(&target, &ada, "mistaken", &Limits::default()).await;
         let failure = outcome.unwrap_err();
         assert_eq!(failure.step, Step::Auth);
-        assert_eq!(failure.server, endpoint(target.smtp_port));
+        assert_eq!(failure.server, target.submission);
         assert_eq!(passed, [Step::ConnectSubmission, Step::StartTls]);
         assert!(
             failure.cause.source().unwrap().to_string().contains("535 5.7.8"),
@@ -183,9 +179,7 @@ async fn a_wrong_password_fails_at_auth_and_is_not_told() {
 
         // The same at the IMAP server, which the probe did not get to.
         let config = tls::client_config(target.ca_file.as_deref()).await.unwrap();
-        let connection = imap::Connection::open(&endpoint(target.imap_port), config, LIMIT)
-            .await
-            .unwrap();
+        let connection = imap::Connection::open(&target.imap, config, LIMIT).await.unwrap();
         let error = connection
             .login(&ada.email, &"mistaken".into(), LIMIT)
             .await
@@ -220,9 +214,7 @@ async fn an_unknown_ca_fails_at_starttls_and_points_at_the_ca_file() {
         assert!(failure.hint().contains("tls.ca_file"), "{failure:?}");
 
         let config = tls::client_config(Some(&ca_file)).await.unwrap();
-        let error = imap::greeting(&endpoint(target.imap_port), config, LIMIT)
-            .await
-            .unwrap_err();
+        let error = imap::greeting(&target.imap, config, LIMIT).await.unwrap_err();
         assert!(
             error.fault.to_string().contains("certificate was refused"),
             "{error:?}"
@@ -251,6 +243,70 @@ async fn a_message_that_does_not_arrive_points_at_the_queue() {
             matches!(&failure.cause, Cause::NotDelivered { accepted, .. } if accepted.contains("queued as"))
         );
         assert!(failure.hint().contains("postqueue -p"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_reached_elsewhere_is_still_the_name_in_the_certificate() {
+    World::run(async |world| {
+        let ada = world.inbox("ada").await;
+        let ports = world.mail.ports;
+        // No DNS ever has the name (RFC 6761, 6.2): only the certificate does.
+        let keys = |host: &str| {
+            let mut keys = vec![format!(
+                "tls.ca_file={}",
+                world.layout.tls_dir().join("ca.pem").display()
+            )];
+            for (section, port) in [
+                ("imap", ports.imaps),
+                ("smtp", ports.submission),
+                ("mx", ports.inbound),
+            ] {
+                keys.push(format!("{section}.host={host}"));
+                keys.push(format!("{section}.connect={HOST}:{port}"));
+            }
+            keys
+        };
+        let verify = async |host: &str| {
+            let flags: Vec<String> = keys(host)
+                .into_iter()
+                .flat_map(|key| ["--set".to_owned(), key])
+                .collect();
+            let mut arguments = vec![ada.email.as_str()];
+            arguments.extend(flags.iter().map(String::as_str));
+            texts(&run(world, &arguments).await)
+        };
+        let (told, complaints) = verify(HOSTNAME).await;
+        assert!(told.contains("works"), "{told}{complaints}");
+        let both = format!("{HOSTNAME}:{} via {HOST}:{}", ports.submission, ports.submission);
+        assert!(told.contains(&both), "{told}");
+
+        let stranger = "other.inboxd.test";
+        let (told, complaints) = verify(stranger).await;
+        assert!(
+            told.contains(&format!("FAIL  STARTTLS             {stranger}")),
+            "{told}"
+        );
+        assert!(complaints.contains("for another name"), "{complaints}");
+
+        // The same for /readyz, of a daemon that uses these servers.
+        for (host, is_ready) in [(HOSTNAME, true), (stranger, false)] {
+            let lines = keys(host).into_iter().filter_map(|key| {
+                key.split_once('=')
+                    .map(|(name, value)| format!("{name} = {value:?}\n"))
+            });
+            let beside =
+                Daemon::with_config(Database::Sqlite, Folder::new(), &lines.collect::<String>()).await;
+            let ready = beside.api("").get("/readyz").await;
+            assert_eq!(ready.body["ready"], is_ready, "{ready:?}");
+            let via = format!("{stranger}:993 via {HOST}:{}", ports.imaps);
+            assert_eq!(ready.body["parts"]["postfix"], "ok", "{ready:?}");
+            assert!(
+                is_ready || ready.body["parts"]["dovecot"].as_str().unwrap().contains(&via),
+                "{ready:?}"
+            );
+        }
     })
     .await;
 }
