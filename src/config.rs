@@ -25,6 +25,7 @@ use crate::{
         limits::Limits,
     },
     ops::Settings,
+    stack::tls::Certificates,
     telemetry::LogFormat,
 };
 
@@ -199,12 +200,14 @@ section! {
 section! {
     /// Certificates.
     Tls {
-        /// PEM file of the CA that signed the mail servers' certificate; empty: the system's.
+        /// PEM file of the mail servers' certificate chain; empty: the private CA signs one.
+        cert_file: PathBuf = PathBuf::new(),
+        /// PEM file of its key; empty if and only if `cert_file` is.
+        key_file: PathBuf = PathBuf::new(),
+        /// Folder of the private CA.
+        private_ca_dir: PathBuf = "/var/lib/inboxd/tls".into(),
+        /// PEM file of the CA that signed the certificate; empty: the private CA's, or else the system's.
         ca_file: PathBuf = PathBuf::new(),
-        /// PEM file of the mail servers' certificate chain, for rendering.
-        cert_file: PathBuf = "/etc/ssl/certs/ssl-cert-snakeoil.pem".into(),
-        /// PEM file of its key, for rendering.
-        key_file: PathBuf = "/etc/ssl/private/ssl-cert-snakeoil.key".into(),
     }
 }
 section! {
@@ -295,12 +298,25 @@ pub struct Config {
     pub smtp: Endpoint,
     /// SMTP as other mail servers speak it.
     pub mx: Endpoint,
-    /// File with the CA of the mail servers; none: the system's.
-    pub ca_file: Option<PathBuf>,
+    /// The mail servers' certificate, and whom this side trusts.
+    pub certificate: Certificate,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Everything as it was written, for what needs no check.
     pub written: Written,
+}
+
+/// The mail servers' certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Certificate {
+    /// PEM file of the chain.
+    pub cert_file: PathBuf,
+    /// PEM file of its key.
+    pub key_file: PathBuf,
+    /// PEM file of the CA that vouches for it; none: the system's roots do.
+    pub ca_file: Option<PathBuf>,
+    /// Folder of the private CA that makes these files; none: the operator brings them.
+    pub private_ca_dir: Option<PathBuf>,
 }
 
 /// Which database.
@@ -445,7 +461,7 @@ impl Written {
             imap,
             smtp,
             mx,
-            ca_file: Some(self.tls.ca_file.clone()).filter(|file| !file.as_os_str().is_empty()),
+            certificate: self.tls.certificate()?,
             log_format,
             written: self,
         })
@@ -487,7 +503,50 @@ impl Written {
     }
 }
 
+impl Tls {
+    /// The operator's own certificate, or that of the private CA.
+    fn certificate(&self) -> Result<Certificate, Error> {
+        absolute("tls.private_ca_dir", &self.private_ca_dir)?;
+        let given = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
+        let ca_file = given(&self.ca_file);
+        let files = [
+            ("tls.cert_file", given(&self.cert_file)),
+            ("tls.key_file", given(&self.key_file)),
+        ];
+        match files {
+            [(cert, Some(cert_file)), (key, Some(key_file))] => {
+                absolute(cert, &cert_file)?;
+                absolute(key, &key_file)?;
+                Ok(Certificate {
+                    cert_file,
+                    key_file,
+                    ca_file,
+                    private_ca_dir: None,
+                })
+            }
+            [(_, None), (_, None)] => {
+                let made = Certificates::in_folder(&self.private_ca_dir);
+                Ok(Certificate {
+                    cert_file: made.server_cert,
+                    key_file: made.server_key,
+                    ca_file: ca_file.or(Some(made.ca_cert)),
+                    private_ca_dir: Some(self.private_ca_dir.clone()),
+                })
+            }
+            [(missing, None), (set, Some(_))] | [(set, Some(_)), (missing, None)] => Err(Error::value(
+                missing,
+                format!("must be set, because {set} is; or neither, for a certificate of the private CA"),
+            )),
+        }
+    }
+}
+
 impl Config {
+    /// The names that the mail servers' certificate must hold.
+    pub fn certificate_names(&self) -> [&str; 3] {
+        [&self.imap, &self.smtp, &self.mx].map(|server| server.known_as.host.as_str())
+    }
+
     /// Where the maps are and who may read them. Asks the system for the groups, so they must exist.
     pub fn maps_layout(&self) -> Result<Layout, Error> {
         Ok(Layout {
@@ -736,6 +795,9 @@ mod tests {
             ("imap.connect=dovecot", "imap.connect"),
             ("smtp.connect=postfix:0", "smtp.connect"),
             ("mx.connect=:25", "mx.connect"),
+            ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
+            ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
+            ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
         ] {
@@ -764,6 +826,30 @@ mod tests {
         assert_eq!(config.imap.to_string(), "mail.example.com:993 via dovecot:1993");
         assert_eq!(config.smtp, Endpoint::new("localhost", 587));
         assert_eq!(config.mx, Endpoint::new("mail.example.com", 25));
+    }
+
+    #[test]
+    fn without_a_certificate_of_the_operators_the_private_ca_makes_one() {
+        let certificate = |flags: &[&str]| {
+            let flags = [&["service.default_domain=example.com"], flags].concat();
+            read_with(&[], &flags).unwrap().check().unwrap().certificate
+        };
+        let private = Certificate {
+            cert_file: "/x/server.pem".into(),
+            key_file: "/x/server.key".into(),
+            ca_file: Some("/x/ca.pem".into()),
+            private_ca_dir: Some("/x".into()),
+        };
+        assert_eq!(certificate(&["tls.private_ca_dir=/x"]), private);
+        let trusting = certificate(&["tls.private_ca_dir=/x", "tls.ca_file=/y.pem"]);
+        assert_eq!(trusting.ca_file, Some("/y.pem".into()));
+        let own = Certificate {
+            cert_file: "/c.pem".into(),
+            key_file: "/c.key".into(),
+            ca_file: None,
+            private_ca_dir: None,
+        };
+        assert_eq!(certificate(&["tls.cert_file=/c.pem", "tls.key_file=/c.key"]), own);
     }
 
     #[test]

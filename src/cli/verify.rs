@@ -85,7 +85,7 @@ async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> 
     let target = Target {
         submission: config.smtp.clone(),
         imap: config.imap.clone(),
-        ca_file: config.ca_file.clone(),
+        ca_file: config.certificate.ca_file.clone(),
     };
     let mut random = [0_u8; 16];
     Machine.fill(&mut random);
