@@ -139,8 +139,8 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
         dovecot_base_dir: written.dovecot.base_dir.clone(),
         doveadm_group: written.dovecot.doveadm_group.clone(),
         doveadm_key_file: written.dovecot.doveadm_key_file.clone(),
-        tls_cert: written.tls.cert_file.clone(),
-        tls_key: written.tls.key_file.clone(),
+        tls_cert: config.certificate.cert_file.clone(),
+        tls_key: config.certificate.key_file.clone(),
         imaps_port: written.imap.port,
         submission_service: match written.smtp.port {
             587 => "submission".to_owned(),

@@ -285,7 +285,10 @@ pub async fn run(
     let ended = timeout(Duration::from_millis(STOP_LIMIT_MS), child.wait()).await;
     let Ok(status) = ended else {
         tracing::warn!(%server, "does not stop and is killed");
-        return child.kill().await.map_err(|source| settings.process_error(source));
+        return child
+            .kill()
+            .await
+            .map_err(|source| settings.process_error(source));
     };
     let status = status.map_err(|source| settings.process_error(source))?;
     tracing::info!(%server, %status, "stopped");

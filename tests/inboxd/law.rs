@@ -21,7 +21,7 @@ const LAW: [(&str, &[&str]); 13] = [
         "http",
         &["clock", "model", "ops", "publish", "store", "telemetry"],
     ),
-    ("config", &["maps", "model", "ops", "telemetry"]),
+    ("config", &["mail", "maps", "model", "ops", "stack", "telemetry"]),
     (
         "daemon",
         &[

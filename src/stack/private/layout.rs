@@ -302,7 +302,7 @@ impl Layout {
         self.folder("queue/maildrop", 0o730, postdrop_shares)?;
         self.folder("queue/public", 0o710, postdrop_shares)?;
 
-        let certificates = tls::ensure(&self.tls_dir(), &settings.hostname, clock.now())?;
+        let certificates = tls::ensure(&self.tls_dir(), &[&settings.hostname], clock.now())?;
         key::ensure(&self.doveadm_key_file(), entropy)?;
         for file in self.render(version, settings, &certificates)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;

@@ -656,7 +656,7 @@ async fn a_dropped_stack_stops() {
 
 /// What an operator would render, with certificate and key in this folder.
 fn operators_plane(dir: &Path) -> MailPlane {
-    let certificates = tls::ensure(dir, "mail.example.com", Machine.now()).unwrap();
+    let certificates = tls::ensure(dir, &["mail.example.com"], Machine.now()).unwrap();
     key::ensure(&dir.join("doveadm.key"), &Machine).unwrap();
     MailPlane {
         maps_dir: "/var/lib/inboxd".into(),

@@ -84,12 +84,12 @@ impl Daemon {
             "#
         );
         // Keys that the extra text sets win over ours.
-        let mine = ["dovecot.base_dir", "dovecot.doveadm_key_file"].map(|key| {
-            let name = if key.ends_with("base_dir") {
-                "run"
-            } else {
-                "doveadm.key"
-            };
+        let mine = [
+            ("dovecot.base_dir", "run"),
+            ("dovecot.doveadm_key_file", "doveadm.key"),
+            ("tls.private_ca_dir", "private-ca"),
+        ]
+        .map(|(key, name)| {
             if extra.contains(key) {
                 String::new()
             } else {
