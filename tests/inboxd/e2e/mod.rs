@@ -4,6 +4,7 @@ mod bad_days;
 mod cut_off;
 mod dev;
 mod mailbox;
+mod service_manager;
 mod stopping;
 mod storm;
 mod verify;
