@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bootstrap;
 mod dev;
 mod keys;
 mod serve;
@@ -48,6 +49,11 @@ enum Command {
     },
     /// Run the daemon with a private Dovecot and Postfix, all in one folder
     Dev(dev::DevArguments),
+    /// Print what bootstrap.file tells: keys, addresses and the CA to trust
+    Bootstrap {
+        #[command(flatten)]
+        source: Source,
+    },
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -86,6 +92,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve { source } => serve::serve(&source),
         Command::Dev(arguments) => dev::dev(&arguments),
+        Command::Bootstrap { source } => bootstrap::bootstrap(&source),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },
