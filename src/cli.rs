@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod dev;
+mod healthcheck;
 mod keys;
 mod serve;
 mod stack;
@@ -54,6 +55,8 @@ enum Command {
         #[command(flatten)]
         source: Source,
     },
+    /// Ask the running daemon whether it can create inboxes; for supervisors
+    Healthcheck(healthcheck::HealthcheckArguments),
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -93,6 +96,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve { source } => serve::serve(&source),
         Command::Dev(arguments) => dev::dev(&arguments),
         Command::Bootstrap { source } => bootstrap::bootstrap(&source),
+        Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },

@@ -7,6 +7,7 @@ mod certificate;
 mod create;
 mod document;
 mod faults;
+mod healthcheck;
 mod idempotency;
 mod inboxes;
 mod operation;
