@@ -81,7 +81,11 @@ enum ConfigCommand {
 /// What a command fails with: printed with everything beneath it.
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Runs a command; its exit status is 0 if it did what it was asked.
+/// Exit status of a configuration that cannot be used: `EX_CONFIG` of sysexits(3head). A service manager need not try
+/// again.
+const WRONG_CONFIGURATION: u8 = 78;
+
+/// Runs a command; its exit status is 0 if it did what it was asked, 78 if the configuration is wrong, else 1.
 pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve { source } => serve::serve(&source),
@@ -98,7 +102,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("inboxd: {}", telemetry::chain(&*failure));
-            ExitCode::FAILURE
+            if failure.is::<config::Error>() {
+                ExitCode::from(WRONG_CONFIGURATION)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
+    mail::wire::{Endpoint, HostPort},
     maps::{Layout, MailHome},
     model::{
         Refused,
@@ -24,6 +25,7 @@ use crate::{
         limits::Limits,
     },
     ops::Settings,
+    stack::tls::Certificates,
     telemetry::LogFormat,
 };
 
@@ -169,6 +171,8 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 993,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
@@ -178,6 +182,8 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 587,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
@@ -187,17 +193,21 @@ section! {
         host: String = "localhost".to_owned(),
         /// TCP port.
         port: u16 = 25,
+        /// `host:port` where the daemon itself connects to; empty: host and port.
+        connect: String = String::new(),
     }
 }
 section! {
     /// Certificates.
     Tls {
-        /// PEM file of the CA that signed the mail servers' certificate; empty: the system's.
+        /// PEM file of the mail servers' certificate chain; empty: the private CA signs one.
+        cert_file: PathBuf = PathBuf::new(),
+        /// PEM file of its key; empty if and only if `cert_file` is.
+        key_file: PathBuf = PathBuf::new(),
+        /// Folder of the private CA.
+        private_ca_dir: PathBuf = "/var/lib/inboxd/tls".into(),
+        /// PEM file of the CA that signed the certificate; empty: the private CA's, or else the system's.
         ca_file: PathBuf = PathBuf::new(),
-        /// PEM file of the mail servers' certificate chain, for rendering.
-        cert_file: PathBuf = "/etc/ssl/certs/ssl-cert-snakeoil.pem".into(),
-        /// PEM file of its key, for rendering.
-        key_file: PathBuf = "/etc/ssl/private/ssl-cert-snakeoil.key".into(),
     }
 }
 section! {
@@ -218,6 +228,10 @@ section! {
     Postfix {
         /// Its `queue_directory`.
         queue_dir: PathBuf = "/var/spool/postfix".into(),
+        /// Folder of Dovecot's SASL and LMTP sockets.
+        sockets_dir: PathBuf = "/var/spool/postfix/private".into(),
+        /// Whether submitted messages go to mailboxes of our own domains only.
+        own_domains_only: bool = false,
     }
 }
 section! {
@@ -282,12 +296,31 @@ pub struct Config {
     pub sealing_key_file: PathBuf,
     /// Where mail lies and whose it is.
     pub home: MailHome,
-    /// File with the CA of the mail servers; none: the system's.
-    pub ca_file: Option<PathBuf>,
+    /// IMAP with implicit TLS.
+    pub imap: Endpoint,
+    /// Submission with STARTTLS.
+    pub smtp: Endpoint,
+    /// SMTP as other mail servers speak it.
+    pub mx: Endpoint,
+    /// The mail servers' certificate, and whom this side trusts.
+    pub certificate: Certificate,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Everything as it was written, for what needs no check.
     pub written: Written,
+}
+
+/// The mail servers' certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Certificate {
+    /// PEM file of the chain.
+    pub cert_file: PathBuf,
+    /// PEM file of its key.
+    pub key_file: PathBuf,
+    /// PEM file of the CA that vouches for it; none: the system's roots do.
+    pub ca_file: Option<PathBuf>,
+    /// Folder of the private CA that makes these files; none: the operator brings them.
+    pub private_ca_dir: Option<PathBuf>,
 }
 
 /// Which database.
@@ -380,21 +413,29 @@ impl Written {
             ("dovecot.lua_script", &self.dovecot.lua_script),
             ("dovecot.doveadm_key_file", &self.dovecot.doveadm_key_file),
             ("postfix.queue_dir", &self.postfix.queue_dir),
+            ("postfix.sockets_dir", &self.postfix.sockets_dir),
         ] {
             absolute(key, path)?;
         }
-        for (key, host) in [
-            ("imap.host", &self.imap.host),
-            ("smtp.host", &self.smtp.host),
-            ("mx.host", &self.mx.host),
-        ] {
-            if host.is_empty()
-                || !host
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':'))
-            {
-                return Err(Error::value(key, "must be a host name or an IP address"));
-            }
+        let (imap, smtp, mx) = (&self.imap, &self.smtp, &self.mx);
+        let imap = endpoint(
+            ["imap.host", "imap.connect"],
+            &imap.host,
+            imap.port,
+            &imap.connect,
+        )?;
+        let smtp = endpoint(
+            ["smtp.host", "smtp.connect"],
+            &smtp.host,
+            smtp.port,
+            &smtp.connect,
+        )?;
+        let mx = endpoint(["mx.host", "mx.connect"], &mx.host, mx.port, &mx.connect)?;
+        if !self.postfix.sockets_dir.starts_with(&self.postfix.queue_dir) {
+            return Err(Error::value(
+                "postfix.sockets_dir",
+                "must be in postfix.queue_dir: Postfix names sockets from there",
+            ));
         }
         if self.mail.uid == 0 || self.mail.gid == 0 {
             return Err(Error::value(
@@ -428,7 +469,10 @@ impl Written {
                 uid: self.mail.uid,
                 gid: self.mail.gid,
             },
-            ca_file: Some(self.tls.ca_file.clone()).filter(|file| !file.as_os_str().is_empty()),
+            imap,
+            smtp,
+            mx,
+            certificate: self.tls.certificate()?,
             log_format,
             written: self,
         })
@@ -470,7 +514,50 @@ impl Written {
     }
 }
 
+impl Tls {
+    /// The operator's own certificate, or that of the private CA.
+    fn certificate(&self) -> Result<Certificate, Error> {
+        absolute("tls.private_ca_dir", &self.private_ca_dir)?;
+        let given = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
+        let ca_file = given(&self.ca_file);
+        let files = [
+            ("tls.cert_file", given(&self.cert_file)),
+            ("tls.key_file", given(&self.key_file)),
+        ];
+        match files {
+            [(cert, Some(cert_file)), (key, Some(key_file))] => {
+                absolute(cert, &cert_file)?;
+                absolute(key, &key_file)?;
+                Ok(Certificate {
+                    cert_file,
+                    key_file,
+                    ca_file,
+                    private_ca_dir: None,
+                })
+            }
+            [(_, None), (_, None)] => {
+                let made = Certificates::in_folder(&self.private_ca_dir);
+                Ok(Certificate {
+                    cert_file: made.server_cert,
+                    key_file: made.server_key,
+                    ca_file: ca_file.or(Some(made.ca_cert)),
+                    private_ca_dir: Some(self.private_ca_dir.clone()),
+                })
+            }
+            [(missing, None), (set, Some(_))] | [(set, Some(_)), (missing, None)] => Err(Error::value(
+                missing,
+                format!("must be set, because {set} is; or neither, for a certificate of the private CA"),
+            )),
+        }
+    }
+}
+
 impl Config {
+    /// The names that the mail servers' certificate must hold.
+    pub fn certificate_names(&self) -> [&str; 3] {
+        [&self.imap, &self.smtp, &self.mx].map(|server| server.known_as.host.as_str())
+    }
+
     /// Where the maps are and who may read them. Asks the system for the groups, so they must exist.
     pub fn maps_layout(&self) -> Result<Layout, Error> {
         Ok(Layout {
@@ -495,6 +582,21 @@ fn socket(key: &'static str, text: &str) -> Result<SocketAddr, Error> {
             "must be an IP address and a port, as 127.0.0.1:8080 or [::1]:8080",
         )
     })
+}
+
+/// A mail server; `keys` are those of its host and of where to connect to.
+fn endpoint(keys: [&'static str; 2], host: &str, port: u16, connect: &str) -> Result<Endpoint, Error> {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+    if host.is_empty() || !host.bytes().all(is_allowed) {
+        return Err(Error::value(keys[0], "must be a host name or an IP address"));
+    }
+    let known = Endpoint::new(host, port);
+    if connect.is_empty() {
+        return Ok(known);
+    }
+    let rule = "must be host:port, as dovecot:993 or [::1]:993, or empty";
+    let connect = HostPort::parse(connect).ok_or_else(|| Error::value(keys[1], rule))?;
+    Ok(Endpoint { connect, ..known })
 }
 
 /// A folder or file that ends up in the mail servers' configuration and in passwd-file lines.
@@ -701,6 +803,13 @@ mod tests {
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
             ("imap.host=a b", "imap.host"),
+            ("postfix.sockets_dir=/run/postfix", "postfix.sockets_dir"),
+            ("imap.connect=dovecot", "imap.connect"),
+            ("smtp.connect=postfix:0", "smtp.connect"),
+            ("mx.connect=:25", "mx.connect"),
+            ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
+            ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
+            ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
         ] {
@@ -715,6 +824,44 @@ mod tests {
                 .to_string()
                 .starts_with("service.default_domain")
         );
+    }
+
+    #[test]
+    fn the_daemon_connects_where_callers_do_unless_it_is_told_otherwise() {
+        let flags = [
+            "service.default_domain=example.com",
+            "imap.host=mail.example.com",
+            "imap.connect=dovecot:1993",
+            "mx.host=mail.example.com",
+        ];
+        let config = read_with(&[], &flags).unwrap().check().unwrap();
+        assert_eq!(config.imap.to_string(), "mail.example.com:993 via dovecot:1993");
+        assert_eq!(config.smtp, Endpoint::new("localhost", 587));
+        assert_eq!(config.mx, Endpoint::new("mail.example.com", 25));
+    }
+
+    #[test]
+    fn without_a_certificate_of_the_operators_the_private_ca_makes_one() {
+        let certificate = |flags: &[&str]| {
+            let flags = [&["service.default_domain=example.com"], flags].concat();
+            read_with(&[], &flags).unwrap().check().unwrap().certificate
+        };
+        let private = Certificate {
+            cert_file: "/x/server.pem".into(),
+            key_file: "/x/server.key".into(),
+            ca_file: Some("/x/ca.pem".into()),
+            private_ca_dir: Some("/x".into()),
+        };
+        assert_eq!(certificate(&["tls.private_ca_dir=/x"]), private);
+        let trusting = certificate(&["tls.private_ca_dir=/x", "tls.ca_file=/y.pem"]);
+        assert_eq!(trusting.ca_file, Some("/y.pem".into()));
+        let own = Certificate {
+            cert_file: "/c.pem".into(),
+            key_file: "/c.key".into(),
+            ca_file: None,
+            private_ca_dir: None,
+        };
+        assert_eq!(certificate(&["tls.cert_file=/c.pem", "tls.key_file=/c.key"]), own);
     }
 
     #[test]

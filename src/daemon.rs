@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
-    clock::{Clock as _, Machine},
+    clock::{Clock, Machine},
     config::{self, Config, StoreUrl},
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
     mail::{self, doveadm, doveadm::Doveadm, wire::Endpoint},
@@ -25,7 +25,10 @@ use crate::{
     model::address::Address,
     ops::{Service, idempotency, in_flight::InFlight},
     publish::{self, SessionEnder, SessionsError},
-    stack::key,
+    stack::{
+        key,
+        tls::{self, TlsError},
+    },
     store::{self, Db},
     telemetry,
 };
@@ -34,6 +37,8 @@ use crate::{
 const GREETING_TIMEOUT_MS: u64 = 2_000;
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
+/// Pause between two looks at the mail servers' certificate, where the private CA makes it.
+const CERTIFICATE_PAUSE_S: u64 = 3_600;
 /// Pause between two rounds of folding measurements into the metrics.
 const UPKEEP_PAUSE_S: u64 = 5;
 
@@ -43,6 +48,9 @@ pub enum Error {
     /// The configuration cannot be used on this system.
     #[error("use the configuration")]
     Config(#[from] config::Error),
+    /// The private CA cannot make the mail servers' certificate.
+    #[error("make the mail servers' certificate in tls.private_ca_dir")]
+    Certificate(#[from] TlsError),
     /// The store does not open.
     #[error("open the store {0}")]
     Store(String, #[source] store::Error),
@@ -121,6 +129,10 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         None => None,
     };
 
+    let certificate = PrivateCertificate::of(config);
+    if let Some(certificate) = &certificate {
+        certificate.ensure(&*clock).await?;
+    }
     let db = open_store(config).await?;
     let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
     let layout = config.maps_layout()?;
@@ -145,7 +157,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let service = Arc::new(Service {
         db: db.clone(),
         clock: Arc::clone(&clock) as _,
-        entropy: clock,
+        entropy: Arc::clone(&clock) as _,
         sealing,
         settings: config.settings.clone(),
         in_flight,
@@ -173,6 +185,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             )
         }
     };
+    let renewing = tokio::spawn(renew(certificate, clock, stopped.clone()));
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
@@ -182,6 +195,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
     cleaning.await?;
+    renewing.await?;
     upkeep.await?;
     if let Some(task) = serving_metrics {
         task.await?;
@@ -213,16 +227,13 @@ fn recorder() -> &'static PrometheusHandle {
 }
 
 fn endpoints(config: &Config) -> Endpoints {
-    let written = &config.written;
+    let host = |server: &Endpoint| Host {
+        host: server.known_as.host.clone(),
+        port: server.known_as.port,
+    };
     Endpoints {
-        imap: Host {
-            host: written.imap.host.clone(),
-            port: written.imap.port,
-        },
-        smtp: Host {
-            host: written.smtp.host.clone(),
-            port: written.smtp.port,
-        },
+        imap: host(&config.imap),
+        smtp: host(&config.smtp),
     }
 }
 
@@ -248,12 +259,6 @@ impl SessionEnder for Doveadm {
 /// What `/readyz` asks.
 fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
     let greeting_limit = Duration::from_millis(GREETING_TIMEOUT_MS);
-    let endpoint = |host: &str, port: u16| Endpoint {
-        host: host.to_owned(),
-        port,
-    };
-    let written = &config.written;
-
     let db = db.clone();
     let store: Probe = Box::new(move || {
         let db = db.clone();
@@ -264,10 +269,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         let maps = Arc::clone(&maps);
         Box::pin(async move { Ok(tokio::task::spawn_blocking(move || maps.probe()).await??) })
     });
-    let (imap, ca_file) = (
-        endpoint(&written.imap.host, written.imap.port),
-        config.ca_file.clone(),
-    );
+    let (imap, ca_file) = (config.imap.clone(), config.certificate.ca_file.clone());
     let dovecot: Probe = Box::new(move || {
         let (imap, ca_file) = (imap.clone(), ca_file.clone());
         Box::pin(async move {
@@ -276,8 +278,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             Ok(())
         })
     });
-    let submission = endpoint(&written.smtp.host, written.smtp.port);
-    let inbound = endpoint(&written.mx.host, written.mx.port);
+    let (submission, inbound) = (config.smtp.clone(), config.mx.clone());
     let postfix: Probe = Box::new(move || {
         let (submission, inbound) = (submission.clone(), inbound.clone());
         Box::pin(async move {
@@ -309,6 +310,55 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
 async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {
     // An error is the closing.
     while stopped.changed().await.is_ok() {}
+}
+
+/// The certificate that the private CA makes for the mail servers.
+#[derive(Clone)]
+struct PrivateCertificate {
+    folder: PathBuf,
+    names: Vec<String>,
+}
+
+impl PrivateCertificate {
+    /// None, where the operator brings the certificate.
+    fn of(config: &Config) -> Option<Self> {
+        let folder = config.certificate.private_ca_dir.clone()?;
+        let names = config.certificate_names().map(str::to_owned).to_vec();
+        Some(Self { folder, names })
+    }
+
+    /// Makes what is missing or due.
+    async fn ensure(&self, clock: &dyn Clock) -> Result<(), Error> {
+        let (this, now) = (self.clone(), clock.now());
+        let made = tokio::task::spawn_blocking(move || {
+            let names: Vec<&str> = this.names.iter().map(String::as_str).collect();
+            tls::ensure(&this.folder, &names, now)
+        });
+        made.await??;
+        Ok(())
+    }
+}
+
+/// Renews the certificate when it is due; the mail servers' side notices the new file.
+async fn renew(
+    certificate: Option<PrivateCertificate>,
+    clock: Arc<Machine>,
+    stopped: tokio::sync::watch::Receiver<()>,
+) {
+    let Some(certificate) = certificate else { return };
+    let mut until = std::pin::pin!(wait_until_closed(stopped));
+    loop {
+        tokio::select! {
+            () = &mut until => return,
+            () = tokio::time::sleep(Duration::from_secs(CERTIFICATE_PAUSE_S)) => {}
+        }
+        if let Err(error) = certificate.ensure(&*clock).await {
+            tracing::error!(
+                error = telemetry::chain(&error),
+                "cannot renew the mail servers' certificate"
+            );
+        }
+    }
 }
 
 /// Forgets answers that are no longer kept, now and then.

@@ -36,11 +36,11 @@
 //! store      clock, model
 //! maps       model
 //! mail       model
-//! stack      clock
+//! stack      clock, telemetry
 //! publish    maps, model, store, telemetry
 //! ops        clock, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
-//! config     maps, model, ops, telemetry
+//! config     mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, http, mail, maps, model, ops, publish, stack, store, telemetry
 //! cli        clock, config, daemon, http, mail, model, ops, stack, telemetry
 //! ```

@@ -103,8 +103,7 @@ fn ports() -> Result<DevPorts, Failure> {
 /// Writes the daemon's configuration into the folder, so that every other command can be used with it, too.
 fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Failure> {
     let layout = Layout::of(dir)?;
-    folder::make(&layout.tls_dir(), 0o755)?;
-    let certificates = tls::ensure(&layout.tls_dir(), HOSTNAME, Machine.now())?;
+    let certificates = tls::ensure(&layout.tls_dir(), &[HOSTNAME], Machine.now())?;
     let store = dir.join("store");
     folder::make(&store, 0o700)?;
     // The key of Dovecot's administration socket comes before Dovecot's configuration.

@@ -1,17 +1,31 @@
 //! `inboxd serve`.
 
+mod service_manager;
+
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::service_manager::ServiceManager;
 use super::{Failure, Source, block_on};
 use crate::{daemon, telemetry};
 
 pub(super) fn serve(source: &Source) -> Result<(), Failure> {
     let config = source.load()?;
     telemetry::start_logging(&config.written.log.filter, config.log_format)?;
+    let manager = ServiceManager::told_of_the_start();
+    let status = format!(
+        "API on {}, default domain {}",
+        config.api, config.settings.default_domain
+    );
     block_on(async {
         let stop = stop_signal()?;
-        daemon::run(&config, stop, || ()).await?;
-        Ok(())
+        let stop = async {
+            stop.await;
+            ServiceManager::stopping();
+        };
+        tokio::select! {
+            ended = daemon::run(&config, stop, || manager.ready(&status)) => Ok(ended?),
+            never = manager.keep_alive() => match never {},
+        }
     })
 }
 

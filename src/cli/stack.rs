@@ -1,16 +1,20 @@
 //! `inboxd stack`.
 
-use std::process::Command as Process;
+use std::{path::PathBuf, process::Command as Process};
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Failure, Source, print};
+use super::{Failure, Source, block_on, print, serve::stop_signal};
 use crate::{
+    clock::Machine,
     config::Config,
     stack::{
         DovecotVersion, MailPlane, RenderedFile,
+        container::{self, Settings},
+        private::Kind,
         render::{self, Reach},
     },
+    telemetry,
 };
 
 #[derive(Subcommand, Debug)]
@@ -25,6 +29,21 @@ pub(super) enum StackCommand {
         #[command(flatten)]
         source: Source,
     },
+    /// Run one server that serves inboxd and nothing else, in the foreground: the command of its container
+    Run(ContainerArguments),
+    /// Exit with 0 if the server that `stack run` runs does its work: the health check of its container
+    Health(ContainerArguments),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ContainerArguments {
+    /// Which server
+    server: Server,
+    /// Folder of its configuration, which is written at each start
+    #[arg(long, value_name = "DIR", default_value = "/run/inboxd")]
+    dir: PathBuf,
+    #[command(flatten)]
+    source: Source,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -36,16 +55,47 @@ pub(super) enum Server {
 }
 
 pub(super) fn stack(command: StackCommand) -> Result<(), Failure> {
-    let StackCommand::Render {
-        server,
-        dovecot_version,
-        source,
-    } = command;
-    let plane = plane_of(&source.load()?)?;
-    let files = match server {
-        Server::Dovecot => render::dovecot(version(dovecot_version)?, &plane)?,
-        Server::Postfix => render::postfix(&plane)?,
-    };
+    match command {
+        StackCommand::Render {
+            server,
+            dovecot_version,
+            source,
+        } => {
+            let plane = plane_of(&source.load()?)?;
+            print_fragments(match server {
+                Server::Dovecot => render::dovecot(version(dovecot_version)?, &plane)?,
+                Server::Postfix => render::postfix(&plane)?,
+            })
+        }
+        StackCommand::Run(arguments) => {
+            let config = arguments.source.load()?;
+            telemetry::start_logging(&config.written.log.filter, config.log_format)?;
+            let settings = arguments.settings(&config)?;
+            block_on(async { Ok(container::run(&settings, &Machine, stop_signal()?).await?) })
+        }
+        StackCommand::Health(arguments) => {
+            let settings = arguments.settings(&arguments.source.load()?)?;
+            block_on(async { Ok(container::check(&settings).await?) })
+        }
+    }
+}
+
+impl ContainerArguments {
+    fn settings(&self, config: &Config) -> Result<Settings, Failure> {
+        Ok(Settings {
+            server: match self.server {
+                Server::Dovecot => Kind::Dovecot,
+                Server::Postfix => Kind::Postfix,
+            },
+            dir: self.dir.clone(),
+            plane: plane_of(config)?,
+            submission_port: config.written.smtp.port,
+            inbound_port: config.written.mx.port,
+        })
+    }
+}
+
+fn print_fragments(files: Vec<RenderedFile>) -> Result<(), Failure> {
     for RenderedFile { path, contents } in files {
         // A Lua comment begins otherwise than one of a configuration file.
         let comment = if path.extension().is_some_and(|extension| extension == "lua") {
@@ -74,7 +124,7 @@ fn version(asked: Option<String>) -> Result<DovecotVersion, Failure> {
 /// What the fragments are rendered from: the configuration in force.
 fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
     let written = &config.written;
-    let private = written.postfix.queue_dir.join("private");
+    let sockets = &written.postfix.sockets_dir;
     Ok(MailPlane {
         maps_dir: written.maps.dir.clone(),
         lua_script: written.dovecot.lua_script.clone(),
@@ -84,20 +134,24 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
         hostname: written.mx.host.clone(),
         postmaster_address: config.postmaster()?.to_string(),
         queue_dir: written.postfix.queue_dir.clone(),
-        auth_socket: private.join("inboxd-auth"),
-        lmtp_socket: private.join("inboxd-lmtp"),
+        auth_socket: sockets.join("inboxd-auth"),
+        lmtp_socket: sockets.join("inboxd-lmtp"),
         dovecot_base_dir: written.dovecot.base_dir.clone(),
         doveadm_group: written.dovecot.doveadm_group.clone(),
         doveadm_key_file: written.dovecot.doveadm_key_file.clone(),
-        tls_cert: written.tls.cert_file.clone(),
-        tls_key: written.tls.key_file.clone(),
+        tls_cert: config.certificate.cert_file.clone(),
+        tls_key: config.certificate.key_file.clone(),
         imaps_port: written.imap.port,
         submission_service: match written.smtp.port {
             587 => "submission".to_owned(),
             port => port.to_string(),
         },
         submission_processes: None,
-        reach: Reach::World,
+        reach: if written.postfix.own_domains_only {
+            Reach::OwnDomains
+        } else {
+            Reach::World
+        },
         message_size_limit: written.mail.message_max_octets,
     })
 }

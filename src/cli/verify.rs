@@ -82,13 +82,10 @@ async fn stored_password(config: &Config, address: &Address) -> Result<MailPassw
 }
 
 async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> {
-    let written = &config.written;
     let target = Target {
-        imap_host: written.imap.host.clone(),
-        imap_port: written.imap.port,
-        smtp_host: written.smtp.host.clone(),
-        smtp_port: written.smtp.port,
-        ca_file: config.ca_file.clone(),
+        submission: config.smtp.clone(),
+        imap: config.imap.clone(),
+        ca_file: config.certificate.ca_file.clone(),
     };
     let mut random = [0_u8; 16];
     Machine.fill(&mut random);

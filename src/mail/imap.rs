@@ -298,13 +298,13 @@ fn quoted(text: &str) -> String {
 }
 
 async fn connect(server: &Endpoint, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Fault> {
-    let name = ServerName::try_from(server.host.clone()).map_err(|_| {
+    let name = ServerName::try_from(server.known_as.host.clone()).map_err(|_| {
         Fault::unexpected(format!(
             "{:?} is neither a host name nor an IP address",
-            server.host
+            server.known_as.host
         ))
     })?;
-    let stream = TcpStream::connect((server.host.as_str(), server.port))
+    let stream = TcpStream::connect(server.connect.address())
         .await
         .map_err(|error| Fault::from_io(&error))?;
     TlsConnector::from(tls)

@@ -81,15 +81,9 @@ impl Submission {
         // RFC 5321, 4.1.4: an address literal is right for a client without a name of its own.
         let name = ClientId::default();
         let connection = within(limit, async {
-            AsyncSmtpConnection::connect_tokio1(
-                (server.host.as_str(), server.port),
-                Some(limit),
-                &name,
-                None,
-                None,
-            )
-            .await
-            .map_err(|error| fault_of(&error))
+            AsyncSmtpConnection::connect_tokio1(server.connect.address(), Some(limit), &name, None, None)
+                .await
+                .map_err(|error| fault_of(&error))
         })
         .await
         .map_err(|fault| Error {
@@ -243,7 +237,7 @@ fn fault_of(error: &lettre::transport::smtp::Error) -> Fault {
 /// greeting.
 pub async fn banner(server: &Endpoint, limit: Duration) -> Result<String, Error> {
     within(limit, async {
-        let stream = TcpStream::connect((server.host.as_str(), server.port))
+        let stream = TcpStream::connect(server.connect.address())
             .await
             .map_err(|error| Fault::from_io(&error))?;
         let mut stream = BufReader::new(stream.take(GREETING_MAX_BYTES));
@@ -292,10 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_hangs_up_is_a_network_fault() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port: listener.local_addr().unwrap().port(),
-        };
+        let server = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port());
         let hang_up = async { drop(listener.accept().await.unwrap()) };
         let (outcome, ()) = tokio::join!(Submission::connect(&server, Duration::from_secs(5)), hang_up);
         assert!(matches!(outcome.unwrap_err().fault, Fault::Network { .. }));

@@ -37,14 +37,10 @@ const QUIT_LIMIT_MS: u64 = 1_000;
 /// The servers to try.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// IMAP server, as its certificate names it.
-    pub imap_host: String,
-    /// Its port for implicit TLS.
-    pub imap_port: u16,
-    /// Submission server, as its certificate names it.
-    pub smtp_host: String,
-    /// Its port for submission with STARTTLS.
-    pub smtp_port: u16,
+    /// Submission with STARTTLS.
+    pub submission: Endpoint,
+    /// IMAP with implicit TLS.
+    pub imap: Endpoint,
     /// Whom to trust; the system's roots if there is none.
     pub ca_file: Option<PathBuf>,
 }
@@ -413,14 +409,6 @@ pub async fn verify(
     let mut run = Run {
         overall: limits.overall,
         deadline: started + limits.overall,
-        submission: Endpoint {
-            host: target.smtp_host.clone(),
-            port: target.smtp_port,
-        },
-        imap: Endpoint {
-            host: target.imap_host.clone(),
-            port: target.imap_port,
-        },
         report,
     };
     let accepted = run.submit(target, credentials, token, sent_at, limits).await?;
@@ -431,8 +419,6 @@ pub async fn verify(
 struct Run<'a> {
     overall: Duration,
     deadline: Instant,
-    submission: Endpoint,
-    imap: Endpoint,
     report: &'a mut (dyn FnMut(Event<'_>) + Send),
 }
 
@@ -445,7 +431,7 @@ impl Run<'_> {
         sent_at: jiff::Timestamp,
         limits: &Limits,
     ) -> Result<String, Failure> {
-        let server = self.submission.clone();
+        let server = &target.submission;
         let Credentials {
             address,
             login,
@@ -456,16 +442,16 @@ impl Run<'_> {
         let mut submission = self
             .step(
                 Step::ConnectSubmission,
-                &server,
-                smtp::Submission::connect(&server, limit),
+                server,
+                smtp::Submission::connect(server, limit),
             )
             .await?;
 
         let limit = self.limit(limits.tls);
-        self.step(Step::StartTls, &server, async {
+        self.step(Step::StartTls, server, async {
             let parameters = Roots::load(target.ca_file.as_deref())
                 .await?
-                .submission_parameters(&server.host)?;
+                .submission_parameters(&server.known_as.host)?;
             submission.start_tls(parameters, limit).await.map_err(Cause::from)
         })
         .await?;
@@ -473,7 +459,7 @@ impl Run<'_> {
         let limit = self.limit(limits.login);
         self.step(
             Step::Auth,
-            &server,
+            server,
             submission.authenticate(login, password, limit),
         )
         .await?;
@@ -481,7 +467,7 @@ impl Run<'_> {
         let limit = self.limit(limits.submit);
         let message = message(address, token, sent_at);
         let send = submission.send(address, address, message.as_bytes(), limit);
-        let accepted = self.step(Step::Submit, &server, send).await?;
+        let accepted = self.step(Step::Submit, server, send).await?;
         submission.quit(Duration::from_millis(QUIT_LIMIT_MS)).await;
         Ok(accepted)
     }
@@ -494,7 +480,7 @@ impl Run<'_> {
         limits: &Limits,
         accepted: String,
     ) -> Result<(), Failure> {
-        let server = self.imap.clone();
+        let server = &target.imap;
         let Credentials {
             login,
             password,
@@ -503,9 +489,9 @@ impl Run<'_> {
 
         let limit = self.limit(limits.connect);
         let connection = self
-            .step(Step::ConnectImap, &server, async {
+            .step(Step::ConnectImap, server, async {
                 let config: Arc<ClientConfig> = tls::client_config(target.ca_file.as_deref()).await?;
-                imap::Connection::open(&server, config, limit)
+                imap::Connection::open(server, config, limit)
                     .await
                     .map_err(Cause::from)
             })
@@ -513,20 +499,20 @@ impl Run<'_> {
 
         let limit = self.limit(limits.login);
         let mut session = self
-            .step(Step::Login, &server, connection.login(login, password, limit))
+            .step(Step::Login, server, connection.login(login, password, limit))
             .await?;
 
         let limit = self.limit(limits.visible);
         let found = self
             .step(
                 Step::Visible,
-                &server,
+                server,
                 arrival(&mut session, address, token, limit, accepted),
             )
             .await?;
 
         let limit = self.limit(limits.delete);
-        self.step(Step::Delete, &server, session.delete(found, limit))
+        self.step(Step::Delete, server, session.delete(found, limit))
             .await?;
         session.logout(Duration::from_millis(QUIT_LIMIT_MS)).await;
         Ok(())
@@ -632,10 +618,7 @@ mod tests {
     use super::*;
 
     fn server() -> Endpoint {
-        Endpoint {
-            host: "mail.example.com".to_owned(),
-            port: 587,
-        }
+        Endpoint::new("mail.example.com", 587)
     }
 
     fn smtp_failure(stage: smtp::Stage, fault: Fault) -> Failure {

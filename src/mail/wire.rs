@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -11,21 +12,84 @@ use thiserror::Error;
 /// The most that is read of a server's greeting: RFC 5321, 4.5.3.1.5, with room to spare.
 pub(crate) const GREETING_MAX_BYTES: u64 = 4096;
 
-/// A mail server's host name or IP address, and its port.
+/// A host name or IP address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Host name or IP address; over TLS, the name that the certificate must have.
+pub struct HostPort {
+    /// Host name or IP address, without brackets.
     pub host: String,
     /// TCP port.
     pub port: u16,
 }
 
-impl fmt::Display for Endpoint {
+impl HostPort {
+    /// From `host:port`, where an IPv6 address stands in brackets.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = if let Some(bracketed) = host.strip_prefix('[') {
+            let address = bracketed.strip_suffix(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            address
+        } else {
+            let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            (!host.is_empty() && host.bytes().all(is_allowed)).then_some(host)?
+        };
+        // `parse` would take a sign.
+        let is_number = port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|&port| is_number && port != 0)?;
+        Some(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+}
+
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A mail server: what its callers call it, and where this side reaches it.
+///
+/// In a network of containers the two differ: callers know the host by a public name, which is also the
+/// certificate's, and the daemon knows it by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// As callers know it; over TLS, the host is the name that the certificate must have.
+    pub known_as: HostPort,
+    /// Where to connect to.
+    pub connect: HostPort,
+}
+
+impl Endpoint {
+    /// A server that is reached where it is known to be.
+    pub fn new(host: &str, port: u16) -> Self {
+        let known_as = HostPort {
+            host: host.to_owned(),
+            port,
+        };
+        Self {
+            connect: known_as.clone(),
+            known_as,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { known_as, connect } = self;
+        if connect == known_as {
+            write!(f, "{known_as}")
+        } else {
+            write!(f, "{known_as} via {connect}")
         }
     }
 }
@@ -160,11 +224,46 @@ mod tests {
 
     #[test]
     fn an_ipv6_endpoint_is_written_with_brackets() {
+        assert_eq!(Endpoint::new("::1", 993).to_string(), "[::1]:993");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_reached_elsewhere_shows_both() {
         let endpoint = Endpoint {
-            host: "::1".to_owned(),
-            port: 993,
+            connect: HostPort::parse("dovecot:1993").unwrap(),
+            ..Endpoint::new("mail.example.com", 993)
         };
-        assert_eq!(endpoint.to_string(), "[::1]:993");
+        assert_eq!(endpoint.to_string(), "mail.example.com:993 via dovecot:1993");
+    }
+
+    #[test]
+    fn host_and_port_are_read_as_they_are_written() {
+        for text in [
+            "dovecot:993",
+            "mail.example.com:1",
+            "10.0.0.2:65535",
+            "[::1]:25",
+            "a_b-c:9",
+        ] {
+            assert_eq!(HostPort::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "dovecot",
+            "dovecot:",
+            ":993",
+            "::1:993",
+            "[::1]",
+            "[dovecot]:993",
+            "[::1:993",
+            "a:0",
+            "a:65536",
+            "a b:1",
+            "a:b:1",
+            "a:+1",
+        ] {
+            assert_eq!(HostPort::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,13 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
+
+use crate::clock::Clock;
+
+/// See [`backdate`].
+const BACKDATE_SECONDS: i64 = 5;
 
 /// A file or folder that could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,15 @@ pub fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<(), F
         File::open(folder)?.sync_all()
     };
     write().map_err(FileError::at(path))
+}
+
+/// Makes a file look a little older than it is: Postfix's master takes a configuration file that was changed within the
+/// last second for one that is still being written, and waits.
+pub(super) fn backdate(file: &Path, clock: &dyn Clock) -> Result<(), FileError> {
+    let since_epoch = clock.now().plus_seconds(-BACKDATE_SECONDS).as_micros();
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(since_epoch).unwrap_or(0));
+    let set = || fs::File::options().write(true).open(file)?.set_modified(modified);
+    set().map_err(FileError::at(file))
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@
 
 mod layout;
 mod leftovers;
-mod probe;
 mod server;
 
 use std::{
@@ -26,7 +25,6 @@ use tokio::{process::Command, sync::mpsc};
 
 use self::{
     layout::PrepareError,
-    probe::Probe,
     server::{Recipe, Server},
 };
 pub use self::{
@@ -34,8 +32,10 @@ pub use self::{
     server::{Failure, Kind},
 };
 use super::{
+    probe::Probe,
     render::{DovecotVersion, UnsupportedVersion},
     tls::Certificates,
+    whole::missing_table,
 };
 use crate::clock::{Clock, Entropy};
 
@@ -192,18 +192,10 @@ impl PrivateStack {
         }
         let layout = Layout::of(&settings.dir).map_err(folder_problem)?;
         let lock = lock(&layout)?;
-        let dovecot = installed("dovecot", DOVECOT_PLACES, DOVECOT_PACKAGES)?;
-        let master = installed(
-            "Postfix's master",
-            &[
-                "/usr/lib/postfix/sbin/master",
-                "/usr/libexec/postfix/master",
-                "/usr/lib/postfix/master",
-            ],
-            POSTFIX_PACKAGES,
-        )?;
+        let dovecot = installed_program(Kind::Dovecot)?;
+        let master = installed_program(Kind::Postfix)?;
         let version = ask_version(&dovecot).await?;
-        if let Some(table) = layout::missing_table(&settings.maps_dir) {
+        if let Some(table) = missing_table(&settings.maps_dir) {
             return Err(StartError::MissingTable { table });
         }
 
@@ -219,7 +211,7 @@ impl PrivateStack {
         let (report, failures) = mpsc::channel(2);
         let imaps = Probe::Imaps {
             port: settings.ports.imaps,
-            ca_cert: certificates.ca_cert.clone(),
+            certificate: certificates.server_cert.clone(),
         };
         let smtp = [settings.ports.submission, settings.ports.inbound].map(|port| Probe::Smtp { port });
         let dovecot_recipe = Recipe::new(Kind::Dovecot, dovecot, &layout, vec![imaps]);
@@ -325,6 +317,11 @@ async fn stop_servers_of(layout: &Layout) -> Result<(), StartError> {
 
 const DOVECOT_PLACES: &[&str] = &["/usr/sbin/dovecot"];
 const DOVECOT_PACKAGES: &str = "dovecot-imapd dovecot-lmtpd dovecot-auth-lua";
+const MASTER_PLACES: &[&str] = &[
+    "/usr/lib/postfix/sbin/master",
+    "/usr/libexec/postfix/master",
+    "/usr/lib/postfix/master",
+];
 const POSTFIX_PACKAGES: &str = "postfix postfix-lmdb";
 
 fn lock(layout: &Layout) -> Result<File, StartError> {
@@ -348,6 +345,14 @@ fn lock(layout: &Layout) -> Result<File, StartError> {
     }
 }
 
+/// The program of a server that is installed.
+pub(super) fn installed_program(kind: Kind) -> Result<PathBuf, StartError> {
+    match kind {
+        Kind::Dovecot => installed("dovecot", DOVECOT_PLACES, DOVECOT_PACKAGES),
+        Kind::Postfix => installed("Postfix's master", MASTER_PLACES, POSTFIX_PACKAGES),
+    }
+}
+
 fn installed(program: &'static str, places: &[&str], packages: &'static str) -> Result<PathBuf, StartError> {
     let found = places.iter().map(Path::new).find(|place| place.is_file());
     found
@@ -357,7 +362,7 @@ fn installed(program: &'static str, places: &[&str], packages: &'static str) -> 
 
 /// The version of the Dovecot that is installed.
 pub async fn installed_dovecot() -> Result<DovecotVersion, StartError> {
-    ask_version(&installed("dovecot", DOVECOT_PLACES, DOVECOT_PACKAGES)?).await
+    ask_version(&installed_program(Kind::Dovecot)?).await
 }
 
 async fn ask_version(dovecot: &Path) -> Result<DovecotVersion, StartError> {

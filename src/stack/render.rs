@@ -227,8 +227,8 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
                 "SUBMISSION_RELAY",
                 match plane.reach {
                     Reach::World => "permit_sasl_authenticated,reject",
-                    // The parameter is set in the private main.cf.
-                    Reach::OwnDomains => "permit_auth_destination,$private_relay_refusal,reject",
+                    // The parameter is set in the preamble of main.cf.
+                    Reach::OwnDomains => "permit_auth_destination,$own_domains_refusal,reject",
                 }
                 .to_owned(),
             ),

@@ -4,7 +4,9 @@
 //! comes close to its end, when the names change, or when CA or key are others; its key stays.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,7 +30,9 @@ const SERVER_LIFETIME_DAYS: i64 = 397;
 const RENEW_BEFORE_DAYS: i64 = 30;
 /// How far back certificates begin, for clients whose clock is slow.
 const BACKDATE_DAYS: i64 = 1;
-/// Names that every server certificate holds: the private stack listens there.
+/// Mode of the folder: clients read the CA's certificate in it.
+const FOLDER_MODE: u32 = 0o755;
+/// Names that every server certificate holds: those of the machine itself.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Where the files are.
@@ -40,6 +44,17 @@ pub struct Certificates {
     pub server_cert: PathBuf,
     /// The server's key, PEM. Mode 0600.
     pub server_key: PathBuf,
+}
+
+impl Certificates {
+    /// Where [`ensure`] puts them in a folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            ca_cert: folder.join("ca.pem"),
+            server_cert: folder.join("server.pem"),
+            server_key: folder.join("server.key"),
+        }
+    }
 }
 
 /// Why there are no certificates.
@@ -77,33 +92,32 @@ impl TlsError {
     }
 }
 
-/// Makes what is missing or out of date in this folder, which must exist, and says where things are.
-pub fn ensure(folder: &Path, hostname: &str, now: Timestamp) -> Result<Certificates, TlsError> {
-    let files = Certificates {
-        ca_cert: folder.join("ca.pem"),
-        server_cert: folder.join("server.pem"),
-        server_key: folder.join("server.key"),
-    };
+/// Makes what is missing or out of date in this folder, which is made in a parent that exists, and says where things
+/// are. The certificate is for these names and for the machine's own; it is called by the first.
+pub fn ensure(folder: &Path, names: &[&str], now: Timestamp) -> Result<Certificates, TlsError> {
+    make_folder(folder)?;
+    let files = Certificates::in_folder(folder);
     let ca_key_file = folder.join("ca.key");
+    let names = all_names(names);
 
+    if read(&ca_key_file)?.is_none() && read(&files.ca_cert)?.is_some() {
+        tracing::warn!(
+            file = %ca_key_file.display(),
+            "the key of the private CA is lost: another CA is made, and whoever trusted the old one must be told"
+        );
+        fs::remove_file(&files.ca_cert).map_err(FileError::at(&files.ca_cert))?;
+    }
     // The key is written first: a certificate without a key is of no use, a key without certificate gets one.
     let ca_key = ensure_key(&ca_key_file)?;
     let ca_pem = if let Some(pem) = read(&files.ca_cert)? {
         pem
     } else {
-        let pem = new_ca(&ca_key, hostname, now)?;
+        let pem = new_ca(&ca_key, &names[0], now)?;
         write_atomically(&files.ca_cert, pem.as_bytes(), 0o644)?;
         pem
     };
     let server_key = ensure_key(&files.server_key)?;
 
-    let mut names = vec![hostname.to_owned()];
-    names.extend(
-        LOCAL_NAMES
-            .iter()
-            .filter(|name| **name != hostname)
-            .map(|&name| name.to_owned()),
-    );
     let made_of = fingerprint(&[&ca_pem, &server_key.serialize_pem(), &names.join(" ")]);
     if !read(&files.server_cert)?
         .is_some_and(|pem| Preface::of(&pem).is_some_and(|it| it.still_good(&made_of, now)))
@@ -120,8 +134,36 @@ pub fn ensure(folder: &Path, hostname: &str, now: Timestamp) -> Result<Certifica
             format!("{}{pem}", preface.text()).as_bytes(),
             0o644,
         )?;
+        let (names, file) = (names.join(" "), files.server_cert.display());
+        tracing::info!(names, %file, "the private CA signed a certificate");
     }
     Ok(files)
+}
+
+/// Each name once, the machine's own last.
+fn all_names(names: &[&str]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names
+        .iter()
+        .chain(&LOCAL_NAMES)
+        .filter(|name| seen.insert(**name))
+        .map(|&name| name.to_owned())
+        .collect()
+}
+
+/// Makes the folder, if it is missing, with the mode that it must have whatever the process's umask is.
+fn make_folder(folder: &Path) -> Result<(), FileError> {
+    let make = || {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if fs::metadata(folder)?.permissions().mode() & 0o7777 == FOLDER_MODE {
+            return Ok(());
+        }
+        fs::set_permissions(folder, fs::Permissions::from_mode(FOLDER_MODE))
+    };
+    make().map_err(FileError::at(folder))
 }
 
 /// What a server certificate is made of, written above it, where readers of PEM skip it (RFC 7468, 2): it says whether
@@ -233,7 +275,7 @@ fn read(file: &Path) -> Result<Option<String>, TlsError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+    use std::sync::Arc;
 
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
 
@@ -260,38 +302,65 @@ mod tests {
 
     #[test]
     fn the_certificate_is_good_for_all_its_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = ensure(folder.path(), "mail.example.com", NOW).unwrap();
-        for name in ["mail.example.com", "localhost", "127.0.0.1", "::1"] {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("tls");
+        let asked = [
+            "imap.example.com",
+            "localhost",
+            "imap.example.com",
+            "mx.example.com",
+        ];
+        let files = ensure(&folder, &asked, NOW).unwrap();
+        for name in [
+            "imap.example.com",
+            "mx.example.com",
+            "localhost",
+            "127.0.0.1",
+            "::1",
+        ] {
             verify(&files, name, NOW).unwrap();
         }
+        assert_eq!(all_names(&asked).len(), 5);
         assert!(verify(&files, "example.com", NOW).is_err());
         assert!(verify(&files, "localhost", NOW.plus_seconds(400 * DAY_SECONDS)).is_err());
         for key in ["ca.key", "server.key"] {
-            let mode = fs::metadata(folder.path().join(key))
-                .unwrap()
-                .permissions()
-                .mode();
-            assert_eq!(mode & 0o7777, 0o600, "{key}");
+            assert_eq!(mode_of(&folder.join(key)), 0o600, "{key}");
         }
+        assert_eq!(mode_of(&folder), 0o755);
+        assert_eq!(mode_of(&files.ca_cert), 0o644);
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_ca_without_its_key_is_replaced_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ensure(folder.path(), &["localhost"], NOW).unwrap();
+        let before = fs::read(&files.ca_cert).unwrap();
+        fs::remove_file(folder.path().join("ca.key")).unwrap();
+        ensure(folder.path(), &["localhost"], NOW).unwrap();
+        assert_ne!(fs::read(&files.ca_cert).unwrap(), before);
+        verify(&files, "localhost", NOW).unwrap();
     }
 
     #[test]
     fn nothing_changes_while_everything_is_good() {
         let folder = tempfile::tempdir().unwrap();
-        let files = ensure(folder.path(), "localhost", NOW).unwrap();
+        let files = ensure(folder.path(), &["localhost"], NOW).unwrap();
         let before = fs::read(&files.server_cert).unwrap();
-        ensure(folder.path(), "localhost", NOW.plus_seconds(DAY_SECONDS)).unwrap();
+        ensure(folder.path(), &["localhost"], NOW.plus_seconds(DAY_SECONDS)).unwrap();
         assert_eq!(fs::read(&files.server_cert).unwrap(), before);
     }
 
     #[test]
     fn a_certificate_close_to_its_end_is_replaced_and_the_ca_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let files = ensure(folder.path(), "localhost", NOW).unwrap();
+        let files = ensure(folder.path(), &["localhost"], NOW).unwrap();
         let ca = fs::read(&files.ca_cert).unwrap();
         let later = NOW.plus_seconds(368 * DAY_SECONDS);
-        ensure(folder.path(), "localhost", later).unwrap();
+        ensure(folder.path(), &["localhost"], later).unwrap();
         verify(&files, "localhost", later.plus_seconds(100 * DAY_SECONDS)).unwrap();
         assert_eq!(fs::read(&files.ca_cert).unwrap(), ca);
     }
@@ -299,17 +368,17 @@ mod tests {
     #[test]
     fn another_name_a_lost_key_and_a_lost_ca_give_a_new_certificate() {
         let folder = tempfile::tempdir().unwrap();
-        let files = ensure(folder.path(), "one.example.com", NOW).unwrap();
-        ensure(folder.path(), "two.example.com", NOW).unwrap();
+        let files = ensure(folder.path(), &["one.example.com"], NOW).unwrap();
+        ensure(folder.path(), &["two.example.com"], NOW).unwrap();
         verify(&files, "two.example.com", NOW).unwrap();
         assert!(verify(&files, "one.example.com", NOW).is_err());
         let leaf = || fs::read(&files.server_cert).unwrap();
         let before = leaf();
         fs::remove_file(&files.server_key).unwrap();
-        ensure(folder.path(), "two.example.com", NOW).unwrap();
+        ensure(folder.path(), &["two.example.com"], NOW).unwrap();
         assert_ne!(leaf(), before);
         fs::remove_file(&files.ca_cert).unwrap();
-        ensure(folder.path(), "two.example.com", NOW).unwrap();
+        ensure(folder.path(), &["two.example.com"], NOW).unwrap();
         verify(&files, "two.example.com", NOW).unwrap();
     }
 }

@@ -14,14 +14,14 @@ const LAW: [(&str, &[&str]); 13] = [
     ("store", &["clock", "model"]),
     ("maps", &["model"]),
     ("mail", &["model"]),
-    ("stack", &["clock"]),
+    ("stack", &["clock", "telemetry"]),
     ("publish", &["maps", "model", "store", "telemetry"]),
     ("ops", &["clock", "model", "store", "telemetry"]),
     (
         "http",
         &["clock", "model", "ops", "publish", "store", "telemetry"],
     ),
-    ("config", &["maps", "model", "ops", "telemetry"]),
+    ("config", &["mail", "maps", "model", "ops", "stack", "telemetry"]),
     (
         "daemon",
         &[
@@ -55,10 +55,11 @@ const LAW: [(&str, &[&str]); 13] = [
 ];
 
 /// Where the machine's own clock and randomness are handed in: the composition roots, and the names of requests.
-const MACHINE_IS_BLESSED_IN: [&str; 7] = [
+const MACHINE_IS_BLESSED_IN: [&str; 8] = [
     "src/cli/dev.rs",
     "src/cli/dev/bootstrap.rs",
     "src/cli/keys.rs",
+    "src/cli/stack.rs",
     "src/cli/verify.rs",
     "src/clock.rs",
     "src/daemon.rs",

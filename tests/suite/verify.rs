@@ -25,19 +25,14 @@ pub fn texts(output: &Output) -> (String, String) {
 /// Where the probe goes.
 pub fn target(world: &World) -> Target {
     Target {
-        imap_host: HOST.to_owned(),
-        imap_port: world.mail.servers.ports.imaps,
-        smtp_host: HOST.to_owned(),
-        smtp_port: world.mail.servers.ports.submission,
+        submission: endpoint(world.mail.servers.ports.submission),
+        imap: endpoint(world.mail.servers.ports.imaps),
         ca_file: Some(world.mail.servers.ca_file.clone()),
     }
 }
 
 pub fn endpoint(port: u16) -> Endpoint {
-    Endpoint {
-        host: HOST.to_owned(),
-        port,
-    }
+    Endpoint::new(HOST, port)
 }
 
 /// The probe itself, with its own patience; which steps passed, and what stopped it.
@@ -112,7 +107,7 @@ async fn a_wrong_password_fails_at_auth_and_is_not_told() {
         let (passed, outcome) = probe(&target, &ada, "mistaken", &Limits::default()).await;
         let failure = outcome.unwrap_err();
         assert_eq!(failure.step, Step::Auth);
-        assert_eq!(failure.server, endpoint(target.smtp_port));
+        assert_eq!(failure.server, target.submission);
         assert_eq!(passed, [Step::ConnectSubmission, Step::StartTls]);
         assert!(
             failure.cause.source().unwrap().to_string().contains("535 5.7.8"),
@@ -123,9 +118,7 @@ async fn a_wrong_password_fails_at_auth_and_is_not_told() {
 
         // The same at the IMAP server, which the probe did not get to.
         let config = tls::client_config(target.ca_file.as_deref()).await.unwrap();
-        let connection = imap::Connection::open(&endpoint(target.imap_port), config, LIMIT)
-            .await
-            .unwrap();
+        let connection = imap::Connection::open(&target.imap, config, LIMIT).await.unwrap();
         let error = connection
             .login(&ada.email, &"mistaken".into(), LIMIT)
             .await
@@ -161,9 +154,7 @@ async fn an_unknown_ca_fails_at_starttls_and_points_at_the_ca_file() {
         assert!(failure.hint().contains("tls.ca_file"), "{failure:?}");
 
         let config = tls::client_config(Some(&ca_file)).await.unwrap();
-        let error = imap::greeting(&endpoint(target.imap_port), config, LIMIT)
-            .await
-            .unwrap_err();
+        let error = imap::greeting(&target.imap, config, LIMIT).await.unwrap_err();
         assert!(
             error.fault.to_string().contains("certificate was refused"),
             "{error:?}"

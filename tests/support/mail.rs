@@ -160,10 +160,7 @@ impl Mail {
     /// Submits a message with lettre, as programs do; returns the server's words.
     pub async fn submit(&self, sender: &Inbox, recipient: &str, message: &Message) -> Result<String, String> {
         let told = |error: inboxd::mail::smtp::Error| inboxd::telemetry::chain(&error);
-        let endpoint = Endpoint {
-            host: HOST.to_owned(),
-            port: self.servers.ports.submission,
-        };
+        let endpoint = Endpoint::new(HOST, self.servers.ports.submission);
         let mut submission = Submission::connect(&endpoint, LIMIT).await.map_err(told)?;
         let parameters = self.roots.submission_parameters(&self.servers.host).unwrap();
         submission.start_tls(parameters, LIMIT).await.map_err(told)?;

@@ -111,6 +111,7 @@ pub(super) async fn ensure(dir: &Path, config: &Config) -> Result<Bootstrap, Fai
         },
         metrics: format!("http://{}/metrics", config.metrics.unwrap_or(config.api)),
         ca_file: config
+            .certificate
             .ca_file
             .clone()
             .ok_or_else(|| format!("tls.ca_file: must be set for {HOST}"))?,

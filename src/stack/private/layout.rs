@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -13,10 +12,11 @@ use super::Settings;
 use crate::{
     clock::{Clock, Entropy},
     stack::{
-        files::{FileError, write_atomically},
+        files::{FileError, backdate, write_atomically},
         key::{self, KeyError},
         render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile},
         tls::{self, Certificates, TlsError},
+        whole::{self, Listen, Premises, SUBMISSION_PROCESSES},
     },
 };
 
@@ -24,22 +24,12 @@ use crate::{
 const MAIL_UID: u32 = 5000;
 /// Group of the private stack's mail.
 const MAIL_GID: u32 = 5000;
-/// Most submission sessions at a time.
-const SUBMISSION_PROCESSES: u16 = 300;
-/// See [`backdate`].
-const BACKDATE_SECONDS: i64 = 5;
+/// Most IMAP sessions at a time: what a usual limit of 1024 open files per process allows.
+const IMAP_SESSIONS: u16 = 600;
 /// Longest name of a UNIX socket: `sun_path` in unix(7), without the final NUL.
 const SOCKET_PATH_MAX_OCTETS: usize = 107;
 /// The sockets with the longest names, seen from the folder. Postfix names its own relative to its queue folder.
 const LONGEST_SOCKETS: [&str; 2] = ["run/srv.imap-hibernate/4194304", "queue/private/dovecot-lmtp"];
-/// The tables that Postfix opens at its start.
-const TABLES: [&str; 4] = [
-    "domains.lmdb",
-    "mailboxes.lmdb",
-    "aliases.lmdb",
-    "sender_logins.lmdb",
-];
-
 /// Why a folder cannot hold a private stack.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FolderProblem {
@@ -257,7 +247,7 @@ impl Layout {
             tls_cert: certificates.server_cert.clone(),
             tls_key: certificates.server_key.clone(),
             imaps_port: settings.ports.imaps,
-            submission_service: format!("127.0.0.1:{}", settings.ports.submission),
+            submission_service: Listen::Loopback.service(settings.ports.submission),
             submission_processes: Some(SUBMISSION_PROCESSES),
             reach: Reach::OwnDomains,
             message_size_limit: settings.message_size_limit,
@@ -312,7 +302,7 @@ impl Layout {
         self.folder("queue/maildrop", 0o730, postdrop_shares)?;
         self.folder("queue/public", 0o710, postdrop_shares)?;
 
-        let certificates = tls::ensure(&self.tls_dir(), &settings.hostname, clock.now())?;
+        let certificates = tls::ensure(&self.tls_dir(), &[&settings.hostname], clock.now())?;
         key::ensure(&self.doveadm_key_file(), entropy)?;
         for file in self.render(version, settings, &certificates)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
@@ -329,62 +319,24 @@ impl Layout {
         certificates: &Certificates,
     ) -> Result<Vec<RenderedFile>, RenderError> {
         let plane = self.plane(settings, certificates);
-        let mut files = Vec::with_capacity(5);
-
-        let fragment = self.dir.join("dovecot/inboxd.conf");
-        let preamble = match version {
-            DovecotVersion::V2_3 => include_str!("../templates/private-dovecot-2.3.conf"),
-            DovecotVersion::V2_4 => include_str!("../templates/private-dovecot-2.4.conf"),
-        };
-        let contents = render::fill(
-            preamble,
-            &[
-                ("BASE_DIR", render::path("dir", &self.run_dir())?),
-                ("STATE_DIR", render::path("dir", &self.state_dir())?),
-                ("LOG_FILE", render::path("dir", &self.dovecot_log())?),
-                ("FRAGMENT", render::path("dir", &fragment)?),
-            ],
-        )?;
-        files.push(RenderedFile {
-            path: self.dovecot_conf(),
-            contents,
-        });
-        for mut file in render::dovecot(version, &plane)? {
-            if file.path != plane.lua_script {
-                file.path.clone_from(&fragment);
-            }
-            files.push(file);
-        }
-
-        for fragment in render::postfix(&plane)? {
-            let (name, contents) = if fragment.path.ends_with("main.cf") {
-                let values = [
-                    ("QUEUE_DIR", render::path("dir", &self.queue_dir())?),
-                    ("DATA_DIR", render::path("dir", &self.data_dir())?),
-                    ("LOG_FILE", render::path("dir", &self.postfix_log())?),
-                    ("LOG_DIR", render::path("dir", &self.log_dir())?),
-                    ("FRAGMENT", fragment.contents),
-                ];
-                (
-                    "main.cf",
-                    render::fill(include_str!("../templates/private-main.cf"), &values)?,
-                )
-            } else {
-                let values = [
-                    ("INBOUND_PORT", settings.ports.inbound.to_string()),
-                    ("FRAGMENT", fragment.contents),
-                ];
-                (
-                    "master.cf",
-                    render::fill(include_str!("../templates/private-master.cf"), &values)?,
-                )
-            };
-            files.push(RenderedFile {
-                path: self.postfix_conf_dir().join(name),
-                contents,
-            });
-        }
+        let premises = self.premises(settings);
+        let mut files = whole::dovecot(version, &plane, &premises)?;
+        files.extend(whole::postfix(&plane, &premises)?);
         Ok(files)
+    }
+
+    fn premises(&self, settings: &Settings) -> Premises {
+        Premises {
+            dovecot_conf_dir: self.dir.join("dovecot"),
+            dovecot_state_dir: self.state_dir(),
+            dovecot_log: self.dovecot_log(),
+            imap_sessions: IMAP_SESSIONS,
+            postfix_conf_dir: self.postfix_conf_dir(),
+            postfix_data_dir: self.data_dir(),
+            postfix_log: self.postfix_log(),
+            listen: Listen::Loopback,
+            inbound_port: settings.ports.inbound,
+        }
     }
 
     fn folder(&self, name: &str, mode: u32, owner: (u32, u32)) -> Result<(), FileError> {
@@ -399,23 +351,6 @@ impl Layout {
         };
         make().map_err(FileError::at(&path))
     }
-}
-
-/// Makes a file look a little older than it is: Postfix's master takes a configuration file that was changed within the
-/// last second for one that is still being written, and waits.
-fn backdate(file: &Path, clock: &dyn Clock) -> Result<(), FileError> {
-    let since_epoch = clock.now().plus_seconds(-BACKDATE_SECONDS).as_micros();
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(since_epoch).unwrap_or(0));
-    let set = || fs::File::options().write(true).open(file)?.set_modified(modified);
-    set().map_err(FileError::at(file))
-}
-
-/// The first of Postfix's tables that is not there.
-pub(super) fn missing_table(maps_dir: &Path) -> Option<PathBuf> {
-    TABLES
-        .iter()
-        .map(|table| maps_dir.join("postfix").join(table))
-        .find(|table| !table.is_file())
 }
 
 #[cfg(test)]

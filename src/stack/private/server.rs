@@ -21,7 +21,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{layout::Layout, leftovers, probe::Probe};
+use super::{layout::Layout, leftovers};
+use crate::stack::probe::Probe;
 
 /// Longest wait until a started server answers.
 const READY_TIMEOUT_MS: u64 = 20_000;

@@ -2,6 +2,7 @@
 
 mod authorization;
 mod bad_input;
+mod certificate;
 mod create;
 mod document;
 mod faults;

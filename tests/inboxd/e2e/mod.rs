@@ -4,5 +4,6 @@
 mod bad_days;
 mod custom_domain;
 mod dev;
+mod service_manager;
 mod stopping;
 mod verify;

@@ -12,7 +12,13 @@ use inboxd::{
 
 use crate::{
     suite::verify::{endpoint, probe, target, texts},
-    support::{free_ports, mail::HOST, world::World},
+    support::{
+        Folder,
+        daemon::{Daemon, Database},
+        free_ports,
+        mail::HOST,
+        world::{HOSTNAME, World},
+    },
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -88,6 +94,67 @@ async fn a_message_that_does_not_arrive_points_at_the_queue() {
             matches!(&failure.cause, Cause::NotDelivered { accepted, .. } if accepted.contains("queued as"))
         );
         assert!(failure.hint().contains("postqueue -p"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_reached_elsewhere_is_still_the_name_in_the_certificate() {
+    World::run(async |world| {
+        let ada = world.inbox("ada").await;
+        let ports = world.mail.servers.ports;
+        // No DNS ever has the name (RFC 6761, 6.2): only the certificate does.
+        let keys = |host: &str| {
+            let mut keys = vec![format!("tls.ca_file={}", world.mail.servers.ca_file.display())];
+            for (section, port) in [
+                ("imap", ports.imaps),
+                ("smtp", ports.submission),
+                ("mx", ports.inbound),
+            ] {
+                keys.push(format!("{section}.host={host}"));
+                keys.push(format!("{section}.connect={HOST}:{port}"));
+            }
+            keys
+        };
+        let verify = async |host: &str| {
+            let flags: Vec<String> = keys(host)
+                .into_iter()
+                .flat_map(|key| ["--set".to_owned(), key])
+                .collect();
+            let mut arguments = vec![ada.email.as_str()];
+            arguments.extend(flags.iter().map(String::as_str));
+            texts(&world.verify(&arguments).await)
+        };
+        let (told, complaints) = verify(HOSTNAME).await;
+        assert!(told.contains("works"), "{told}{complaints}");
+        let both = format!("{HOSTNAME}:{} via {HOST}:{}", ports.submission, ports.submission);
+        assert!(told.contains(&both), "{told}");
+
+        let stranger = "other.inboxd.test";
+        let (told, complaints) = verify(stranger).await;
+        assert!(
+            told.contains(&format!("FAIL  STARTTLS             {stranger}")),
+            "{told}"
+        );
+        assert!(complaints.contains("for another name"), "{complaints}");
+
+        // The same for /readyz, of a daemon that uses these servers.
+        for (host, is_ready) in [(HOSTNAME, true), (stranger, false)] {
+            let lines = keys(host).into_iter().filter_map(|key| {
+                key.split_once('=')
+                    .map(|(name, value)| format!("{name} = {value:?}\n"))
+            });
+            let beside =
+                Daemon::with_config(Database::Sqlite, Folder::new(), &lines.collect::<String>()).await;
+            let ready = beside.api("").get("/readyz").await;
+            assert_eq!(ready.body["ready"], is_ready, "{ready:?}");
+            let via = format!("{stranger}:993 via {HOST}:{}", ports.imaps);
+            assert_eq!(ready.body["parts"]["postfix"], "ok", "{ready:?}");
+            assert!(
+                is_ready || ready.body["parts"]["dovecot"].as_str().unwrap().contains(&via),
+                "{ready:?}"
+            );
+        }
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! `inboxd serve`, as a process of its own.
 
 use std::{
+    ffi::OsString,
     fs,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
@@ -56,6 +57,8 @@ pub struct Daemon {
     pub metrics: String,
     /// A super admin key.
     pub super_admin: String,
+    /// What its environment holds beside the test's own, from the next start on.
+    pub environment: Vec<(&'static str, OsString)>,
     child: Option<Child>,
 }
 
@@ -84,12 +87,12 @@ impl Daemon {
             "#
         );
         // Keys that the extra text sets win over ours.
-        let mine = ["dovecot.base_dir", "dovecot.doveadm_key_file"].map(|key| {
-            let name = if key.ends_with("base_dir") {
-                "run"
-            } else {
-                "doveadm.key"
-            };
+        let mine = [
+            ("dovecot.base_dir", "run"),
+            ("dovecot.doveadm_key_file", "doveadm.key"),
+            ("tls.private_ca_dir", "private-ca"),
+        ]
+        .map(|(key, name)| {
             if extra.contains(key) {
                 String::new()
             } else {
@@ -114,6 +117,7 @@ impl Daemon {
             metrics: format!("http://127.0.0.1:{metrics}/metrics"),
             super_admin: String::from_utf8(created.stdout).unwrap().trim().to_owned(),
             folder,
+            environment: Vec::new(),
             child: None,
         };
         daemon.up().await;
@@ -145,6 +149,7 @@ impl Daemon {
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         self.child = Some(
             command

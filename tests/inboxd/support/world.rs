@@ -79,7 +79,7 @@ impl World {
                 .create(folder.join(dir))
                 .unwrap();
         }
-        let certificates = tls::ensure(&layout.tls_dir(), HOSTNAME, Machine.now()).unwrap();
+        let certificates = tls::ensure(&layout.tls_dir(), &[HOSTNAME], Machine.now()).unwrap();
         let [imaps, submission, inbound] = free_ports();
         let (uid, gid) = layout.mail_owner();
         let config = format!(
