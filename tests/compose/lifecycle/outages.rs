@@ -222,16 +222,8 @@ async fn without_the_daemon_mail_goes_on_and_after_it_creates_do() {
 
 /// Another container for a service, with the same volumes.
 async fn recreate(world: &World, service: &str) {
-    let arguments = [
-        "up",
-        "--detach",
-        "--wait",
-        "--no-deps",
-        "--force-recreate",
-        service,
-    ];
     let before = container_of(world, service).await;
-    world.compose.run(&arguments).await;
+    world.compose.recreate(service).await;
     assert_ne!(
         container_of(world, service).await,
         before,

@@ -10,6 +10,8 @@ use tokio::{process::Command, time::timeout};
 
 /// Longest run of any command.
 const COMMAND_LIMIT: Duration = Duration::from_mins(4);
+/// Lines of each container's log that are shown when something fails.
+const LOG_LINES: &str = "40";
 /// Names the project whose stack is under test. These tests stop its containers and delete one of its volumes, so it
 /// must be said and is not guessed.
 const PROJECT: &str = "COMPOSE_PROJECT_NAME";
@@ -97,13 +99,31 @@ impl Compose {
 
     /// Starts what does not run, and what was configured otherwise anew; returns when every service is healthy.
     pub async fn up(&self) {
-        self.run(&["up", "--detach", "--wait"]).await;
+        self.up_with(&[]).await;
     }
 
     /// The same for one service alone.
     pub async fn up_service(&self, service: &str) {
-        self.run(&["up", "--detach", "--wait", "--no-deps", service])
+        self.up_with(&["--no-deps", service]).await;
+    }
+
+    /// Starts one service anew, in another container.
+    pub async fn recreate(&self, service: &str) {
+        self.up_with(&["--no-deps", "--force-recreate", service]).await;
+    }
+
+    async fn up_with(&self, arguments: &[&str]) {
+        let up = self
+            .output(&[&["up", "--detach", "--wait"], arguments].concat())
             .await;
+        if !up.status.success() {
+            panic!("up {arguments:?}: {}\n{}", told(&up), self.logs().await);
+        }
+    }
+
+    /// The ends of all logs.
+    pub async fn logs(&self) -> String {
+        told(&self.output(&["logs", "--no-color", "--tail", LOG_LINES]).await)
     }
 
     fn command(&self, program: &str) -> Command {

@@ -27,8 +27,6 @@ use super::{
 const MAIL_OWNER: (u32, u32) = (5000, 5000);
 /// Where the containers have the mail.
 const MAIL_ROOT: &str = "/var/vmail";
-/// Lines of the containers' logs that are shown when a test fails.
-const LOG_LINES: &str = "40";
 
 /// Many tests use the stack as it is, or one does with it what it likes.
 static STACK: RwLock<()> = RwLock::const_new(());
@@ -159,11 +157,7 @@ impl World {
     pub async fn watch(&mut self, test: impl AsyncFnOnce(&mut Self)) {
         let outcome = AssertUnwindSafe(Box::pin(test(self))).catch_unwind().await;
         if let Err(panic) = outcome {
-            let logs = ["logs", "--no-color", "--tail", LOG_LINES];
-            eprintln!(
-                "--- ends of the logs ---\n{}",
-                told(&self.compose.output(&logs).await)
-            );
+            eprintln!("--- ends of the logs ---\n{}", self.compose.logs().await);
             resume_unwind(panic);
         }
     }
