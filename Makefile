@@ -22,5 +22,6 @@ test: ## install what is missing and run every test
 lint: ## formatting, clippy, and the scripts
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test compose -- -D warnings
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are checked for syntax only"; fi

@@ -12,8 +12,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
+    attempt,
     inbox::Inbox,
-    mail::{Mail, Message, auth_plain},
+    mail::{Mail, Message},
     wait::LIMIT,
     world::World,
 };
@@ -58,7 +59,7 @@ fn log_in_all_the_time(
             let outcome = if over_imap {
                 imap(&mail, &inbox, 0).await
             } else {
-                submission(&mail, &inbox).await
+                attempt::submission(&mail, &inbox, None).await
             };
             match outcome {
                 Ok(()) => logins.fetch_add(1, Ordering::Relaxed),
@@ -72,41 +73,14 @@ fn log_in_all_the_time(
     })
 }
 
-/// Logs in and looks into the inbox, in which there are so many messages at most.
+/// Looks into an inbox in which there are so many messages at most.
 async fn imap(mail: &Mail, inbox: &Inbox, at_most: u32) -> Result<(), String> {
-    let mut imap = mail.try_log_in(&inbox.email, &inbox.password).await?;
-    let told = |error: async_imap::error::Error| error.to_string();
-    let exists = imap.select("INBOX").await.map_err(told)?.exists;
-    imap.logout().await.map_err(told)?;
+    let exists = attempt::imap(mail, inbox).await?;
     if exists <= at_most {
         Ok(())
     } else {
         Err(format!("{exists} messages in a new mailbox"))
     }
-}
-
-async fn submission(mail: &Mail, inbox: &Inbox) -> Result<(), String> {
-    let mut smtp = mail.try_submission().await?;
-    smtp.try_expect(&auth_plain(&inbox.email, &inbox.password), "235")
-        .await?;
-    smtp.try_expect(&format!("MAIL FROM:<{}>", inbox.email), "250")
-        .await?;
-    smtp.try_expect(&format!("RCPT TO:<{}>", inbox.email), "250")
-        .await?;
-    smtp.try_expect("QUIT", "221").await.map(drop)
-}
-
-async fn inbound(mail: &Mail, inbox: &Inbox, message: Option<&Message>) -> Result<(), String> {
-    let mut smtp = mail.try_inbound().await?;
-    smtp.try_expect("MAIL FROM:<friend@example.net>", "250").await?;
-    smtp.try_expect(&format!("RCPT TO:<{}>", inbox.email), "250")
-        .await?;
-    if let Some(message) = message {
-        smtp.try_expect("DATA", "354").await?;
-        let text = message.text("friend@example.net", &inbox.email);
-        smtp.try_expect(&format!("{text}."), "250").await?;
-    }
-    smtp.try_expect("QUIT", "221").await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,8 +109,8 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
             let mail = &world.mail;
             tokio::join!(
                 over_imap.count(&inbox, imap(mail, &inbox, u32::from(message.is_some()))),
-                over_submission.count(&inbox, submission(mail, &inbox)),
-                from_outside.count(&inbox, inbound(mail, &inbox, message.as_ref())),
+                over_submission.count(&inbox, attempt::submission(mail, &inbox, None)),
+                from_outside.count(&inbox, attempt::inbound(mail, &inbox, message.as_ref())),
             );
             with_message.extend(message.map(|message| (inbox, message)));
         }

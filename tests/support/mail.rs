@@ -58,7 +58,8 @@ impl Mail {
         Self { servers, roots, tls }
     }
 
-    async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    /// TLS on a connection, to a server that must have a certificate for the name that callers are told.
+    pub async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
         let name = ServerName::try_from(self.servers.host.clone()).unwrap();
         let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp);
         in_time(connecting).await?.map_err(|error| error.to_string())
@@ -312,7 +313,7 @@ impl Message {
 
 /// A dialogue of SMTP commands and replies.
 pub struct Smtp<S> {
-    stream: BufStream<S>,
+    pub stream: BufStream<S>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {

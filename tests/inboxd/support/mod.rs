@@ -2,6 +2,8 @@
 
 #[path = "../../support/api.rs"]
 pub mod api;
+#[path = "../../support/attempt.rs"]
+pub mod attempt;
 pub mod daemon;
 pub mod domains;
 #[path = "../../support/inbox.rs"]
@@ -10,6 +12,8 @@ pub mod inbox;
 pub mod mail;
 pub mod maps;
 pub mod mount;
+#[path = "../../support/ports.rs"]
+pub mod ports;
 pub mod postgres;
 pub mod service;
 pub mod store;
@@ -19,11 +23,11 @@ pub mod world;
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU16, Ordering},
 };
+
+pub use ports::{free_ports, free_ports_in_a_row};
 
 /// A folder of a test, removed at its end. Everybody may pass through it, as the mail servers' users must.
 #[derive(Debug)]
@@ -43,31 +47,6 @@ impl Folder {
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
-}
-
-/// Ports in a row that nobody listens on, and that no other test of this run is given. They lie below those that the
-/// kernel hands out by itself (`ip_local_port_range`), so that no client takes one in between.
-pub fn free_ports_in_a_row(count: u16) -> u16 {
-    const RANGE: std::ops::Range<u16> = 10_000..32_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Two runs at the same time begin at different places.
-    let begin = u16::try_from(std::process::id() % 200).unwrap() * 100;
-    for _ in 0..RANGE.len() {
-        let offset =
-            begin.wrapping_add(NEXT.fetch_add(count, Ordering::Relaxed)) % (RANGE.end - RANGE.start - count);
-        let first = RANGE.start + offset;
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
-    panic!("no {count} ports in a row are free in {RANGE:?}");
-}
-
-/// Some such ports.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let count = u16::try_from(N).unwrap();
-    let first = free_ports_in_a_row(count);
-    std::array::from_fn(|index| first + u16::try_from(index).unwrap())
 }
 
 /// The processes that work in a folder or were told of it.

@@ -1,0 +1,167 @@
+//! What outlives the containers, and what may be lost with a volume.
+
+use serde_json::json;
+
+use crate::support::{
+    compose::Compose,
+    inbox::{Inbox, StoredMessage},
+    load::subjects,
+    mail::Message,
+    world::{Facts, World},
+};
+
+/// Inboxes that have to be there again.
+const INBOXES: usize = 12;
+/// Messages in each.
+const MESSAGES: usize = 3;
+/// The tables that Postfix reads.
+const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
+/// Where the containers have the maps.
+const MAPS: &str = "/var/lib/inboxd/maps";
+
+/// What was there before, as its owners know it.
+struct Before {
+    facts: Facts,
+    inboxes: Vec<(Inbox, Vec<String>, Vec<StoredMessage>)>,
+    gone: Inbox,
+    suspended: Inbox,
+}
+
+impl Before {
+    /// Inboxes with messages, one that was deleted, and one of a tenant that is suspended.
+    async fn make(world: &World) -> Self {
+        let tenant = world.tenant("Acme").await;
+        let mut inboxes = Vec::new();
+        for number in 0..INBOXES {
+            let inbox = world.create(&tenant, &format!("kept-{number}")).await;
+            for message in 0..MESSAGES {
+                let message = Message::new(&format!("kept {message}."));
+                world.mail.submit(&inbox, &inbox.email, &message).await.unwrap();
+                world.mail.receive(&inbox, &message).await;
+            }
+            let there = subjects(&mut world.mail.log_in(&inbox).await).await;
+            assert_eq!(there.len(), MESSAGES);
+            let files = world.messages(&inbox).await;
+            inboxes.push((inbox, there, files));
+        }
+        let gone = world.create(&tenant, "gone").await;
+        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        let sa = world.operator();
+        let made = sa.post("/v1/tenants", &json!({"name": "Suspended"})).await;
+        let suspended = world.create(&sa.with_key(made.text("key")), "suspended").await;
+        let path = format!("/v1/tenants/{}", made.id());
+        let answer = sa.patch(&path, &json!({"suspended": true})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Self {
+            facts: world.facts().clone(),
+            inboxes,
+            gone,
+            suspended,
+        }
+    }
+
+    /// The same keys, logins and messages, and the same refusals, in a world that has been started since.
+    async fn assert_is_there(&self, world: &World) {
+        assert_eq!(world.facts(), &self.facts);
+        let anybody = world.operator();
+        for (inbox, subjects_before, files) in &self.inboxes {
+            let mut imap = world.mail.log_in(inbox).await;
+            assert_eq!(&subjects(&mut imap).await, subjects_before, "{}", inbox.email);
+            assert_eq!(
+                names_of(&world.messages(inbox).await),
+                names_of(files),
+                "{}",
+                inbox.email
+            );
+            let found = anybody
+                .with_key(&inbox.key)
+                .get(&format!("/v1/inboxes/{}", inbox.id))
+                .await;
+            assert_eq!(
+                (found.status, found.text("imapPassword")),
+                (200, &*inbox.password)
+            );
+        }
+        for refused in [&self.gone, &self.suspended] {
+            world
+                .mail
+                .assert_login_refused(&refused.email, &refused.password)
+                .await;
+            world
+                .mail
+                .assert_auth_refused(&refused.email, &refused.password)
+                .await;
+        }
+        let (first, _, _) = &self.inboxes[0];
+        world.mail.assert_works(first, "again").await;
+        let new = world.inbox("new").await;
+        world.mail.assert_works(&new, "new").await;
+    }
+}
+
+/// The names of message files, without the flags behind the colon, which reading them changes.
+fn names_of(files: &[StoredMessage]) -> Vec<&str> {
+    let name = |file: &'_ StoredMessage| -> usize { file.path.rfind('/').unwrap() + 1 };
+    let mut names: Vec<_> = files
+        .iter()
+        .map(|file| file.path[name(file)..].split(':').next().unwrap())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// All that the maps say: every password entry with owner and mode, every table with its entries as Postfix reads them.
+async fn maps(compose: &Compose) -> String {
+    let listing = format!("cd {MAPS} && find passdb postfix -printf '%y %m %U:%G %p\\n' | sort");
+    let entries = format!("cd {MAPS} && find passdb -type f | sort | xargs sha256sum");
+    let mut all = Vec::new();
+    for script in [listing, entries] {
+        all.push(compose.exec("inboxd", &["sh", "-e", "-c", &script]).await);
+    }
+    for table in TABLES {
+        let table = format!("lmdb:{MAPS}/postfix/{table}");
+        let listed = compose.exec("postfix", &["postmap", "-s", &table]).await;
+        let mut lines: Vec<&str> = listed.lines().collect();
+        lines.sort_unstable();
+        all.push(format!("{table}\n{}", lines.join("\n")));
+    }
+    all.join("\n")
+}
+
+#[tokio::test]
+async fn down_and_up_keep_every_inbox_and_message() {
+    World::run_alone(async |world| {
+        let before = Before::make(world).await;
+        let maps_before = maps(&world.compose).await;
+        world.compose.run(&["down"]).await;
+        assert_eq!(world.compose.run(&["ps", "--all", "--quiet"]).await, "");
+        world.compose.up().await;
+        assert_eq!(maps(&world.compose).await, maps_before);
+        let world = World::started(world.compose.clone()).await;
+        before.assert_is_there(&world).await;
+        println!("{INBOXES} inboxes with {MESSAGES} messages each are there after down and up");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_maps_of_a_deleted_volume_are_made_again() {
+    World::run_alone(async |world| {
+        let before = Before::make(world).await;
+        let maps_before = maps(&world.compose).await;
+        world.compose.run(&["down"]).await;
+        let volume = format!("{}_maps", world.compose.project());
+        world.compose.docker(&["volume", "rm", &volume]).await;
+        world.compose.up().await;
+        assert_eq!(maps(&world.compose).await, maps_before);
+        let log = world.compose.run(&["logs", "--no-color", "inboxd"]).await;
+        assert!(log.contains("have been repaired"), "{log}");
+        let world = World::started(world.compose.clone()).await;
+        before.assert_is_there(&world).await;
+        println!(
+            "{} lines of maps are the same in a new volume",
+            maps_before.lines().count()
+        );
+    })
+    .await;
+}
