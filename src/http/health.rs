@@ -14,7 +14,7 @@ use super::{
     extract::Query,
     problem::{self, ANY, Problem, problems},
 };
-use crate::telemetry;
+use crate::{model::Refused, telemetry};
 
 /// How long a part may take to answer before it counts as down.
 const PROBE_TIMEOUT_MS: u64 = 3_000;
@@ -92,13 +92,31 @@ pub(super) async fn healthz(query: Query) -> Result<Json<Health>, Problem> {
 ///
 /// Inboxes are created also while a mail server is down: creating needs the store and the maps.
 #[utoipa::path(get, path = "/readyz", tag = "operation", security(()),
+    params(("parts" = Option<String>, Query, description = "Names of the parts to ask, separated by commas; absent: all",
+        example = "store,maps")),
     responses((status = 200, description = "All of them do", body = Readiness), ReadyProblems))]
 pub(super) async fn readyz(
     State(app): State<App>,
     query: Query,
 ) -> Result<(StatusCode, Json<Readiness>), Problem> {
-    query.only(&[])?;
-    let asked = app.readiness.0.iter().map(|part| async {
+    query.only(&["parts"])?;
+    let names = || app.readiness.0.iter().map(|part| part.name);
+    let wanted = query.parsed("parts", |value| {
+        let wanted: Vec<String> = value.split(',').map(str::to_owned).collect();
+        if wanted.iter().all(|wanted| names().any(|name| name == wanted)) {
+            return Ok(wanted);
+        }
+        let known = names().collect::<Vec<_>>().join(", ");
+        Err(Refused(format!(
+            "must be names of parts, separated by commas: {known}"
+        )))
+    })?;
+    let is_wanted = |part: &&Part| {
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.iter().any(|name| name == part.name))
+    };
+    let asked = app.readiness.0.iter().filter(is_wanted).map(|part| async {
         let answer = tokio::time::timeout(Duration::from_millis(PROBE_TIMEOUT_MS), (part.probe)()).await;
         let state = match answer {
             Ok(Ok(())) => None,

@@ -22,6 +22,8 @@ pub(super) const REQUEST_TIMEOUT_MS: u64 = 30_000;
 const HEAD_MAX_OCTETS: usize = 32 * 1024;
 /// Most header lines of a request.
 const HEADERS_MAX_LINES: usize = 64;
+/// Routes that supervisors ask every few seconds: an answer that all is well is no news.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The header that names a request in its answer and in every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,7 +50,12 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
             Problem::new(Code::Timeout, format!("the call took longer than {REQUEST_TIMEOUT_MS} ms")).into_response()
         });
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
-        tracing::info!(%method, route, status, elapsed_us = elapsed.as_micros(), "answered");
+        let elapsed_us = elapsed.as_micros();
+        if PROBES.contains(&route.as_str()) && status < 400 {
+            tracing::debug!(%method, route, status, elapsed_us, "answered");
+        } else {
+            tracing::info!(%method, route, status, elapsed_us, "answered");
+        }
         let labels = [("method", method.to_string()), ("route", route.clone())];
         metrics::histogram!(metric::REQUEST_SECONDS, &labels).record(elapsed.as_secs_f64());
         metrics::counter!(metric::REQUESTS_TOTAL, "method" => method.to_string(), "route" => route, "status" => status.to_string())

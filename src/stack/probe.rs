@@ -9,7 +9,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
@@ -45,11 +45,11 @@ impl Probe {
                 let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
                 let tcp = TcpStream::connect(("127.0.0.1", *port)).await?;
                 let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-                expect_greeting(tls, "* OK").await
+                expect_greeting(tls, "* OK", "a1 LOGOUT\r\n").await
             }
             Self::Smtp { port } => {
                 let tcp = TcpStream::connect(("127.0.0.1", *port)).await?;
-                expect_greeting(tcp, "220").await
+                expect_greeting(tcp, "220", "QUIT\r\n").await
             }
         }
     }
@@ -107,7 +107,12 @@ impl ServerCertVerifier for Expected {
     }
 }
 
-async fn expect_greeting(mut stream: impl AsyncRead + Unpin, expected: &str) -> io::Result<()> {
+/// Reads the greeting, and takes leave: a connection that is only closed is a complaint in the server's log.
+async fn expect_greeting(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    expected: &str,
+    leave: &str,
+) -> io::Result<()> {
     let mut greeting = Vec::new();
     while !greeting.ends_with(b"\n") {
         if greeting.len() >= GREETING_MAX_OCTETS || stream.read_buf(&mut greeting).await? == 0 {
@@ -115,7 +120,8 @@ async fn expect_greeting(mut stream: impl AsyncRead + Unpin, expected: &str) -> 
         }
     }
     if greeting.starts_with(expected.as_bytes()) {
-        Ok(())
+        stream.write_all(leave.as_bytes()).await?;
+        stream.flush().await
     } else {
         let line = String::from_utf8_lossy(&greeting).trim_end().to_owned();
         Err(io::Error::new(io::ErrorKind::InvalidData, line))

@@ -112,7 +112,7 @@ on_both_databases! {
             ("/v1/inboxes?limit=-1", "limit"), ("/v1/inboxes?cursor=x", "cursor"), ("/v1/inboxes?cursor=", "cursor"),
             ("/v1/inboxes?email=x", "email"), ("/v1/inboxes?username=A", "username"), ("/v1/inboxes?workspace=x", "workspace"),
             ("/v1/inboxes?offset=1", "offset"), ("/v1/me?x=1", "x"), ("/v1/workspaces?x=1", "x"), ("/healthz?x=1", "x"),
-            ("/readyz?x=1", "x"), ("/openapi.json?x=1", "x"),
+            ("/readyz?x=1", "x"), ("/readyz?parts=store,moon", "parts"), ("/readyz?parts=", "parts"), ("/openapi.json?x=1", "x"),
         ] {
             let answer = acme.get(path).await;
             assert_eq!(answer.error(), (400, "VALIDATION_ERROR"), "{path}");

@@ -22,6 +22,9 @@ async fn readiness_names_the_part_that_is_down() {
             "{ready:?}"
         );
     }
+    let asked = anybody.get("/readyz?parts=store,maps").await;
+    let all_well = json!({"ready": true, "parts": {"store": "ok", "maps": "ok"}});
+    assert_eq!((asked.status, asked.body), (200, all_well));
     let acme = daemon.tenant("Acme").await;
     assert_eq!(
         acme.post("/v1/inboxes", &json!({})).await.status,
