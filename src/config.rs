@@ -141,6 +141,8 @@ section! {
     Store {
         /// `sqlite:<path>` or a PostgreSQL URL.
         url: String = "sqlite:/var/lib/inboxd/inboxd.db".to_owned(),
+        /// File with the password for PostgreSQL; empty: it is in the URL, or none is needed.
+        password_file: PathBuf = PathBuf::new(),
         /// File with the key that seals passwords.
         sealing_key_file: PathBuf = "/var/lib/inboxd/sealing.key".into(),
     }
@@ -348,7 +350,12 @@ pub enum StoreUrl {
     /// An SQLite file.
     Sqlite(PathBuf),
     /// A PostgreSQL database.
-    Postgres(Box<PgConnectOptions>),
+    Postgres {
+        /// All but the password that is in a file.
+        options: Box<PgConnectOptions>,
+        /// File with the password, which is read when the store is opened.
+        password_file: Option<PathBuf>,
+    },
 }
 
 /// Configuration that cannot be used.
@@ -493,7 +500,7 @@ impl Written {
             api_url,
             metrics_url,
             settings,
-            store: store_url(&self.store.url)?,
+            store: self.store.database()?,
             sealing_key_file: self.store.sealing_key_file.clone(),
             home: MailHome {
                 root: self.mail.root.clone(),
@@ -667,24 +674,46 @@ fn absolute(key: &'static str, path: &Path) -> Result<(), Error> {
     }
 }
 
-fn store_url(url: &str) -> Result<StoreUrl, Error> {
-    let rule = "must be sqlite:<absolute path> or postgres://user:password@host:port/database";
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-        return if path.is_absolute() {
-            Ok(StoreUrl::Sqlite(path))
-        } else {
-            Err(Error::value("store.url", rule))
+impl Store {
+    fn database(&self) -> Result<StoreUrl, Error> {
+        let url = self.url.as_str();
+        let password_file = given(&self.password_file);
+        if let Some(file) = &password_file {
+            absolute("store.password_file", file)?;
+        }
+        let unneeded = |why| {
+            Err(Error::value(
+                "store.password_file",
+                format!("must be empty: {why}"),
+            ))
         };
+        let wrong = || {
+            let rule = "must be sqlite:<absolute path> or postgres://user:password@host:port/database";
+            Error::value("store.url", rule)
+        };
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+            if !path.is_absolute() {
+                return Err(wrong());
+            }
+            return match password_file {
+                None => Ok(StoreUrl::Sqlite(path)),
+                Some(_) => unneeded("SQLite has no password"),
+            };
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            // The parser's own message would show the password.
+            let options = url.parse().map(Box::new).map_err(|_| wrong())?;
+            if password_file.is_some() && hide_password(url) != url {
+                return unneeded("a password is in store.url");
+            }
+            return Ok(StoreUrl::Postgres {
+                options,
+                password_file,
+            });
+        }
+        Err(wrong())
     }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        // The parser's own message would show the password.
-        return url
-            .parse()
-            .map(|options| StoreUrl::Postgres(Box::new(options)))
-            .map_err(|_| Error::value("store.url", rule));
-    }
-    Err(Error::value("store.url", rule))
 }
 
 /// A URL without the password in it.
@@ -854,6 +883,7 @@ mod tests {
             ("metrics.listen=1", "metrics.listen"),
             ("store.url=mysql://x", "store.url"),
             ("store.url=sqlite:relative.db", "store.url"),
+            ("store.password_file=/run/secrets/db", "store.password_file"),
             ("mail.root=relative", "mail.root"),
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
@@ -945,6 +975,42 @@ mod tests {
             urls(&[own[0], "metrics.listen="]),
             [api.to_owned(), format!("{api}/metrics")]
         );
+    }
+
+    #[test]
+    fn a_password_is_in_the_url_or_in_a_file() {
+        let database = |url: &str, file: &str| {
+            let keys = [format!("store.url={url}"), format!("store.password_file={file}")];
+            let flags = ["service.default_domain=example.com", &keys[0], &keys[1]];
+            let checked = read_with(&[], &flags).unwrap().check();
+            checked
+                .map(|config| config.store)
+                .map_err(|error| error.to_string())
+        };
+        let StoreUrl::Postgres {
+            options,
+            password_file,
+        } = database("postgres:///inboxd?host=/run/pg&user=me", "/run/secrets/db").unwrap()
+        else {
+            panic!("not PostgreSQL")
+        };
+        assert_eq!(options.get_socket(), Some(&PathBuf::from("/run/pg")));
+        assert_eq!(
+            (options.get_username(), options.get_database()),
+            ("me", Some("inboxd"))
+        );
+        assert_eq!(password_file, Some("/run/secrets/db".into()));
+        for url in [
+            "postgres://me:s3cret@db/inboxd",
+            "postgres://db/inboxd?user=me&password=s3cret",
+        ] {
+            database(url, "").unwrap();
+            let error = database(url, "/run/secrets/db").unwrap_err();
+            assert!(
+                error.starts_with("store.password_file") && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -16,6 +16,7 @@ use std::{
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::{net::TcpListener, sync::Semaphore};
+use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, Machine},
@@ -52,6 +53,18 @@ pub enum Error {
     /// The private CA cannot make the mail servers' certificate.
     #[error("make the mail servers' certificate in tls.private_ca_dir")]
     Certificate(#[from] TlsError),
+    /// The password for the store cannot be read.
+    #[error("store.password_file: read {}", path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no password for the store.
+    #[error("store.password_file: {} is empty", .0.display())]
+    EmptyPassword(PathBuf),
     /// The store does not open.
     #[error("open the store {0}")]
     Store(String, #[source] store::Error),
@@ -108,16 +121,35 @@ pub async fn open_store(config: &Config) -> Result<Db, Error> {
             let opened = Db::open_sqlite(file).await;
             opened.map_err(|source| Error::Store(file.display().to_string(), source))
         }
-        StoreUrl::Postgres(options) => {
-            let name = format!(
-                "{} on {}",
-                options.get_database().unwrap_or("postgres"),
-                options.get_host()
+        StoreUrl::Postgres {
+            options,
+            password_file,
+        } => {
+            let host = options.get_socket().map_or_else(
+                || options.get_host().to_owned(),
+                |folder| folder.display().to_string(),
             );
-            Db::open_postgres((**options).clone())
-                .await
-                .map_err(|source| Error::Store(name, source))
+            let name = format!("{} on {host}", options.get_database().unwrap_or("postgres"));
+            let mut options = (**options).clone();
+            if let Some(file) = password_file {
+                options = options.password(&password_in(file).await?);
+            }
+            let opened = Db::open_postgres(options).await;
+            opened.map_err(|source| Error::Store(name, source))
         }
+    }
+}
+
+/// The password in a file, without the newline that editors leave at its end.
+async fn password_in(file: &Path) -> Result<Zeroizing<String>, Error> {
+    let text = tokio::fs::read_to_string(file).await;
+    let text = Zeroizing::new(text.map_err(|source| Error::PasswordFile {
+        path: file.to_owned(),
+        source,
+    })?);
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::EmptyPassword(file.to_owned())),
+        password => Ok(Zeroizing::new(password.to_owned())),
     }
 }
 

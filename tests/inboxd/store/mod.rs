@@ -5,6 +5,7 @@ mod concurrency;
 mod idempotency;
 mod inboxes;
 mod keys;
+mod opening;
 mod plans;
 mod races;
 mod schema;

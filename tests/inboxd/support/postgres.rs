@@ -23,12 +23,20 @@ const INSTALL: &str = "PostgreSQL's server is not installed: apt-get install pos
 /// `$0` is the folder, the rest is the server and its arguments.
 const KEEPER: &str = r#""$@" & read -r _; kill -QUIT $!; wait $!; rm -rf "$0""#;
 
+/// Where the server's UNIX socket is, in its folder.
+const SOCKET_FOLDER: &str = "socket";
+/// `pg_hba.conf(5)`, before what initdb writes: who connects to a database of his own name needs a password.
+const ACCESS: &str = "\
+host all      postgres 127.0.0.1/32 trust
+host sameuser all      127.0.0.1/32 scram-sha-256
+";
+
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 struct Server {
     port: u16,
-    _folder: Folder,
+    folder: Folder,
     /// Its standard input is closed when this process ends.
     _keeper: Child,
 }
@@ -49,6 +57,31 @@ pub async fn new_database() -> String {
         .await
         .unwrap();
     url(port, &name)
+}
+
+/// The URLs of a new, empty database: through the UNIX socket, and over TCP as a user of its own who has this password,
+/// without the password in it.
+pub async fn new_guarded_database(password: &str) -> [String; 2] {
+    let trusted = new_database().await;
+    let mut connection = PgConnection::connect(&trusted).await.unwrap();
+    let (server, name) = trusted.rsplit_once('/').unwrap();
+    for statement in [
+        // "sameuser" in pg_hba.conf.
+        format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'"),
+        format!("ALTER DATABASE {name} OWNER TO {name}"),
+        format!("ALTER SCHEMA public OWNER TO {name}"),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let folder = SERVER.folder.join(SOCKET_FOLDER);
+    let (folder, port) = (folder.display(), SERVER.port);
+    [
+        format!("postgres:///{name}?host={folder}&port={port}&user={name}"),
+        server.replace("postgres@", &format!("{name}@")) + "/" + name,
+    ]
 }
 
 /// Ends every connection to a database and lets nobody in any more.
@@ -77,8 +110,11 @@ impl Server {
         let folder = Folder::new();
         let data = folder.join("data");
         let user = nix::unistd::User::from_name("postgres").unwrap().expect(INSTALL);
-        fs::create_dir(&data).unwrap();
-        chown(&data, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        let socket = folder.join(SOCKET_FOLDER);
+        for dir in [&data, &socket] {
+            fs::create_dir(dir).unwrap();
+            chown(dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
         let made = as_postgres(&programs.join("initdb"))
             .args([
                 "--auth=trust",
@@ -96,12 +132,17 @@ impl Server {
             String::from_utf8_lossy(&made.stderr)
         );
 
+        let access = data.join("pg_hba.conf");
+        let trusting = fs::read_to_string(&access).unwrap();
+        fs::write(&access, ACCESS.to_owned() + &trusting).unwrap();
+
         let [port] = free_ports();
         let mut command = as_postgres(&programs.join("postgres"));
         command
             .arg("-D")
             .arg(&data)
-            .args(["-h", "127.0.0.1", "-k", "", "-c", "max_connections=300"]);
+            .args(["-h", "127.0.0.1", "-c", "max_connections=300", "-k"])
+            .arg(&socket);
         command.args(["-p", &port.to_string()]);
         // A process that waits for the end of ours, however it comes, and then stops the server and removes the folder.
         let keeper = Command::new("sh")
@@ -132,7 +173,7 @@ impl Server {
         }
         Self {
             port,
-            _folder: folder,
+            folder,
             _keeper: keeper,
         }
     }
