@@ -1,6 +1,8 @@
 //! The command line.
 
+mod bootstrap;
 mod dev;
+mod healthcheck;
 mod keys;
 mod serve;
 mod stack;
@@ -48,6 +50,13 @@ enum Command {
     },
     /// Run the daemon with a private Dovecot and Postfix, all in one folder
     Dev(dev::DevArguments),
+    /// Print what bootstrap.file tells: keys, addresses and the CA to trust
+    Bootstrap {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Ask the running daemon whether it can create inboxes; for supervisors
+    Healthcheck(healthcheck::HealthcheckArguments),
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -90,6 +99,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve { source } => serve::serve(&source),
         Command::Dev(arguments) => dev::dev(&arguments),
+        Command::Bootstrap { source } => bootstrap::bootstrap(&source),
+        Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },

@@ -66,6 +66,8 @@ pub struct Written {
     pub dovecot: Dovecot,
     /// `[postfix]`
     pub postfix: Postfix,
+    /// `[bootstrap]`
+    pub bootstrap: Bootstrap,
     /// `[log]`
     pub log: Log,
 }
@@ -93,6 +95,8 @@ section! {
     Api {
         /// Address and port.
         listen: String = "127.0.0.1:8080".to_owned(),
+        /// URL by which callers reach it; empty: made of the address.
+        url: String = String::new(),
     }
 }
 section! {
@@ -100,6 +104,8 @@ section! {
     Metrics {
         /// Address and port; empty: `/metrics` is served with the API.
         listen: String = "127.0.0.1:8084".to_owned(),
+        /// URL by which callers reach them; empty: made of the address.
+        url: String = String::new(),
     }
 }
 section! {
@@ -235,6 +241,13 @@ section! {
     }
 }
 section! {
+    /// What a first start makes for its callers.
+    Bootstrap {
+        /// File with a super admin key and a demo tenant; empty: none is made.
+        file: PathBuf = PathBuf::new(),
+    }
+}
+section! {
     /// Logging.
     Log {
         /// Level or directives.
@@ -288,6 +301,10 @@ pub struct Config {
     pub api: SocketAddr,
     /// Where `/metrics` listens; none: with the API.
     pub metrics: Option<SocketAddr>,
+    /// The URL by which callers reach the API, without a slash at its end.
+    pub api_url: String,
+    /// The URL by which callers reach `/metrics`.
+    pub metrics_url: String,
     /// What the operator decided about inboxes.
     pub settings: Settings,
     /// Which database.
@@ -304,6 +321,8 @@ pub struct Config {
     pub mx: Endpoint,
     /// The mail servers' certificate, and whom this side trusts.
     pub certificate: Certificate,
+    /// Where the first start writes keys and addresses; none: it makes no keys.
+    pub bootstrap_file: Option<PathBuf>,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Everything as it was written, for what needs no check.
@@ -454,13 +473,25 @@ impl Written {
             "json" => LogFormat::Json,
             _ => return Err(Error::value("log.format", "must be text or json")),
         };
+        let api = socket("api.listen", &self.api.listen)?;
         let metrics = match self.metrics.listen.as_str() {
             "" => None,
             listen => Some(socket("metrics.listen", listen)?),
         };
+        let api_url = url("api.url", &self.api.url)?.unwrap_or_else(|| format!("http://{api}"));
+        let metrics_url = url("metrics.url", &self.metrics.url)?.unwrap_or_else(|| match metrics {
+            Some(address) => format!("http://{address}/metrics"),
+            None => format!("{api_url}/metrics"),
+        });
+        let bootstrap_file = given(&self.bootstrap.file);
+        if let Some(file) = &bootstrap_file {
+            absolute("bootstrap.file", file)?;
+        }
         Ok(Config {
-            api: socket("api.listen", &self.api.listen)?,
+            api,
             metrics,
+            api_url,
+            metrics_url,
             settings,
             store: store_url(&self.store.url)?,
             sealing_key_file: self.store.sealing_key_file.clone(),
@@ -473,6 +504,7 @@ impl Written {
             smtp,
             mx,
             certificate: self.tls.certificate()?,
+            bootstrap_file,
             log_format,
             written: self,
         })
@@ -518,7 +550,6 @@ impl Tls {
     /// The operator's own certificate, or that of the private CA.
     fn certificate(&self) -> Result<Certificate, Error> {
         absolute("tls.private_ca_dir", &self.private_ca_dir)?;
-        let given = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
         let ca_file = given(&self.ca_file);
         let files = [
             ("tls.cert_file", given(&self.cert_file)),
@@ -582,6 +613,30 @@ fn socket(key: &'static str, text: &str) -> Result<SocketAddr, Error> {
             "must be an IP address and a port, as 127.0.0.1:8080 or [::1]:8080",
         )
     })
+}
+
+/// A path that may be left empty.
+fn given(path: &Path) -> Option<PathBuf> {
+    Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
+}
+
+/// A URL that may be left empty, and to which paths are appended.
+fn url(key: &'static str, text: &str) -> Result<Option<String>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'"' | b'\\');
+    if rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.ends_with('/'))
+        && text.bytes().all(is_plain)
+    {
+        Ok(Some(text.to_owned()))
+    } else {
+        let rule = "must be a URL, as https://inbox.example.com, without a slash at its end, or empty";
+        Err(Error::value(key, rule))
+    }
 }
 
 /// A mail server; `keys` are those of its host and of where to connect to.
@@ -807,6 +862,10 @@ mod tests {
             ("imap.connect=dovecot", "imap.connect"),
             ("smtp.connect=postfix:0", "smtp.connect"),
             ("mx.connect=:25", "mx.connect"),
+            ("api.url=inbox.example.com", "api.url"),
+            ("api.url=https://inbox.example.com/", "api.url"),
+            ("metrics.url=http:///metrics", "metrics.url"),
+            ("bootstrap.file=bootstrap.json", "bootstrap.file"),
             ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
             ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
             ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
@@ -862,6 +921,30 @@ mod tests {
             private_ca_dir: None,
         };
         assert_eq!(certificate(&["tls.cert_file=/c.pem", "tls.key_file=/c.key"]), own);
+    }
+
+    #[test]
+    fn urls_are_those_of_the_listeners_unless_callers_have_others() {
+        let urls = |flags: &[&str]| {
+            let flags = [&["service.default_domain=example.com"], flags].concat();
+            let config = read_with(&[], &flags).unwrap().check().unwrap();
+            [config.api_url, config.metrics_url]
+        };
+        let (api, metrics) = ("https://inbox.example.com", "http://10.0.0.1:9/m");
+        assert_eq!(
+            urls(&[]),
+            ["http://127.0.0.1:8080", "http://127.0.0.1:8084/metrics"]
+        );
+        assert_eq!(
+            urls(&["api.listen=[::1]:80", "metrics.listen="]),
+            ["http://[::1]:80", "http://[::1]:80/metrics"]
+        );
+        let own = [&*format!("api.url={api}"), &*format!("metrics.url={metrics}")];
+        assert_eq!(urls(&own), [api, metrics]);
+        assert_eq!(
+            urls(&[own[0], "metrics.listen="]),
+            [api.to_owned(), format!("{api}/metrics")]
+        );
     }
 
     #[test]

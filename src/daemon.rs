@@ -1,5 +1,6 @@
 //! The daemon: opens everything in order, serves, and drains.
 
+pub mod bootstrap;
 pub mod sealing_key;
 
 use std::{
@@ -72,6 +73,9 @@ pub enum Error {
     /// There is no client of Dovecot's administration socket.
     #[error("prepare to end sessions")]
     Doveadm(#[from] doveadm::DoveadmError),
+    /// The bootstrap file cannot be made.
+    #[error("make the file that bootstrap.file names")]
+    Bootstrap(#[from] bootstrap::Error),
     /// A listener cannot be opened.
     #[error("listen on {address} ({key})")]
     Listen {
@@ -163,6 +167,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         in_flight,
         hashing: Arc::new(Semaphore::new(cores)),
     });
+    if let Some(file) = &config.bootstrap_file {
+        bootstrap::ensure(file, config, &service).await?;
+    }
     let readiness = Arc::new(probes(config, &db, &maps));
     let app = App {
         service: Arc::clone(&service),

@@ -19,6 +19,7 @@ pub mod key;
 pub mod pair;
 pub mod private;
 mod probe;
+mod queue;
 pub mod render;
 pub mod tls;
 pub mod whole;

@@ -1,6 +1,5 @@
 //! `inboxd dev`: the daemon and a private Dovecot and Postfix, all in one folder.
 
-mod bootstrap;
 mod folder;
 mod instance;
 
@@ -13,12 +12,12 @@ use std::{
 use clap::Args;
 use tokio::sync::{oneshot, watch};
 
-use self::{bootstrap::Bootstrap, instance::Instance};
+use self::instance::Instance;
 use super::{Failure, Source, block_on, serve::stop_signal};
 use crate::{
     clock::{Clock as _, Machine},
     config::Config,
-    daemon,
+    daemon::{self, bootstrap::Bootstrap},
     stack::{
         private::{Layout, Ports, PrivateStack, Settings},
         tls,
@@ -30,6 +29,8 @@ use crate::{
 const DEFAULT_DIR: &str = "var/dev";
 /// First port, if `INBOXD_DEV_PORT_BASE` says nothing.
 const DEFAULT_PORT_BASE: u16 = 8080;
+/// Name of the file that tells keys and addresses.
+const BOOTSTRAP_FILE: &str = "bootstrap.json";
 /// Where everything listens.
 const HOST: &str = "127.0.0.1";
 /// The domain of inboxes: one that no DNS ever has (RFC 6761, 6.2).
@@ -137,6 +138,8 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     written.dovecot.base_dir = layout.doveadm_socket().parent().unwrap_or(dir).to_owned();
     written.dovecot.doveadm_key_file = key_file;
 
+    written.bootstrap.file = dir.join(BOOTSTRAP_FILE);
+
     let file = dir.join("inboxd.toml");
     let text = format!(
         "# Written by inboxd dev at each start. Use it as: inboxd --config {}\n\n",
@@ -148,7 +151,10 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
         config: Some(source.config.clone().unwrap_or(file)),
         set: source.set.clone(),
     };
-    Ok(own.load()?)
+    let mut written = own.written()?;
+    // Whatever file was named: here it is looked for.
+    written.bootstrap.file = dir.join(BOOTSTRAP_FILE);
+    Ok(written.check()?)
 }
 
 async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure> {
@@ -209,7 +215,8 @@ async fn with_mail_servers(
     };
     let mut stack = PrivateStack::start(&settings, &Machine, &Machine).await?;
     let outcome = async {
-        let bootstrap = bootstrap::ensure(dir, config).await?;
+        let bootstrap = daemon::bootstrap::read(&dir.join(BOOTSTRAP_FILE))?
+            .ok_or("the daemon has not written what it should")?;
         instance.ready()?;
         greet(dir, ports, &bootstrap);
         tokio::select! {
@@ -243,7 +250,16 @@ fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) {
         default_domain,
         ..
     } = bootstrap;
-    let ca = ca_file.display();
+    let trust = ca_file
+        .as_ref()
+        .map_or_else(String::new, |file| format!(" --cacert {}", file.display()));
+    let ca = ca_file
+        .as_ref()
+        .map_or_else(|| "the system's".to_owned(), |file| file.display().to_string());
+    let key = tenant.as_ref().map_or("TENANT-KEY", |tenant| tenant.key.as_str());
+    let demo = tenant
+        .as_ref()
+        .map_or("none: it was deleted", |tenant| tenant.key.as_str());
     println!(
         "
 inboxd is ready. Everything is in {dir}; Ctrl-C stops it.
@@ -253,7 +269,7 @@ inboxd is ready. Everything is in {dir}; Ctrl-C stops it.
   submission   {HOST}:{submission}, STARTTLS and login
   inbound      {HOST}:{inbound}, for mail to {default_domain}
   CA           {ca}
-  demo tenant  {key}
+  demo tenant  {demo}
 
 Create an inbox:
 
@@ -261,15 +277,14 @@ Create an inbox:
 
 Use it, with the imapPassword of the answer as PASSWORD:
 
-  curl -sS --cacert {ca} -u scout@{default_domain}:PASSWORD imaps://{HOST}:{imaps}/
-  printf 'Subject: hello\\r\\n\\r\\nIt works.\\r\\n' | curl -sS --ssl-reqd --cacert {ca} -u scout@{default_domain}:PASSWORD \\
+  curl -sS{trust} -u scout@{default_domain}:PASSWORD imaps://{HOST}:{imaps}/
+  printf 'Subject: hello\\r\\n\\r\\nIt works.\\r\\n' | curl -sS --ssl-reqd{trust} -u scout@{default_domain}:PASSWORD \\
     --mail-from scout@{default_domain} --mail-rcpt scout@{default_domain} -T - smtp://{HOST}:{submission}
-  curl -sS --cacert {ca} -u scout@{default_domain}:PASSWORD 'imaps://{HOST}:{imaps}/INBOX;UID=1'
+  curl -sS{trust} -u scout@{default_domain}:PASSWORD 'imaps://{HOST}:{imaps}/INBOX;UID=1'
 
 Prove that it works:  {program} verify scout@{default_domain} --config {config}
 ",
         dir = dir.display(),
-        key = tenant.key,
         program = env::args().next().unwrap_or_else(|| "inboxd".to_owned()),
         config = dir.join("inboxd.toml").display(),
     );

@@ -151,6 +151,42 @@ pub async fn read(service: &Service, caller: &Caller, id: TenantId) -> Result<Te
         .ok_or(Error::NotFound("tenant"))
 }
 
+/// What became of a tenant.
+#[derive(Debug)]
+pub enum Standing {
+    /// It is there, suspended or not.
+    There(Tenant),
+    /// It was deleted.
+    Deleted,
+    /// This store never had it.
+    Unknown,
+}
+
+/// What became of the tenant with this id. Others than its operator are not told of deleted tenants.
+pub async fn standing(service: &Service, caller: &Caller, id: TenantId) -> Result<Standing, Error> {
+    require(caller, MANAGE)?;
+    let mut tx = service.db.read().await?;
+    Ok(match tx.tenant(id).await? {
+        Some(tenant) => Standing::There(tenant),
+        None if tx.tenant_was_deleted(id).await? => Standing::Deleted,
+        None => Standing::Unknown,
+    })
+}
+
+/// Makes another key for a tenant; the others stay in force.
+pub async fn create_key(service: &Service, caller: &Caller, id: TenantId) -> Result<ApiKey, Error> {
+    require(caller, MANAGE)?;
+    let mut tx = service.db.write().await?;
+    if !tx.lock_tenant(id).await? {
+        return Err(Error::NotFound("tenant"));
+    }
+    let key = issue(service, &mut tx, Scope::Tenant { tenant: id }, None)
+        .await?
+        .key;
+    tx.commit().await?;
+    Ok(key)
+}
+
 /// Changes a tenant's name, caps and suspension. A suspended tenant's keys are refused and nobody logs in to its
 /// inboxes; mail for them is still accepted, so that nothing is lost when it is resumed.
 pub async fn change(

@@ -26,6 +26,7 @@ use super::{
     pair::{Pair, PairError},
     private::{Kind, StartError, installed_dovecot, installed_program},
     probe::Probe,
+    queue::{self, QueueError},
     render::{MailPlane, RenderError},
     whole::{self, Listen, Premises, SUBMISSION_PROCESSES, missing_table},
 };
@@ -73,6 +74,9 @@ pub enum Error {
     /// A file could not be written.
     #[error("write configuration")]
     File(#[from] FileError),
+    /// Postfix has no folders to work in.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// Certificate and key cannot be used.
     #[error("use the certificate")]
     Certificate(#[from] PairError),
@@ -183,7 +187,10 @@ impl Settings {
         let (plane, premises) = (self.plane(), self.premises());
         let files = match self.server {
             Kind::Dovecot => whole::dovecot(installed_dovecot().await?, &plane, &premises)?,
-            Kind::Postfix => whole::postfix(&plane, &premises)?,
+            Kind::Postfix => {
+                queue::prepare(&plane.queue_dir, &premises.postfix_data_dir)?;
+                whole::postfix(&plane, &premises)?
+            }
         };
         for file in files {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
@@ -207,8 +214,8 @@ impl Settings {
     fn spawn(&self) -> Result<Child, Error> {
         let foreground = match self.server {
             Kind::Dovecot => "-F",
-            // master(8): standard output is kept, for the log.
-            Kind::Postfix => "-s",
+            // master(8): standard output and standard error are kept, for the log.
+            Kind::Postfix => "-d",
         };
         Command::new(installed_program(self.server)?)
             .arg(foreground)

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -60,6 +60,19 @@ pub fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<(), F
         File::open(folder)?.sync_all()
     };
     write().map_err(FileError::at(path))
+}
+
+/// Makes a folder, if it is missing, with this mode and owner (user, group).
+pub(super) fn folder(path: &Path, mode: u32, owner: (u32, u32)) -> Result<(), FileError> {
+    let make = || -> io::Result<()> {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        chown(path, Some(owner.0), Some(owner.1))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    make().map_err(FileError::at(path))
 }
 
 /// Makes a file look a little older than it is: Postfix's master takes a configuration file that was changed within the

@@ -90,6 +90,17 @@ impl Tx {
         row.map(TenantRow::parse).transpose()
     }
 
+    /// Whether there was a tenant with this id, which is deleted.
+    pub async fn tenant_was_deleted(&mut self, id: TenantId) -> Result<bool, Error> {
+        let row: Option<(Uuid,)> =
+            on!(self, db => sqlx::query_as("SELECT id FROM tenants WHERE id = $1 AND deleted_at IS NOT NULL")
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+            .map_err(Error::while_doing("look for a deleted tenant"))?;
+        Ok(row.is_some())
+    }
+
     /// A page of the tenants that are not deleted, newest first, older than the cursor.
     pub async fn tenants(&mut self, before: Option<TenantId>, limit: u32) -> Result<Vec<Tenant>, Error> {
         let before = before.map_or(Uuid::max(), |id| id.0);

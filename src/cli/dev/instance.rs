@@ -117,7 +117,7 @@ pub(super) async fn detach(dir: &Path, source: &Source) -> Result<(), Failure> {
             );
             println!(
                 "Keys and addresses are in {}",
-                dir.join("bootstrap.json").display()
+                dir.join(super::BOOTSTRAP_FILE).display()
             );
             return Ok(());
         }

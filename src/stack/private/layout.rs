@@ -2,18 +2,19 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Gid, Uid};
 
 use super::Settings;
 use crate::{
     clock::{Clock, Entropy},
     stack::{
-        files::{FileError, backdate, write_atomically},
+        files::{FileError, backdate, folder, write_atomically},
         key::{self, KeyError},
+        queue::{self, QueueError},
         render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile},
         tls::{self, Certificates, TlsError},
         whole::{self, Listen, Premises, SUBMISSION_PROCESSES},
@@ -122,9 +123,9 @@ pub enum PrepareError {
     /// The configuration cannot be written.
     #[error("write configuration")]
     Render(#[from] RenderError),
-    /// A user or group of Debian's packages is missing.
-    #[error("the system has no user or group {0:?}, which the packages of Dovecot and Postfix make")]
-    NoUser(&'static str),
+    /// There is no queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
 }
 
 /// Where everything of a private stack is.
@@ -264,43 +265,14 @@ impl Layout {
         entropy: &dyn Entropy,
     ) -> Result<Certificates, PrepareError> {
         let ours = (Uid::effective().as_raw(), Gid::effective().as_raw());
-        let postfix = User::from_name("postfix")
-            .ok()
-            .flatten()
-            .ok_or(PrepareError::NoUser("postfix"))?;
-        let postdrop = Group::from_name("postdrop")
-            .ok()
-            .flatten()
-            .ok_or(PrepareError::NoUser("postdrop"))?;
-        let postfix_owns = (postfix.uid.as_raw(), ours.1);
-        let postdrop_shares = (postfix.uid.as_raw(), postdrop.gid.as_raw());
-
         let mode = fs::metadata(&self.dir).map_err(FileError::at(&self.dir))?.mode();
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(mode & 0o7777 | 0o011))
             .map_err(FileError::at(&self.dir))?;
-        for open in [
-            "tls",
-            "dovecot",
-            "postfix",
-            "log",
-            "run",
-            "state",
-            "queue",
-            "queue/pid",
-        ] {
-            self.folder(open, 0o755, ours)?;
+        for open in ["tls", "dovecot", "postfix", "log", "run", "state"] {
+            folder(&self.dir.join(open), 0o755, ours)?;
         }
-        self.folder("mail", 0o700, (MAIL_UID, MAIL_GID))?;
-        self.folder("data", 0o700, postfix_owns)?;
-        // As `postfix check` makes them: postfix-files(5).
-        for queue in [
-            "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private",
-            "saved", "trace",
-        ] {
-            self.folder(&format!("queue/{queue}"), 0o700, postfix_owns)?;
-        }
-        self.folder("queue/maildrop", 0o730, postdrop_shares)?;
-        self.folder("queue/public", 0o710, postdrop_shares)?;
+        folder(&self.mail_root(), 0o700, (MAIL_UID, MAIL_GID))?;
+        queue::prepare(&self.queue_dir(), &self.data_dir())?;
 
         let certificates = tls::ensure(&self.tls_dir(), &[&settings.hostname], clock.now())?;
         key::ensure(&self.doveadm_key_file(), entropy)?;
@@ -337,19 +309,6 @@ impl Layout {
             listen: Listen::Loopback,
             inbound_port: settings.ports.inbound,
         }
-    }
-
-    fn folder(&self, name: &str, mode: u32, owner: (u32, u32)) -> Result<(), FileError> {
-        let path = self.dir.join(name);
-        let make = || -> io::Result<()> {
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            chown(&path, Some(owner.0), Some(owner.1))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-        };
-        make().map_err(FileError::at(&path))
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod authorization;
 mod bad_input;
+mod bootstrap;
 mod certificate;
 mod create;
 mod document;
 mod faults;
+mod healthcheck;
 mod idempotency;
 mod inboxes;
 mod operation;

@@ -51,6 +51,22 @@ pub async fn new_database() -> String {
     url(port, &name)
 }
 
+/// Ends every connection to a database and lets nobody in any more.
+pub async fn refuse(database_url: &str) {
+    let (server, name) = database_url.rsplit_once('/').unwrap();
+    let options = PgConnectOptions::from_str(&format!("{server}/postgres")).unwrap();
+    let mut connection = PgConnection::connect_with(&options).await.unwrap();
+    for statement in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
+
 fn url(port: u16, database: &str) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/{database}")
 }
