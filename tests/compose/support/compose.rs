@@ -116,9 +116,12 @@ impl Compose {
         let up = self
             .output(&[&["up", "--detach", "--wait"], arguments].concat())
             .await;
-        if !up.status.success() {
-            panic!("up {arguments:?}: {}\n{}", told(&up), self.logs().await);
-        }
+        assert!(
+            up.status.success(),
+            "up {arguments:?}: {}\n{}",
+            told(&up),
+            self.logs().await
+        );
     }
 
     /// The ends of all logs.
