@@ -1,8 +1,8 @@
 # What people and CI type. The targets say what they do: `make help`.
-.PHONY: help run test lint
+.PHONY: help run test lint deb
 .DEFAULT_GOAL := help
 
-SCRIPTS := scripts/install-deps .ci/run
+SCRIPTS := scripts/install-deps scripts/build-deb scripts/compose/test-deb .ci/run
 # The private mail servers start as root only: `sudo` where this is not root, for them alone and not for the build.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 SUDO_RUNNER = --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
@@ -25,3 +25,6 @@ lint: ## formatting, clippy, and the scripts
 	cargo clippy --locked --test compose -- -D warnings
 	@for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo "shellcheck is not installed: scripts are checked for syntax only"; fi
+
+deb: ## build the Debian package into target/debian
+	@scripts/build-deb
