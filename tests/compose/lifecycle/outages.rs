@@ -14,13 +14,16 @@ use crate::support::{
     attempt::STRANGER,
     inbox::Inbox,
     load::{Kind, Load},
-    mail::Message,
+    mail::{Idling, Message},
     wait::{LIMIT, until},
     world::World,
 };
 
 /// Restarts under load.
 const RESTARTS: usize = 2;
+/// Deliveries that Postfix has under way at a time. When one of the two servers of a delivery ends between storing the
+/// message and hearing that it is stored, it is delivered again (RFC 1047); no protocol prevents that.
+const DELIVERIES_AT_A_TIME: usize = 20;
 /// Creators at a time.
 const CREATORS: usize = 4;
 /// Creates that show that creators are at work.
@@ -154,9 +157,10 @@ async fn restarts_of_the_daemon_fail_no_login_and_lose_no_message() {
         }
         let outcome = load.end().await;
         outcome.assert_none_failed(&Kind::ALL);
-        let arrived = outcome.assert_every_message_arrived_once(world).await;
+        let arrivals = outcome.arrivals(world).await;
+        assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
         println!(
-            "{arrived} messages arrived once; {:?}: {:?} (succeeded, failed)",
+            "{arrivals:?}; {:?}: {:?} (succeeded, failed)",
             Kind::ALL,
             Kind::ALL.map(|kind| outcome.count(kind))
         );
@@ -207,10 +211,10 @@ async fn without_the_daemon_mail_goes_on_and_after_it_creates_do() {
         load.a_few_more(&Kind::ALL).await;
         let outcome = load.end().await;
         outcome.assert_none_failed(&Kind::ALL);
-        let arrived = outcome.assert_every_message_arrived_once(world).await;
+        let arrivals = outcome.arrivals(world).await;
+        assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
         println!(
-            "killed after {} answers, {} requests not answered; {arrived} messages arrived once; {:?}: {:?} \
-             (succeeded, failed)",
+            "killed after {} answers, {} requests not answered; {arrivals:?}; {:?}: {:?} (succeeded, failed)",
             inboxes.len(),
             unanswered.len(),
             Kind::ALL,
@@ -256,19 +260,18 @@ async fn a_recreated_dovecot_reads_the_maps_and_misses_no_mail() {
         let outcome = load.end().await;
         // Logins need Dovecot, on submission, too. Mail from outside does not: Postfix takes it and waits.
         outcome.assert_none_failed(&[Kind::Delivery]);
-        world.flush_queue().await;
-        let arrived = outcome.assert_every_message_arrived_once(world).await;
+        let arrivals = outcome.arrivals(world).await;
+        assert!(arrivals.repeated <= DELIVERIES_AT_A_TIME, "{arrivals:?}");
         println!(
-            "{meanwhile:?} of {:?} while Dovecot was recreated; {arrived} messages arrived once; {:?} (succeeded, \
-             failed)",
+            "{meanwhile:?} of {:?} while Dovecot was recreated; {arrivals:?}; {:?} (succeeded, failed)",
             Kind::ALL,
             Kind::ALL.map(|kind| outcome.count(kind))
         );
         // A session is ended through the new one's administration socket.
-        let mut imap = world.mail.log_in(&bob).await;
+        let idling = Idling::begin(world.mail.log_in(&bob).await).await;
         let deleted = tenant.delete(&format!("/v1/inboxes/{}", bob.id)).await;
         assert_eq!(deleted.status, 200, "{deleted:?}");
-        assert!(imap.noop().await.is_err(), "a deleted inbox's session goes on");
+        idling.assert_ended().await;
     })
     .await;
 }
@@ -301,16 +304,14 @@ async fn a_recreated_postfix_reads_the_maps_and_keeps_its_queue() {
             .expect(&format!("RCPT TO:<{}>", gone.email), "550 5.1.1")
             .await;
         world.until_ready().await;
-        world.flush_queue().await;
         world.mail.receive(&ada, &waiting).await;
         let outcome = load.end().await;
         // Logins over IMAP do not need Postfix.
         outcome.assert_none_failed(&[Kind::Login]);
-        world.flush_queue().await;
-        let arrived = outcome.assert_every_message_arrived_once(world).await;
+        let arrivals = outcome.arrivals(world).await;
+        assert!(arrivals.repeated <= DELIVERIES_AT_A_TIME, "{arrivals:?}");
         println!(
-            "{meanwhile:?} of {:?} while Postfix was recreated; {arrived} messages arrived once; {:?} (succeeded, \
-             failed)",
+            "{meanwhile:?} of {:?} while Postfix was recreated; {arrivals:?}; {:?} (succeeded, failed)",
             Kind::ALL,
             Kind::ALL.map(|kind| outcome.count(kind))
         );

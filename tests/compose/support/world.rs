@@ -215,11 +215,6 @@ impl World {
         deferrals(&log, inbox)
     }
 
-    /// Makes Postfix try now, and not after its pause, to deliver what it could not deliver before.
-    pub async fn flush_queue(&self) {
-        self.compose.exec("postfix", &["postqueue", "-f"]).await;
-    }
-
     /// The owner of all mail: user and group.
     #[expect(clippy::unused_self, reason = "in another world it depends on the stack")]
     pub fn mail_owner(&self) -> (u32, u32) {
