@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    attempt,
+    attempt::{self, STRANGER},
     inbox::Inbox,
     mail::{Mail, Message},
-    wait::LIMIT,
+    wait::{LIMIT, until},
     world::World,
 };
 
@@ -25,6 +25,11 @@ const CREATED: usize = 500;
 const MESSAGE_EVERY: usize = 10;
 /// Owners of other inboxes who log in all the time, half of them over IMAP, half on submission.
 const OTHERS: usize = 6;
+
+/// Messages that come at once for one inbox.
+const BURST: usize = 300;
+/// Connections that bring them.
+const BEARERS: usize = 25;
 
 /// What came of the first attempts.
 #[derive(Default)]
@@ -165,6 +170,28 @@ async fn of_requests_for_one_name_at_once_one_gets_the_credentials() {
             let found = tokio::time::timeout(LIMIT, world.mail.log_in(&Inbox::of(made[0]))).await;
             found.unwrap();
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_burst_for_one_inbox_is_delivered_without_a_pause() {
+    World::run(async |world| {
+        let ada = world.inbox("ada").await;
+        let bring = async |bearer: usize| {
+            let mut inbound = world.mail.inbound().await;
+            for number in 0..BURST / BEARERS {
+                let message = Message::new(&format!("burst {bearer} {number}."));
+                inbound.send(STRANGER, &ada.email, &message).await;
+            }
+        };
+        join_all((0..BEARERS).map(bring)).await;
+        until("all of it is in the inbox", || async {
+            let there = attempt::imap(&world.mail, &ada).await.unwrap();
+            (usize::try_from(there).unwrap() == BURST).then_some(())
+        })
+        .await;
+        assert_eq!(world.deferrals(&ada).await, Vec::<String>::new());
     })
     .await;
 }

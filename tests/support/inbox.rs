@@ -72,3 +72,12 @@ impl World {
         inbox
     }
 }
+
+/// The lines of Postfix's log that say that a delivery to this inbox failed and is to be tried again.
+pub fn deferrals(log: &str, inbox: &Inbox) -> Vec<String> {
+    let to = format!("to=<{}>", inbox.email);
+    log.lines()
+        .filter(|line| line.contains(&to) && line.contains("status=deferred"))
+        .map(str::to_owned)
+        .collect()
+}

@@ -126,7 +126,9 @@ impl Compose {
 
     /// The ends of all logs.
     pub async fn logs(&self) -> String {
-        told(&self.output(&["logs", "--no-color", "--tail", LOG_LINES]).await)
+        let logs = self.output(&["logs", "--no-color", "--tail", LOG_LINES]).await;
+        // Compose clears the line of a terminal that is none.
+        told(&logs).replace("\u{1b}[2K", "")
     }
 
     fn command(&self, program: &str) -> Command {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     attempt,
@@ -24,8 +27,9 @@ use super::{
 const CLIENTS: usize = 3;
 /// Uses that show that a kind of client is at work.
 const A_FEW: usize = 10;
-/// A client whose attempt failed does not try again at once: refusals come fast, and the machine has other work.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
+/// A client does not begin more often than this: messages are accepted faster than they are delivered, and a queue that
+/// only grows is another test.
+const BEAT: Duration = Duration::from_millis(150);
 
 /// What a client does all the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +138,10 @@ async fn work(
     succeeded: Arc<AtomicUsize>,
 ) -> Seen {
     let mut seen = Seen::default();
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0.. {
+        beat.tick().await;
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -154,7 +161,6 @@ async fn work(
             Err(error) => {
                 seen.failures.push(format!("{kind:?} {number}: {error}"));
                 seen.unsure.extend(writes.then_some(message.subject));
-                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
             }
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::{OnceCell, RwLock};
 use super::{
     api::Api,
     compose::{Compose, told},
-    inbox::{Inbox, StoredMessage},
+    inbox::{Inbox, StoredMessage, deferrals},
     mail::{Mail, Servers},
     wait::until,
 };
@@ -207,6 +207,12 @@ impl World {
     /// What Postfix has accepted and not delivered: a line each.
     pub async fn queue(&self) -> String {
         self.compose.exec("postfix", &["postqueue", "-j"]).await
+    }
+
+    /// Deliveries to an inbox that Postfix put off.
+    pub async fn deferrals(&self, inbox: &Inbox) -> Vec<String> {
+        let log = self.compose.run(&["logs", "--no-color", "postfix"]).await;
+        deferrals(&log, inbox)
     }
 
     /// Makes Postfix try now, and not after its pause, to deliver what it could not deliver before.

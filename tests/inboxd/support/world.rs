@@ -26,7 +26,7 @@ use super::{
     api::Api,
     daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOXD},
     free_ports,
-    inbox::{Inbox, StoredMessage},
+    inbox::{Inbox, StoredMessage, deferrals},
     mail::{HOST, Mail, Servers},
 };
 
@@ -203,6 +203,13 @@ impl World {
                 }
             })
             .collect()
+    }
+
+    /// Deliveries to an inbox that Postfix put off.
+    #[expect(clippy::unused_async, reason = "in another world, somebody has to be asked")]
+    pub async fn deferrals(&self, inbox: &Inbox) -> Vec<String> {
+        let log = fs::read_to_string(self.layout.postfix_log()).unwrap();
+        deferrals(&log, inbox)
     }
 
     /// The maps: every file that the mail servers read, with its mode and contents. LMDB's lock files are none.
