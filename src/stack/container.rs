@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -220,12 +221,16 @@ impl Settings {
             // master(8): standard output and standard error are kept, for the log.
             Kind::Postfix => "-d",
         };
+        // Standard output is the log of a container, and Dovecot has only the other one for its own.
+        let log = io::stdout().as_fd().try_clone_to_owned();
+        let log = log.map_err(|source| self.process_error(source))?;
         Command::new(installed_program(self.server)?)
             .arg(foreground)
             .arg("-c")
             .arg(self.configuration())
             .current_dir("/")
             .stdin(Stdio::null())
+            .stderr(Stdio::from(log))
             // Its children end with it: see `stop`.
             .process_group(0)
             .spawn()
