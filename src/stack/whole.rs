@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile, fill, path};
+use super::render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile, fill, path, word};
 
 /// Most submission sessions at a time.
 pub const SUBMISSION_PROCESSES: u16 = 300;
@@ -107,6 +107,7 @@ pub fn dovecot(
                 path("dovecot_state_dir", &premises.dovecot_state_dir)?,
             ),
             ("LOG_FILE", path("dovecot_log", &premises.dovecot_log)?),
+            ("HOSTNAME", word("hostname", &plane.hostname)?),
             ("LISTEN", premises.listen.dovecot().to_owned()),
             (
                 "SHUTDOWN_CLIENTS",
