@@ -26,7 +26,7 @@ use crate::{
     },
     ops::Settings,
     stack::tls::Certificates,
-    telemetry::LogFormat,
+    telemetry::{LogFormat, LogOutput, Logging},
 };
 
 /// Prefix of environment variables that set keys.
@@ -256,6 +256,8 @@ section! {
         filter: String = "info".to_owned(),
         /// `text` or `json`.
         format: String = "text".to_owned(),
+        /// `stderr` or `stdout`.
+        output: String = "stderr".to_owned(),
     }
 }
 
@@ -325,8 +327,8 @@ pub struct Config {
     pub certificate: Certificate,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
-    /// How log lines are written.
-    pub log_format: LogFormat,
+    /// What is logged, how and where.
+    pub logging: Logging,
     /// Everything as it was written, for what needs no check.
     pub written: Written,
 }
@@ -469,22 +471,11 @@ impl Written {
                 "must not be 0, nor mail.gid: Dovecot refuses mail that belongs to root",
             ));
         }
-        tracing_subscriber::EnvFilter::try_new(&self.log.filter).map_err(|_| {
-            Error::value(
-                "log.filter",
-                "must be error, warn, info, debug or trace, or directives such as inboxd=debug,info",
-            )
-        })?;
-        let log_format = match self.log.format.as_str() {
-            "text" => LogFormat::Text,
-            "json" => LogFormat::Json,
-            _ => return Err(Error::value("log.format", "must be text or json")),
-        };
-        let api = socket("api.listen", &self.api.listen)?;
         let metrics = match self.metrics.listen.as_str() {
             "" => None,
             listen => Some(socket("metrics.listen", listen)?),
         };
+        let api = socket("api.listen", &self.api.listen)?;
         let api_url = url("api.url", &self.api.url)?.unwrap_or_else(|| format!("http://{api}"));
         let metrics_url = url("metrics.url", &self.metrics.url)?.unwrap_or_else(|| match metrics {
             Some(address) => format!("http://{address}/metrics"),
@@ -512,7 +503,7 @@ impl Written {
             mx,
             certificate: self.tls.certificate()?,
             bootstrap_file,
-            log_format,
+            logging: self.log.logging()?,
             written: self,
         })
     }
@@ -549,6 +540,30 @@ impl Written {
                 workspaces: self.limits.workspaces,
             },
             reveal_passwords: service.reveal_passwords,
+        })
+    }
+}
+
+impl Log {
+    fn logging(&self) -> Result<Logging, Error> {
+        tracing_subscriber::EnvFilter::try_new(&self.filter).map_err(|_| {
+            Error::value(
+                "log.filter",
+                "must be error, warn, info, debug or trace, or directives such as inboxd=debug,info",
+            )
+        })?;
+        Ok(Logging {
+            filter: self.filter.clone(),
+            format: match self.format.as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(Error::value("log.format", "must be text or json")),
+            },
+            output: match self.output.as_str() {
+                "stderr" => LogOutput::Stderr,
+                "stdout" => LogOutput::Stdout,
+                _ => return Err(Error::value("log.output", "must be stderr or stdout")),
+            },
         })
     }
 }
@@ -901,6 +916,7 @@ mod tests {
             ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
+            ("log.output=syslog", "log.output"),
         ] {
             let written = read_with(&[], &["service.default_domain=example.com", flag]).unwrap();
             let error = written.check().unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! The daemon: opens everything in order, serves, and drains.
 
 pub mod bootstrap;
+mod certificate;
 pub mod sealing_key;
 
 use std::{
@@ -19,7 +20,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::{Clock, Machine},
+    clock::{Clock as _, Machine},
     config::{self, Config, StoreUrl},
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
     mail::{self, doveadm, doveadm::Doveadm, wire::Endpoint},
@@ -27,10 +28,7 @@ use crate::{
     model::address::Address,
     ops::{Service, idempotency, in_flight::InFlight},
     publish::{self, SessionEnder, SessionsError},
-    stack::{
-        key,
-        tls::{self, TlsError},
-    },
+    stack::{key, tls::TlsError},
     store::{self, Db},
     telemetry,
 };
@@ -39,8 +37,6 @@ use crate::{
 const GREETING_TIMEOUT_MS: u64 = 2_000;
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
-/// Pause between two looks at the mail servers' certificate, where the private CA makes it.
-const CERTIFICATE_PAUSE_S: u64 = 3_600;
 /// Pause between two rounds of folding measurements into the metrics.
 const UPKEEP_PAUSE_S: u64 = 5;
 
@@ -165,7 +161,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         None => None,
     };
 
-    let certificate = PrivateCertificate::of(config);
+    let certificate = certificate::PrivateCertificate::of(config);
     if let Some(certificate) = &certificate {
         certificate.ensure(&*clock).await?;
     }
@@ -224,7 +220,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             )
         }
     };
-    let renewing = tokio::spawn(renew(certificate, clock, stopped.clone()));
+    let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
@@ -349,55 +345,6 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
 async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {
     // An error is the closing.
     while stopped.changed().await.is_ok() {}
-}
-
-/// The certificate that the private CA makes for the mail servers.
-#[derive(Clone)]
-struct PrivateCertificate {
-    folder: PathBuf,
-    names: Vec<String>,
-}
-
-impl PrivateCertificate {
-    /// None, where the operator brings the certificate.
-    fn of(config: &Config) -> Option<Self> {
-        let folder = config.certificate.private_ca_dir.clone()?;
-        let names = config.certificate_names().map(str::to_owned).to_vec();
-        Some(Self { folder, names })
-    }
-
-    /// Makes what is missing or due.
-    async fn ensure(&self, clock: &dyn Clock) -> Result<(), Error> {
-        let (this, now) = (self.clone(), clock.now());
-        let made = tokio::task::spawn_blocking(move || {
-            let names: Vec<&str> = this.names.iter().map(String::as_str).collect();
-            tls::ensure(&this.folder, &names, now)
-        });
-        made.await??;
-        Ok(())
-    }
-}
-
-/// Renews the certificate when it is due; the mail servers' side notices the new file.
-async fn renew(
-    certificate: Option<PrivateCertificate>,
-    clock: Arc<Machine>,
-    stopped: tokio::sync::watch::Receiver<()>,
-) {
-    let Some(certificate) = certificate else { return };
-    let mut until = std::pin::pin!(wait_until_closed(stopped));
-    loop {
-        tokio::select! {
-            () = &mut until => return,
-            () = tokio::time::sleep(Duration::from_secs(CERTIFICATE_PAUSE_S)) => {}
-        }
-        if let Err(error) = certificate.ensure(&*clock).await {
-            tracing::error!(
-                error = telemetry::chain(&error),
-                "cannot renew the mail servers' certificate"
-            );
-        }
-    }
 }
 
 /// Forgets answers that are no longer kept, now and then.

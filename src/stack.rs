@@ -19,6 +19,7 @@ pub mod key;
 pub mod pair;
 pub mod private;
 mod probe;
+mod process_group;
 mod queue;
 pub mod render;
 pub mod tls;

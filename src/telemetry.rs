@@ -1,8 +1,14 @@
 //! Logs and metrics: how a log line looks, and every metric's name.
 
-use std::{error::Error, io::IsTerminal as _, time::Duration};
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// Names of metrics, each with its unit last.
 pub mod metric {
@@ -29,24 +35,45 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where log lines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogOutput {
+    /// Standard error, where a program's own output must not be disturbed.
+    Stderr,
+    /// Standard output, as containers have it.
+    Stdout,
+}
+
+/// What is logged, how and where.
+#[derive(Clone, Debug)]
+pub struct Logging {
+    /// A directive of tracing-subscriber's `EnvFilter`, as `info` or `inboxd=debug`.
+    pub filter: String,
+    /// How lines are written.
+    pub format: LogFormat,
+    /// Where they go.
+    pub output: LogOutput,
+}
+
 /// What is never logged, whatever the filter says: async-imap writes whole commands, passwords included, at `trace`.
 const NEVER: &str = "async_imap=off";
 
-/// Starts logging to standard error. `filter` is a directive of tracing-subscriber's `EnvFilter`, as `info` or
-/// `inboxd=debug`.
-pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), LogFilterError> {
+/// Starts logging.
+pub fn start_logging(logging: &Logging) -> Result<(), LogFilterError> {
     let never = NEVER.parse().map_err(LogFilterError)?;
-    let filter = EnvFilter::try_new(filter)
+    let filter = EnvFilter::try_new(&logging.filter)
         .map_err(LogFilterError)?
         .add_directive(never);
     let registry = tracing_subscriber::registry().with(filter);
+    let (writer, is_terminal) = match logging.output {
+        LogOutput::Stderr => (BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+        LogOutput::Stdout => (BoxMakeWriter::new(io::stdout), io::stdout().is_terminal()),
+    };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false);
-    let started = match format {
-        LogFormat::Text => registry
-            .with(lines.with_ansi(std::io::stderr().is_terminal()))
-            .try_init(),
+    let started = match logging.format {
+        LogFormat::Text => registry.with(lines.with_ansi(is_terminal)).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     // Already started, by a test that runs two daemons in one process: the first one's choice stays.

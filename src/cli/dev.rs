@@ -79,7 +79,7 @@ pub(super) fn dev(arguments: &DevArguments) -> Result<(), Failure> {
         nix::unistd::setsid()?;
     }
     let config = configure(&dir, ports, &arguments.source)?;
-    telemetry::start_logging(&config.written.log.filter, config.log_format)?;
+    telemetry::start_logging(&config.logging)?;
     block_on(run(&dir, ports, config))
 }
 

@@ -10,7 +10,7 @@ use crate::{daemon, telemetry};
 
 pub(super) fn serve(source: &Source) -> Result<(), Failure> {
     let config = source.load()?;
-    telemetry::start_logging(&config.written.log.filter, config.log_format)?;
+    telemetry::start_logging(&config.logging)?;
     let manager = ServiceManager::told_of_the_start();
     let status = format!(
         "API on {}, default domain {}",

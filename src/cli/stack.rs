@@ -69,7 +69,7 @@ pub(super) fn stack(command: StackCommand) -> Result<(), Failure> {
         }
         StackCommand::Run(arguments) => {
             let config = arguments.source.load()?;
-            telemetry::start_logging(&config.written.log.filter, config.log_format)?;
+            telemetry::start_logging(&config.logging)?;
             let settings = arguments.settings(&config)?;
             block_on(async { Ok(container::run(&settings, &Machine, stop_signal()?).await?) })
         }

@@ -7,12 +7,14 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -26,6 +28,7 @@ use super::{
     pair::{Pair, PairError},
     private::{Kind, StartError, installed_dovecot, installed_program},
     probe::Probe,
+    process_group::end_group,
     queue::{self, QueueError},
     render::{MailPlane, RenderError},
     whole::{self, Listen, Premises, SUBMISSION_PROCESSES, missing_table},
@@ -38,8 +41,8 @@ const IMAP_SESSIONS: u16 = 4000;
 const POSTFIX_DATA_DIR: &str = "/var/lib/postfix";
 /// Time between two looks at the certificate.
 const CERTIFICATE_LOOK_MS: u64 = 2_000;
-/// How long the server has to stop with all its children: less than a container engine gives us.
-const STOP_LIMIT_MS: u64 = 20_000;
+/// How long the server's master has to stop; what it leaves is given as long. The container engine gives us 30 s.
+const STOP_LIMIT_MS: u64 = 10_000;
 /// Longest wait for one answer of a health check.
 const CHECK_TIMEOUT_MS: u64 = 4_000;
 /// `EX_NOUSER` of sysexits(3): what doveadm ends with when it was told that there is no such user.
@@ -162,6 +165,7 @@ impl Settings {
             dovecot_conf_dir: self.dir.clone(),
             dovecot_state_dir: self.dir.join("state"),
             dovecot_log: "/dev/stderr".into(),
+            sessions_outlive_reload: true,
             imap_sessions: IMAP_SESSIONS,
             postfix_conf_dir: self.dir.clone(),
             postfix_data_dir: POSTFIX_DATA_DIR.into(),
@@ -217,21 +221,45 @@ impl Settings {
             // master(8): standard output and standard error are kept, for the log.
             Kind::Postfix => "-d",
         };
+        // Standard output is the log of a container, and Dovecot has only the other one for its own.
+        let log = io::stdout().as_fd().try_clone_to_owned();
+        let log = log.map_err(|source| self.process_error(source))?;
         Command::new(installed_program(self.server)?)
             .arg(foreground)
             .arg("-c")
             .arg(self.configuration())
             .current_dir("/")
             .stdin(Stdio::null())
+            .stderr(Stdio::from(log))
+            // Its children end with it: see `stop`.
+            .process_group(0)
             .spawn()
             .map_err(|source| self.process_error(source))
     }
 
-    fn tell(&self, child: &Child, signal: Signal) -> Result<(), Error> {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        // Without an id it has ended, which whoever waits for it hears.
-        pid.map_or(Ok(()), |pid| kill(Pid::from_raw(pid), signal))
-            .map_err(|errno| self.process_error(errno.into()))
+    fn tell(&self, leader: i32, signal: Signal) -> Result<(), Error> {
+        match kill(Pid::from_raw(leader), signal) {
+            // It has ended, which whoever waits for it hears.
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(self.process_error(errno.into())),
+        }
+    }
+
+    /// Stops the master and then the sessions that it leaves, which finish the command that they are at.
+    async fn stop(&self, mut child: Child, leader: i32) -> Result<(), Error> {
+        let server = self.server;
+        self.tell(leader, Signal::SIGTERM)?;
+        if let Ok(status) = timeout(Duration::from_millis(STOP_LIMIT_MS), child.wait()).await {
+            let status = status.map_err(|source| self.process_error(source))?;
+            tracing::info!(%server, %status, "stopped");
+        } else {
+            tracing::warn!(%server, "does not stop and is killed");
+            child.kill().await.map_err(|source| self.process_error(source))?;
+        }
+        if let Err(pid) = end_group(leader).await {
+            tracing::error!(%server, pid, "a process does not end");
+        }
+        Ok(())
     }
 }
 
@@ -255,6 +283,8 @@ pub async fn run(
 
     let server = settings.server;
     let mut child = settings.spawn()?;
+    let leader = child.id().and_then(|id| i32::try_from(id).ok());
+    let leader = leader.ok_or_else(|| settings.process_error(io::ErrorKind::NotFound.into()))?;
     tracing::info!(%server, configuration = %settings.configuration().display(), "started");
     let mut stop = std::pin::pin!(stop);
     let mut looks = interval(Duration::from_millis(CERTIFICATE_LOOK_MS));
@@ -273,7 +303,7 @@ pub async fn run(
                     Ok(None) => problem.clear(),
                     Ok(Some(new)) => {
                         settings.hand_over(&new)?;
-                        settings.tell(&child, Signal::SIGHUP)?;
+                        settings.tell(leader, Signal::SIGHUP)?;
                         pair = new;
                         tracing::info!(%server, certificate = %source.0.display(), "uses another certificate from now on");
                     }
@@ -288,18 +318,7 @@ pub async fn run(
             }
         }
     }
-    settings.tell(&child, Signal::SIGTERM)?;
-    let ended = timeout(Duration::from_millis(STOP_LIMIT_MS), child.wait()).await;
-    let Ok(status) = ended else {
-        tracing::warn!(%server, "does not stop and is killed");
-        return child
-            .kill()
-            .await
-            .map_err(|source| settings.process_error(source));
-    };
-    let status = status.map_err(|source| settings.process_error(source))?;
-    tracing::info!(%server, %status, "stopped");
-    Ok(())
+    settings.stop(child, leader).await
 }
 
 /// The pair that is in the files now, if it is another one and complete.

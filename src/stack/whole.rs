@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile, fill, path};
+use super::render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile, fill, path, word};
 
 /// Most submission sessions at a time.
 pub const SUBMISSION_PROCESSES: u16 = 300;
@@ -62,6 +62,9 @@ pub struct Premises {
     pub dovecot_state_dir: PathBuf,
     /// Dovecot's log; `/dev/stderr` for the standard error of its master.
     pub dovecot_log: PathBuf,
+    /// Whether IMAP sessions go on when Dovecot reads its configuration, and with it its certificate, again. If so, its
+    /// master does not end them when it stops either.
+    pub sessions_outlive_reload: bool,
     /// Most IMAP sessions at a time; each is a process, and two file descriptors of shared ones.
     pub imap_sessions: u16,
     /// Where `main.cf` and `master.cf` are written.
@@ -104,7 +107,17 @@ pub fn dovecot(
                 path("dovecot_state_dir", &premises.dovecot_state_dir)?,
             ),
             ("LOG_FILE", path("dovecot_log", &premises.dovecot_log)?),
+            ("HOSTNAME", word("hostname", &plane.hostname)?),
             ("LISTEN", premises.listen.dovecot().to_owned()),
+            (
+                "SHUTDOWN_CLIENTS",
+                if premises.sessions_outlive_reload {
+                    "no"
+                } else {
+                    "yes"
+                }
+                .to_owned(),
+            ),
             ("IMAP_SESSIONS", premises.imap_sessions.to_string()),
             ("CLIENTS", clients.to_string()),
             ("FRAGMENT", path("dovecot_conf_dir", &fragment)?),

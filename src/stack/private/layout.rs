@@ -302,6 +302,7 @@ impl Layout {
             dovecot_conf_dir: self.dir.join("dovecot"),
             dovecot_state_dir: self.state_dir(),
             dovecot_log: self.dovecot_log(),
+            sessions_outlive_reload: false,
             imap_sessions: IMAP_SESSIONS,
             postfix_conf_dir: self.postfix_conf_dir(),
             postfix_data_dir: self.data_dir(),

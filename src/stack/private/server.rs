@@ -21,8 +21,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{layout::Layout, leftovers};
-use crate::stack::probe::Probe;
+use super::layout::Layout;
+use crate::stack::{probe::Probe, process_group::end_group};
 
 /// Longest wait until a started server answers.
 const READY_TIMEOUT_MS: u64 = 20_000;
@@ -323,7 +323,7 @@ impl Running {
 
     /// Waits until the children of a master that has ended are gone.
     async fn end_children(&self, kind: Kind) {
-        if let Err(pid) = leftovers::end_group(self.leader).await {
+        if let Err(pid) = end_group(self.leader).await {
             tracing::error!(server = %kind, pid, "a process of a mail server does not end");
         }
     }

@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Sessions;
 use crate::support::{
-    load::{Kind, Load},
+    load::{CLIENTS, Kind, Load},
     mail::{HOST, Mail},
     wait::until,
     world::World,
@@ -151,7 +151,11 @@ async fn a_new_certificate_is_used_for_new_connections_and_ends_none() {
         sessions.assert_go_on("under another certificate").await;
         load.a_few_more(&Kind::ALL).await;
         let outcome = load.end().await;
-        outcome.assert_none_failed(&Kind::ALL);
+        outcome.assert_none_failed(&[Kind::Submission, Kind::Delivery]);
+        // Dovecot drops connections that are not logged in yet when it reads its configuration: at the most the one
+        // that each client has.
+        let (_, dropped) = outcome.count(Kind::Login);
+        assert!(dropped <= CLIENTS, "{dropped} logins failed");
         let arrivals = outcome.arrivals(&world).await;
         assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
         println!(

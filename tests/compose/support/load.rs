@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Clients of each kind.
-const CLIENTS: usize = 3;
+pub const CLIENTS: usize = 3;
 /// Uses that show that a kind of client is at work.
 const A_FEW: usize = 10;
 /// A client does not begin more often than this: messages are accepted faster than they are delivered, and a queue that

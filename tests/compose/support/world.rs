@@ -116,7 +116,7 @@ impl World {
             Self::started(compose.clone()).await.watch(test).await;
         };
         let outcome = AssertUnwindSafe(Box::pin(running)).catch_unwind().await;
-        compose.run(&["down", "--volumes"]).await;
+        compose.run(&["down", "--volumes", "--rmi", "local"]).await;
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }

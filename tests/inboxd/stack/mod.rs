@@ -20,6 +20,7 @@ use inboxd::{
         private::{self, Ports, StartError},
         render::{self, Reach},
         tls,
+        whole::{self, Listen, Premises},
     },
     telemetry::chain,
 };
@@ -771,6 +772,56 @@ fn the_fragments_fit_the_stock_configuration_of_postfix() {
     );
     let (services, _) = run("postconf", &["-c", postfix.to_str().unwrap(), "-M", "587/inet"]);
     assert!(services.contains("reject_sender_login_mismatch"), "{services}");
+}
+
+/// Premises in this folder, as a container has them elsewhere.
+fn container_premises(dir: &Path) -> Premises {
+    Premises {
+        dovecot_conf_dir: dir.to_owned(),
+        dovecot_state_dir: dir.join("state"),
+        dovecot_log: "/dev/stderr".into(),
+        sessions_outlive_reload: true,
+        imap_sessions: 4000,
+        postfix_conf_dir: dir.to_owned(),
+        postfix_data_dir: "/var/lib/postfix".into(),
+        postfix_log: "/dev/stdout".into(),
+        listen: Listen::Everywhere,
+        inbound_port: 25,
+    }
+}
+
+#[tokio::test]
+async fn the_whole_configuration_of_a_container_is_one_that_both_servers_take() {
+    for reach in [Reach::World, Reach::OwnDomains] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let plane = MailPlane {
+            reach,
+            ..operators_plane(dir)
+        };
+        let premises = container_premises(dir);
+        let version = private::installed_dovecot().await.unwrap();
+        let mut files = whole::dovecot(version, &plane, &premises).unwrap();
+        files.extend(whole::postfix(&plane, &premises).unwrap());
+        for file in files {
+            fs::write(file.path, file.contents).unwrap();
+        }
+        let conf = premises.dovecot_conf();
+        let (effective, said) = run("doveconf", &["-n", "-c", conf.to_str().unwrap()]);
+        assert_eq!(complaints(&said), [""; 0]);
+        assert!(effective.contains("shutdown_clients = no"), "{effective}");
+
+        let dir = dir.to_str().unwrap();
+        let (effective, said) = run("postconf", &["-c", dir, "-n"]);
+        assert_eq!(said, "");
+        assert!(effective.contains("inet_interfaces = all"), "{effective}");
+        // To the world there is a way, and one only where there should be.
+        let (client, _) = run("postconf", &["-c", dir, "-M", "smtp/unix"]);
+        let (refusal, _) = run("postconf", &["-c", dir, "-h", "default_transport"]);
+        let is_open = reach == Reach::World;
+        assert_eq!(client.contains("smtp"), is_open, "{client}");
+        assert_eq!(refusal.trim() == "smtp", is_open, "{refusal}");
+    }
 }
 
 /// What a program prints, to standard output and standard error.
