@@ -1,23 +1,25 @@
 //! An operator's own certificate, replaced while everybody is connected.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::Sessions;
 use crate::support::{
     load::{CLIENTS, Kind, Load},
-    mail::{HOST, Mail},
+    mail::{HOST, Idling, Mail},
     wait::until,
     world::World,
 };
 
 /// Files in the folder, in the order of certificate, key and authority.
 const FILES: [&str; 3] = ["fullchain.pem", "privkey.pem", "ca.pem"];
+/// Dovecot ends the sessions of its former configuration, where it does, within this time.
+const A_WHILE: Duration = Duration::from_secs(15);
 /// New connections that must all be given the new certificate.
 const CONNECTIONS: usize = 10;
 
@@ -128,6 +130,7 @@ async fn a_new_certificate_is_used_for_new_connections_and_ends_none() {
 
         let ada = world.inbox("ada").await;
         let sessions = Sessions::open(mail, &ada).await;
+        let idling = Idling::begin(mail.log_in(&own).await).await;
         let load = Load::begin(&world).await;
         // A certificate whose key has not come yet is not used.
         folder.replace_certificate(&new);
@@ -162,6 +165,11 @@ async fn a_new_certificate_is_used_for_new_connections_and_ends_none() {
             "{arrivals:?}; {:?}: {:?} (succeeded, failed)",
             Kind::ALL,
             Kind::ALL.map(|kind| outcome.count(kind))
+        );
+
+        assert!(
+            timeout(A_WHILE, idling.assert_ended()).await.is_err(),
+            "a session was ended behind the change"
         );
 
         // Back to the private authority, which is the one of before.
