@@ -155,10 +155,10 @@ async fn a_new_certificate_is_used_for_new_connections_and_ends_none() {
         load.a_few_more(&Kind::ALL).await;
         let outcome = load.end().await;
         outcome.assert_none_failed(&[Kind::Submission, Kind::Delivery]);
-        // Dovecot drops connections that are not logged in yet when it reads its configuration: at the most the one
-        // that each client has.
+        // Dovecot drops connections that are not logged in yet when it reads its configuration: the one that each
+        // client has, and perhaps the next, if the old process still took it.
         let (_, dropped) = outcome.count(Kind::Login);
-        assert!(dropped <= CLIENTS, "{dropped} logins failed");
+        assert!(dropped <= 2 * CLIENTS, "{dropped} logins failed");
         let arrivals = outcome.arrivals(&world).await;
         assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
         println!(
