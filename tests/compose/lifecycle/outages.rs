@@ -304,11 +304,11 @@ async fn a_recreated_postfix_reads_the_maps_and_keeps_its_queue() {
             .expect(&format!("RCPT TO:<{}>", gone.email), "550 5.1.1")
             .await;
         world.until_ready().await;
-        world.mail.receive(&ada, &waiting).await;
         let outcome = load.end().await;
         // Logins over IMAP do not need Postfix.
         outcome.assert_none_failed(&[Kind::Login]);
         let arrivals = outcome.arrivals(world).await;
+        world.mail.receive(&ada, &waiting).await;
         assert!(arrivals.repeated <= DELIVERIES_AT_A_TIME, "{arrivals:?}");
         println!(
             "{meanwhile:?} of {:?} while Postfix was recreated; {arrivals:?}; {:?} (succeeded, failed)",

@@ -19,7 +19,7 @@ use super::{
     attempt,
     inbox::Inbox,
     mail::{self, Imap, Mail, Message},
-    wait::until,
+    wait::{until, until_within},
     world::World,
 };
 
@@ -27,6 +27,8 @@ use super::{
 pub const CLIENTS: usize = 3;
 /// Uses that show that a kind of client is at work.
 const A_FEW: usize = 10;
+/// After an outage Postfix tries again with pauses that grow to half a minute.
+const QUEUE_LIMIT: Duration = Duration::from_mins(2);
 /// A client does not begin more often than this: messages are accepted faster than they are delivered, and a queue that
 /// only grows is another test.
 const BEAT: Duration = Duration::from_millis(150);
@@ -194,7 +196,7 @@ impl Outcome {
 
     /// Fails unless every message that was accepted is in its inbox, no other is, and none is still under way.
     pub async fn arrivals(&self, world: &World) -> Arrivals {
-        until("Postfix's queue is empty", || async {
+        until_within(QUEUE_LIMIT, "Postfix's queue is empty", || async {
             world.queue().await.is_empty().then_some(())
         })
         .await;
