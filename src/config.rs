@@ -823,13 +823,20 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_file_holds_every_key_with_its_default() {
+    fn the_reference_file_holds_every_key_with_its_default_and_the_documentation_each_key() {
         let text = include_str!("../config/inboxd.toml");
         let parsed: Written = toml::from_str(text).unwrap();
         assert_eq!(parsed, Written::default());
         for line in toml::to_string(&Written::default()).unwrap().lines() {
             let name = line.split(" = ").next().unwrap();
             assert!(text.contains(name), "config/inboxd.toml lacks {name}");
+        }
+        let documented = include_str!("../docs/configuration.md");
+        for (section, keys) in toml::Table::try_from(Written::default()).unwrap() {
+            for key in keys.as_table().unwrap().keys() {
+                let name = format!("`{section}.{key}`");
+                assert!(documented.contains(&name), "docs/configuration.md lacks {name}");
+            }
         }
         for optional in ["inboxes", "domains", "workspaces"] {
             assert!(
