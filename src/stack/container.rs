@@ -216,16 +216,11 @@ impl Settings {
     }
 
     fn spawn(&self) -> Result<Child, Error> {
-        let foreground = match self.server {
-            Kind::Dovecot => "-F",
-            // master(8): standard output and standard error are kept, for the log.
-            Kind::Postfix => "-d",
-        };
         // Standard output is the log of a container, and Dovecot has only the other one for its own.
         let log = io::stdout().as_fd().try_clone_to_owned();
         let log = log.map_err(|source| self.process_error(source))?;
         Command::new(installed_program(self.server)?)
-            .arg(foreground)
+            .arg(self.server.foreground())
             .arg("-c")
             .arg(self.configuration())
             .current_dir("/")

@@ -91,8 +91,8 @@ impl Kind {
         }
     }
 
-    /// Stay in the foreground: `dovecot -F`; master(8) `-d`.
-    fn foreground(self) -> &'static str {
+    /// Stay in the foreground, with standard output and standard error as they are: `dovecot -F`; master(8) `-d`.
+    pub(in crate::stack) fn foreground(self) -> &'static str {
         match self {
             Self::Dovecot => "-F",
             Self::Postfix => "-d",
