@@ -161,11 +161,7 @@ async fn a_new_certificate_is_used_for_new_connections_and_ends_none() {
         assert!(dropped <= 2 * CLIENTS, "{dropped} logins failed");
         let arrivals = outcome.arrivals(&world).await;
         assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
-        println!(
-            "{arrivals:?}; {:?}: {:?} (succeeded, failed)",
-            Kind::ALL,
-            Kind::ALL.map(|kind| outcome.count(kind))
-        );
+        println!("{arrivals:?}; {outcome}");
 
         assert!(
             timeout(A_WHILE, idling.assert_ended()).await.is_err(),

@@ -159,11 +159,7 @@ async fn restarts_of_the_daemon_fail_no_login_and_lose_no_message() {
         outcome.assert_none_failed(&Kind::ALL);
         let arrivals = outcome.arrivals(world).await;
         assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
-        println!(
-            "{arrivals:?}; {:?}: {:?} (succeeded, failed)",
-            Kind::ALL,
-            Kind::ALL.map(|kind| outcome.count(kind))
-        );
+        println!("{arrivals:?}; {outcome}");
     })
     .await;
 }
@@ -214,11 +210,9 @@ async fn without_the_daemon_mail_goes_on_and_after_it_creates_do() {
         let arrivals = outcome.arrivals(world).await;
         assert_eq!(arrivals.repeated, 0, "of {arrivals:?}");
         println!(
-            "killed after {} answers, {} requests not answered; {arrivals:?}; {:?}: {:?} (succeeded, failed)",
+            "killed after {} answers, {} requests not answered; {arrivals:?}; {outcome}",
             inboxes.len(),
             unanswered.len(),
-            Kind::ALL,
-            Kind::ALL.map(|kind| outcome.count(kind))
         );
     })
     .await;
@@ -263,9 +257,8 @@ async fn a_recreated_dovecot_reads_the_maps_and_misses_no_mail() {
         let arrivals = outcome.arrivals(world).await;
         assert!(arrivals.repeated <= DELIVERIES_AT_A_TIME, "{arrivals:?}");
         println!(
-            "{meanwhile:?} of {:?} while Dovecot was recreated; {arrivals:?}; {:?} (succeeded, failed)",
+            "{meanwhile:?} of {:?} while Dovecot was recreated; {arrivals:?}; {outcome}",
             Kind::ALL,
-            Kind::ALL.map(|kind| outcome.count(kind))
         );
         // A session is ended through the new one's administration socket.
         let idling = Idling::begin(world.mail.log_in(&bob).await).await;
@@ -313,9 +306,8 @@ async fn a_recreated_postfix_reads_the_maps_and_keeps_its_queue() {
         world.mail.receive(&ada, &waiting).await;
         assert!(arrivals.repeated <= DELIVERIES_AT_A_TIME, "{arrivals:?}");
         println!(
-            "{meanwhile:?} of {:?} while Postfix was recreated; {arrivals:?}; {:?} (succeeded, failed)",
+            "{meanwhile:?} of {:?} while Postfix was recreated; {arrivals:?}; {outcome}",
             Kind::ALL,
-            Kind::ALL.map(|kind| outcome.count(kind))
         );
     })
     .await;

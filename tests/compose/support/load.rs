@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -219,6 +220,14 @@ impl Outcome {
             arrivals.repeated += there.len() - each.len();
         }
         arrivals
+    }
+}
+
+/// How many uses of each kind succeeded and failed.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Kind::ALL.map(|kind| self.count(kind));
+        write!(f, "{:?}: {counts:?} (succeeded, failed)", Kind::ALL)
     }
 }
 
