@@ -292,7 +292,7 @@ impl Task {
 
     /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
     async fn look(&mut self) {
-        let marked = async { self.parts.db.read().await?.unpublished(None, LOOK_MAX).await };
+        let marked = async { self.parts.db.look().await?.unpublished(None, LOOK_MAX).await };
         match marked.await {
             Ok(marked) => {
                 let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
@@ -315,7 +315,7 @@ impl Task {
             let marked = self
                 .parts
                 .db
-                .read()
+                .look()
                 .await?
                 .unpublished(after, BATCH_MAX_ROWS)
                 .await?;
