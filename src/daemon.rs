@@ -26,7 +26,7 @@ use crate::{
     mail::{self, doveadm, doveadm::Doveadm, wire::Endpoint},
     maps::{self, Maps},
     model::address::Address,
-    ops::{Service, idempotency, in_flight::InFlight},
+    ops::{Service, idempotency, in_flight::InFlight, together::Together},
     publish::{self, SessionEnder, SessionsError},
     stack::{key, tls::TlsError},
     store::{self, Db},
@@ -185,6 +185,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         );
     }
     let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock) as _);
+    let (together, writing) = Together::start(db.clone());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let service = Arc::new(Service {
         db: db.clone(),
@@ -193,6 +194,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         sealing,
         settings: config.settings.clone(),
         in_flight,
+        together,
         hashing: Arc::new(Semaphore::new(cores)),
     });
     if let Some(file) = &config.bootstrap_file {
@@ -236,6 +238,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         task.await?;
     }
     publishing.await?;
+    writing.await?;
     acknowledging.await?;
     db.close().await;
     tracing::info!("stopped");

@@ -11,6 +11,7 @@ pub mod inboxes;
 pub mod keys;
 pub mod secrets;
 pub mod tenants;
+pub mod together;
 pub mod workspaces;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -18,7 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use self::in_flight::InFlight;
+use self::{in_flight::InFlight, together::Together};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     model::{
@@ -49,6 +50,8 @@ pub struct Service {
     pub settings: Settings,
     /// Creations between allocation and answer.
     pub in_flight: InFlight,
+    /// Creations that wait to be written.
+    pub together: Together,
     /// Lets as many passwords be hashed at a time as there are cores.
     pub hashing: Arc<Semaphore>,
 }

@@ -12,7 +12,7 @@ mod compare;
 mod retry;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -32,7 +32,7 @@ use crate::{
     maps::{self, Differences, Maps},
     model::{
         address::{Address, DomainName},
-        maps::{MapChange, MapKey},
+        maps::{AddressState, MapChange, MapKey},
     },
     store::{self, Db, Pending, SessionsToEnd, Tx},
     telemetry::{self, metric},
@@ -41,7 +41,7 @@ use crate::{
 /// Requests that may wait for the publisher; more of them wait to be let in.
 const QUEUE_MAX: usize = 1024;
 /// Keys published in one batch. It bounds how long look-ups may wait for the tables.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = store::ROWS_MAX;
 /// The same as a number of rows.
 const BATCH_MAX_ROWS: u32 = 256;
 /// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
@@ -354,12 +354,9 @@ impl Task {
     async fn publish(&self, keys: &[MapKey]) -> Result<Vec<Pending>, Error> {
         let mut settled = Vec::new();
         for keys in keys.chunks(BATCH_MAX) {
-            let mut changes = Vec::with_capacity(keys.len());
             let mut tx = self.parts.db.read().await?;
-            for key in keys {
-                settled.extend(tx.unpublished_key(key).await?);
-                changes.push(self.parts.current(&mut tx, key).await?);
-            }
+            settled.extend(tx.unpublished_keys(keys).await?);
+            let changes = self.parts.current(&mut tx, keys).await?;
             drop(tx);
             self.parts.apply(changes).await?;
         }
@@ -368,15 +365,31 @@ impl Task {
 }
 
 impl Parts {
-    /// What the maps should say of a key now.
-    async fn current(&self, tx: &mut Tx, key: &MapKey) -> Result<MapChange, Error> {
-        Ok(match key {
-            MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
-            MapKey::Domain(domain) => {
-                let served = *domain == self.default_domain || tx.is_verified_domain(domain).await?;
-                MapChange::Domain(domain.clone(), served)
-            }
-        })
+    /// What the maps should say of these keys now. At most [`BATCH_MAX`] keys.
+    async fn current(&self, tx: &mut Tx, keys: &[MapKey]) -> Result<Vec<MapChange>, Error> {
+        let addresses: Vec<&Address> = keys
+            .iter()
+            .filter_map(|key| match key {
+                MapKey::Address(address) => Some(address),
+                MapKey::Domain(_) => None,
+            })
+            .collect();
+        let mut states: HashMap<Address, AddressState> =
+            tx.address_states(&addresses).await?.into_iter().collect();
+        let mut changes = Vec::with_capacity(keys.len());
+        for key in keys {
+            changes.push(match key {
+                MapKey::Address(address) => {
+                    let state = states.remove(address).unwrap_or(AddressState::Absent);
+                    MapChange::Address(address.clone(), state)
+                }
+                MapKey::Domain(domain) => {
+                    let served = *domain == self.default_domain || tx.is_verified_domain(domain).await?;
+                    MapChange::Domain(domain.clone(), served)
+                }
+            });
+        }
+        Ok(changes)
     }
 
     async fn apply(&self, changes: Vec<MapChange>) -> Result<(), Error> {

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod domains;
+mod fresh;
 mod group;
 mod idempotency;
 mod inboxes;
@@ -17,6 +18,7 @@ mod keys;
 mod meta;
 mod tenants;
 mod unpublished;
+mod values;
 mod workspaces;
 
 use std::{
@@ -35,6 +37,7 @@ use sqlx::{
 
 use self::group::{Group, Member};
 pub use self::{
+    fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
@@ -49,6 +52,9 @@ const SQLITE_BUSY_TIMEOUT_MS: u64 = 10_000;
 const SQLITE_READERS: u32 = 8;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Rows that one statement names at most.
+pub const ROWS_MAX: usize = 256;
 
 /// Runs one piece of code on whichever database the transaction is on.
 macro_rules! on {
@@ -240,6 +246,11 @@ impl Db {
 }
 
 impl Tx {
+    /// Whether nobody else can be writing at the same time, so that no order of locks has to be kept.
+    fn has_one_writer(&self) -> bool {
+        matches!(self.0, Inner::Sqlite(_))
+    }
+
     /// Makes the transaction's changes durable.
     pub async fn commit(self) -> Result<(), Error> {
         match self.0 {

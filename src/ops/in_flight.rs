@@ -157,8 +157,6 @@ async fn write_acknowledgements(
 
 async fn acknowledge(db: &Db, clock: &dyn Clock, inboxes: &[InboxId]) -> Result<(), store::Error> {
     let mut tx = db.write().await?;
-    for &inbox in inboxes {
-        tx.acknowledge_inbox(inbox, clock.now()).await?;
-    }
+    tx.acknowledge_inboxes(inboxes, clock.now()).await?;
     tx.commit().await
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Error, Parts, blocking};
+use super::{BATCH_MAX, Error, Parts, blocking};
 use crate::{
     maps::{self, Differences, NamedIn},
     model::{
@@ -89,10 +89,14 @@ impl Parts {
                 return Ok(removed);
             };
             after = Some(last.clone());
-            let mut changes = Vec::with_capacity(names.len());
+            let keys: Vec<MapKey> = names
+                .iter()
+                .filter_map(|named| MapKey::parse(&named.name).ok())
+                .collect();
+            let mut changes = Vec::with_capacity(keys.len());
             let mut tx = self.db.read().await?;
-            for key in names.iter().filter_map(|named| MapKey::parse(&named.name).ok()) {
-                changes.push(self.current(&mut tx, &key).await?);
+            for keys in keys.chunks(BATCH_MAX) {
+                changes.append(&mut self.current(&mut tx, keys).await?);
             }
             drop(tx);
             removed += self.repair(changes).await?;

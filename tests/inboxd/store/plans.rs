@@ -11,13 +11,13 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         api_key::{ApiKey, KeyKind, Scope},
-        ids::KeyId,
+        ids::{InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
         metadata::Metadata,
         names::Slug,
     },
-    store::{InboxFilter, NewKey, NewSecrets, Owner, SessionsToEnd, Started},
+    store::{FreshInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner, SessionsToEnd, Started},
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tracing::{
@@ -39,7 +39,12 @@ use crate::support::{
 static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
-const MAY_SCAN: [(&str, &str); 2] = [
+const MAY_SCAN: [(&str, &str); 3] = [
+    (
+        "INSERT INTO inboxes (id",
+        "where many are inserted, the plan holds scans of the tables that refer to them; they are jumped over while the \
+         statement has violated no reference (FkIfZero)",
+    ),
     (
         "SELECT name FROM domains WHERE verified_at IS NOT NULL",
         "all domains, at start",
@@ -52,7 +57,7 @@ const MAY_SCAN: [(&str, &str); 2] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 11] = [
+const MUST_USE: [(&str, &str); 17] = [
     ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
     (
         "AND requested_local_part = $3",
@@ -75,8 +80,32 @@ const MUST_USE: [(&str, &str); 11] = [
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
     ),
     (
-        "WHERE a.domain = $1 AND a.local_part = $2",
+        "FROM wanted w JOIN addresses a",
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "SELECT tenant_id, domain, requested_local_part FROM inboxes",
+        "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
+    ),
+    (
+        "FROM unpublished WHERE map_key IN",
+        "sqlite_autoindex_unpublished_1 (map_key=?)",
+    ),
+    (
+        "DELETE FROM unpublished WHERE mark IN",
+        "unpublished_mark (mark=?)",
+    ),
+    (
+        "UPDATE inboxes SET acknowledged_at",
+        "sqlite_autoindex_inboxes_1 (id=?)",
+    ),
+    (
+        "SET inbox_count = inbox_count + $1 WHERE deleted_at IS NULL AND (max",
+        "sqlite_autoindex_tenants_1 (id=?)",
+    ),
+    (
+        "SET inbox_count = inbox_count + $1 WHERE deleted_at IS NULL AND id",
+        "sqlite_autoindex_workspaces_1 (id=?)",
     ),
     (
         "WHERE (a.domain, a.local_part) > ($1, $2)",
@@ -206,11 +235,11 @@ async fn call_everything(store: &Store) {
     tx.describe_inbox(inbox, None, &Metadata::default())
         .await
         .unwrap();
-    tx.acknowledge_inbox(inbox, now).await.unwrap();
+    tx.acknowledge_inboxes(&[inbox, inbox], now).await.unwrap();
     tx.taken_names(&domain("example.com"), &[local_part("scout")], tenant.id, now)
         .await
         .unwrap();
-    tx.address_state(&scout).await.unwrap();
+    tx.address_states(&[&scout, &scout]).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
         .await
@@ -221,11 +250,46 @@ async fn call_everything(store: &Store) {
     tx.mark_unpublished(&key, fresh_id(), SessionsToEnd::All, now)
         .await
         .unwrap();
-    let pending = tx.unpublished_key(&key).await.unwrap().unwrap();
-    tx.unpublished(None, 10).await.unwrap();
-    tx.clear_unpublished(std::slice::from_ref(&pending))
+    let pending = tx
+        .unpublished_keys(&[key.clone(), key])
         .await
+        .unwrap()
+        .pop()
         .unwrap();
+    tx.unpublished(None, 10).await.unwrap();
+    tx.clear_unpublished(&[pending.clone(), pending]).await.unwrap();
+    let fresh = [("new", fresh_id()), ("newer", fresh_id())].map(|(name, id)| {
+        (
+            InboxId(id),
+            address(&format!("{name}@example.com")),
+            ApiKey::generate(KeyKind::Inbox, &Machine),
+        )
+    });
+    let (password_hash, scope) = (hash(3), Scope::Tenant { tenant: tenant.id });
+    let rows = fresh.each_ref().map(|(id, canonical, key)| FreshInbox {
+        inbox: NewInbox {
+            id: *id,
+            tenant: tenant.id,
+            workspace: home,
+            canonical,
+            requested: Some(&canonical.local_part),
+            display_name: None,
+            secrets: NewSecrets {
+                password_hash: &password_hash,
+                sealed_password: None,
+            },
+            created_at: now,
+        },
+        key: NewKey {
+            id: KeyId(fresh_id()),
+            key,
+            scope,
+            name: None,
+            created_at: now,
+        },
+        mark: fresh_id(),
+    });
+    assert_eq!(tx.insert_fresh_inboxes(&rows).await.unwrap(), Vec::<usize>::new());
     let started = Started {
         id: fresh_id(),
         caller,
@@ -284,7 +348,7 @@ async fn no_statement_of_the_request_path_reads_a_whole_table() {
         .unwrap()
         .iter()
         .filter(|text| {
-            ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM "]
+            ["SELECT ", "WITH ", "INSERT INTO ", "UPDATE ", "DELETE FROM "]
                 .iter()
                 .any(|start| text.starts_with(start))
         })
@@ -306,9 +370,14 @@ async fn no_statement_of_the_request_path_reads_a_whole_table() {
         let steps = plan(&mut db, statement).await;
         let scans = steps
             .iter()
-            // A scan of the page that a subquery picked is as long as the page.
+            // A scan of the page that a subquery picked is as long as the page; one of the values of the statement
+            // itself is as long as the statement.
             .any(|step| {
-                step.starts_with("SCAN ") && !["SCAN i", "SCAN CONSTANT ROW"].contains(&step.as_str())
+                step.starts_with("SCAN ")
+                    && !["VALUES CLAUSE", "CONSTANT ROW", "CONSTANT ROWS"]
+                        .iter()
+                        .any(|values| step.ends_with(values))
+                    && !["SCAN i", "SCAN w"].contains(&step.as_str())
             });
         let sorts = steps.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY");
         for (part, index) in MUST_USE.iter().filter(|(part, _)| statement.contains(part)) {

@@ -19,6 +19,7 @@ use inboxd::{
         create_inbox::{Created, Outcome, Request, create_inbox},
         in_flight::InFlight,
         tenants,
+        together::Together,
     },
     store::Db,
 };
@@ -44,6 +45,7 @@ pub fn service(db: &Db) -> Arc<Service> {
             reveal_passwords: true,
         },
         in_flight,
+        together: Together::start(db.clone()).0,
         hashing: Arc::new(Semaphore::new(2)),
     })
 }
