@@ -135,7 +135,7 @@ async fn a_dovecot_that_hangs_holds_up_creations_and_nothing_else() {
         );
         let process = authentication_process(&world.layout.lookup_socket()).await;
         kill(process, Signal::SIGSTOP).unwrap();
-        let (_, rotated, ()) = tokio::join!(
+        let ((), rotated, ()) = tokio::join!(
             assert_refused(&tenant, "bob"),
             rotate(&tenant, &ada),
             delete(&tenant, &gone),
