@@ -157,10 +157,7 @@ impl Maps {
             }))?;
         self.mailboxes
             .change(changes.iter().filter_map(|change| match change {
-                MapChange::Address(address, state) => {
-                    let present = matches!(state, AddressState::Mailbox(_)).then(|| PRESENT.to_owned());
-                    Some((address.to_string(), present))
-                }
+                MapChange::Address(address, state) => Some((address.to_string(), mailbox_of(state))),
                 MapChange::Domain(..) => None,
             }))?;
         self.aliases
@@ -206,6 +203,33 @@ impl Maps {
             }
         }
         Ok(wrong)
+    }
+
+    /// Of these addresses, in their order, whether a Postfix that looks them up now finds what their states say: the
+    /// mailbox or alias, who may send from it, and its domain. To be asked also while changes are applied.
+    pub fn show_to_postfix(&self, expected: &[(Address, AddressState)]) -> Result<Vec<bool>, Error> {
+        let look = |table: &Table, value: &dyn Fn(&Address, &AddressState) -> Option<String>| {
+            let names = expected.iter();
+            table.shows_to_postfix(names.map(|(address, state)| (address.to_string(), value(address, state))))
+        };
+        let mailboxes = look(&self.mailboxes, &|_, state| mailbox_of(state))?;
+        let aliases = look(&self.aliases, &|_, state| alias_of(state))?;
+        let senders = look(&self.sender_logins, &login_of)?;
+        let served = self.domains.shows_to_postfix(
+            expected
+                .iter()
+                .map(|(address, _)| (address.domain.to_string(), Some(PRESENT.to_owned()))),
+        )?;
+        Ok(expected
+            .iter()
+            .enumerate()
+            .map(|(index, (_, state))| {
+                mailboxes[index]
+                    && aliases[index]
+                    && senders[index]
+                    && (served[index] || *state == AddressState::Absent)
+            })
+            .collect())
     }
 
     /// Removes what nobody reads and no inboxd would leave among the password entries, gives folders their group and
@@ -347,6 +371,11 @@ pub fn login_of(address: &Address, state: &AddressState) -> Option<String> {
         AddressState::Mailbox(mailbox) => (mailbox.login != Login::Locked).then(|| address.to_string()),
         AddressState::Alias(canonical) => Some(canonical.to_string()),
     }
+}
+
+/// The value of a mailbox that has this address as its own.
+fn mailbox_of(state: &AddressState) -> Option<String> {
+    matches!(state, AddressState::Mailbox(_)).then(|| PRESENT.to_owned())
 }
 
 /// Where mail for an address goes instead.

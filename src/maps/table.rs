@@ -34,7 +34,7 @@ use crate::model::maps::MapKey;
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
 const MAP_SIZE_OCTETS: usize = 4 << 30;
-/// How long a writer waits for Postfix's look-ups to let it in.
+/// How long a writer waits for Postfix's look-ups to let it in, and a look-up of ours for the writer.
 const LOCK_TIMEOUT_MS: u64 = 5_000;
 /// Pauses between tries for the lock, in microseconds: short at first, because look-ups are.
 const LOCK_PAUSE_US: std::ops::RangeInclusive<u64> = 50..=2_000;
@@ -107,7 +107,7 @@ impl Table {
             path: path.to_owned(),
             source,
         };
-        let held = WriteLock::take(&lock).map_err(failed)?;
+        let held = Lock::take(&lock, libc::F_WRLCK).map_err(failed)?;
         if !check::is_whole(&lock).map_err(file_error("read the table", path))? {
             return Err(failed(TableError::Damaged));
         }
@@ -116,8 +116,9 @@ impl Table {
         #[expect(
             unsafe_code,
             reason = "opening maps the file: sound while nobody else writes it, which the folder's lock ensures, and \
-                      while it is not truncated, which nobody may; NO_LOCK is sound because every transaction here \
-                      happens under the write lock above, one at a time"
+                      while it is not truncated, which nobody may; NO_LOCK is sound because whatever writes here \
+                      does so under the write lock above, and nothing reads meanwhile: the publisher does one after \
+                      the other, and whoever reads beside it holds a read lock"
         )]
         let env = unsafe {
             options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK | EnvFlags::NO_SYNC);
@@ -209,6 +210,38 @@ impl Table {
         Ok(found == value.map(with_nul).as_deref())
     }
 
+    /// Of some names, whether a Postfix that looks them up now finds these values (`None`: does not find the name): the file
+    /// is opened by its name, and read as Postfix reads it, in a transaction that begins now, under a read lock.
+    pub(super) fn shows_to_postfix(
+        &self,
+        expected: impl Iterator<Item = (String, Option<String>)>,
+    ) -> Result<Vec<bool>, Error> {
+        let failed = |source: TableError| Error::Table {
+            doing: "look at",
+            path: self.path.clone(),
+            source,
+        };
+        // A description of its own: the lock below must not be the writer's.
+        let file = File::open(&self.path).map_err(file_error("open the table", &self.path))?;
+        let there = file
+            .metadata()
+            .map_err(file_error("look at the table", &self.path))?;
+        if !self.is_open_here(&there) {
+            return Err(failed(TableError::Gone));
+        }
+        let _held = Lock::take(&file, libc::F_RDLCK).map_err(failed)?;
+        (|| {
+            let txn = self.env.read_txn()?;
+            expected
+                .map(|(name, value)| {
+                    let found = self.database.get(&txn, &with_nul(&name))?;
+                    Ok(found == value.as_deref().map(with_nul).as_deref())
+                })
+                .collect::<Result<Vec<bool>, heed::Error>>()
+        })()
+        .map_err(|error: heed::Error| failed(error.into()))
+    }
+
     /// How many names there are.
     pub(super) fn count(&self) -> Result<u64, Error> {
         let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
@@ -289,7 +322,7 @@ impl Table {
             path: self.path.clone(),
             source,
         };
-        let _held = WriteLock::take(&self.lock).map_err(failed)?;
+        let _held = Lock::take(&self.lock, libc::F_WRLCK).map_err(failed)?;
         if !self.is_in_place() {
             return Err(failed(TableError::Gone));
         }
@@ -306,10 +339,13 @@ impl Table {
 
     /// Whether Postfix, which opens the path, gets the file that is open here.
     fn is_in_place(&self) -> bool {
-        let identity = |file: std::fs::Metadata| (file.dev(), file.ino());
-        let there = std::fs::metadata(&self.path).map(identity);
-        let here = self.lock.metadata().map(identity);
-        matches!((there, here), (Ok(there), Ok(here)) if there == here)
+        std::fs::metadata(&self.path).is_ok_and(|there| self.is_open_here(&there))
+    }
+
+    /// Whether this is the file that is open here.
+    fn is_open_here(&self, there: &std::fs::Metadata) -> bool {
+        let here = self.lock.metadata();
+        here.is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 
     fn failed(&self, doing: &'static str, error: heed::Error) -> Error {
@@ -336,16 +372,17 @@ fn is_damage(error: &TableError) -> bool {
     )
 }
 
-/// An `fcntl` write lock on a whole file, of the kind that belongs to the open file description (fcntl(2),
+/// An `fcntl` lock on a whole file, to read or to write, of the kind that belongs to the open file description (fcntl(2),
 /// `F_OFD_SETLK`); let go when dropped.
-struct WriteLock<'a>(&'a File);
+struct Lock<'a>(&'a File);
 
-impl<'a> WriteLock<'a> {
-    fn take(file: &'a File) -> Result<Self, TableError> {
+impl<'a> Lock<'a> {
+    /// `kind`: `F_RDLCK` or `F_WRLCK`.
+    fn take(file: &'a File, kind: libc::c_int) -> Result<Self, TableError> {
         let begun = Instant::now();
         let mut pause_us = *LOCK_PAUSE_US.start();
         loop {
-            match set_lock(file, libc::F_WRLCK) {
+            match set_lock(file, kind) {
                 Ok(()) => return Ok(Self(file)),
                 Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => {}
                 Err(errno) => return Err(TableError::Lock(errno.into())),
@@ -360,7 +397,7 @@ impl<'a> WriteLock<'a> {
     }
 }
 
-impl Drop for WriteLock<'_> {
+impl Drop for Lock<'_> {
     fn drop(&mut self) {
         if let Err(errno) = set_lock(self.0, libc::F_UNLCK) {
             tracing::error!(%errno, "cannot unlock a table; look-ups wait until the daemon ends");

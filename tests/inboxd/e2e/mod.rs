@@ -2,6 +2,7 @@
 //! `tests/suite`.
 
 mod bad_days;
+mod barrier;
 mod custom_domain;
 mod dev;
 mod service_manager;

@@ -1,5 +1,6 @@
 //! The maps and their publisher on a real store: read as Postfix reads them, damaged, filled up, crashed.
 
+mod barrier;
 mod failures;
 mod properties;
 mod published;

@@ -13,7 +13,7 @@ use heed::{EnvFlags, EnvOpenOptions, types::Bytes};
 use inboxd::{
     maps::{Layout, MailHome, Maps, passwd_line},
     model::maps::{AddressState, Login},
-    publish::{self, Parts, Publisher, SessionEnder},
+    publish::{self, Barrier, Parts, Publisher, SessionEnder},
     store::Db,
 };
 use nix::unistd::Group;
@@ -44,6 +44,15 @@ impl Running {
         layout: &Layout,
         sessions: Option<Arc<dyn SessionEnder>>,
     ) -> Result<Self, publish::Error> {
+        Self::with_barrier(db, layout, sessions, None).await
+    }
+
+    pub async fn with_barrier(
+        db: &Db,
+        layout: &Layout,
+        sessions: Option<Arc<dyn SessionEnder>>,
+        barrier: Option<Barrier>,
+    ) -> Result<Self, publish::Error> {
         let opening = layout.clone();
         let maps = Arc::new(
             tokio::task::spawn_blocking(move || Maps::open(&opening))
@@ -56,6 +65,7 @@ impl Running {
             maps: Arc::clone(&maps),
             default_domain: domain(DEFAULT_DOMAIN),
             sessions,
+            barrier,
         })
         .await?;
         Ok(Self {
