@@ -19,13 +19,14 @@ mod workspaces;
 
 use std::{
     fs::OpenOptions,
+    future::ready,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
     time::Duration,
 };
 
 use sqlx::{
-    PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -105,12 +106,14 @@ impl Db {
             .acquire_timeout(acquire)
             .idle_timeout(None)
             .max_lifetime(None)
+            .before_acquire(|connection, _| Box::pin(ready(Ok(has_no_transaction(connection)))))
             .connect_with(options.clone())
             .await
             .map_err(Error::while_doing(doing))?;
         let readers = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(acquire)
+            .before_acquire(|connection, _| Box::pin(ready(Ok(has_no_transaction(connection)))))
             .connect_lazy_with(options);
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
@@ -262,8 +265,9 @@ impl Error {
 
 /// SQLite's result codes are numbers (primary code in the low byte), PostgreSQL's five characters.
 fn is_transient_code(code: &str) -> bool {
-    /// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
-    const SQLITE: [u32; 7] = [5, 6, 8, 10, 13, 14, 15];
+    /// BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL. CORRUPT is also what SQLite makes of a disk that
+    /// does not read (EIO), and it says nothing of the call.
+    const SQLITE: [u32; 8] = [5, 6, 8, 10, 11, 13, 14, 15];
     /// Connection, transaction rollback (deadlock, serialization), resources, operator intervention, system error.
     const POSTGRES: [&str; 5] = ["08", "40", "53", "57", "58"];
     if code.len() == 5 && !code.starts_with('0') || code.len() == 5 && code.starts_with("08") {
@@ -271,6 +275,18 @@ fn is_transient_code(code: &str) -> bool {
     }
     code.parse::<u32>()
         .is_ok_and(|number| SQLITE.contains(&(number & 0xff)))
+}
+
+/// Whether a connection can begin a transaction; the pool closes one that cannot, and opens another.
+///
+/// SQLite ends a transaction by itself when the disk is full or fails. The driver's own ROLLBACK is an error then, it
+/// goes on counting the transaction, and nothing would ever begin on that connection again.
+fn has_no_transaction(connection: &SqliteConnection) -> bool {
+    let is_free = !connection.is_in_transaction();
+    if !is_free {
+        tracing::warn!("a connection to the store lost its transaction and is closed");
+    }
+    is_free
 }
 
 /// Makes the database file if it is missing, and lets nobody but the daemon read it. SQLite gives its other files the
@@ -309,11 +325,12 @@ mod tests {
     #[test]
     fn codes_that_pass_are_told_from_codes_that_do_not() {
         for transient in [
-            "5", "517", "10", "3338", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01", "57P03",
+            "5", "517", "10", "3338", "11", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01",
+            "57P03",
         ] {
             assert!(is_transient_code(transient), "{transient}");
         }
-        for lasting in ["1", "19", "2067", "11", "23505", "42601", "22001", "0A000"] {
+        for lasting in ["1", "19", "2067", "23505", "42601", "22001", "0A000"] {
             assert!(!is_transient_code(lasting), "{lasting}");
         }
     }
