@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use inboxd::maps::Layout;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -216,6 +217,12 @@ impl Daemon {
     /// The folder of its maps.
     pub fn maps(&self) -> PathBuf {
         self.folder.join("maps")
+    }
+
+    /// Where its maps are and who reads them, by its configuration.
+    pub fn maps_layout(&self) -> Layout {
+        let written = inboxd::config::read(Some(&self.config), std::iter::empty(), &[]).unwrap();
+        written.check().unwrap().maps_layout().unwrap()
     }
 
     fn is_running(&self) -> bool {
