@@ -13,6 +13,7 @@ mod idempotency;
 mod inboxes;
 mod keys;
 mod meta;
+mod only_daemon;
 mod tenants;
 mod unpublished;
 mod workspaces;
@@ -35,6 +36,7 @@ pub use self::{
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
+    only_daemon::OnlyDaemon,
     unpublished::{Pending, SessionsToEnd},
 };
 
@@ -210,6 +212,11 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// Another daemon has the store.
+    #[error(
+        "it is already used by another inboxd: stop it first, or give this one another store (store.url)"
+    )]
+    Taken,
     /// The schema could not be brought up to date.
     #[error("bring the store's schema up to date")]
     Migrate {

@@ -10,6 +10,7 @@ mod e2e;
 mod law;
 mod load;
 mod maps;
+mod outages;
 mod power;
 mod stack;
 mod store;

@@ -4,6 +4,7 @@
 pub mod api;
 #[path = "../../support/attempt.rs"]
 pub mod attempt;
+pub mod callers;
 pub mod daemon;
 pub mod domains;
 #[path = "../../support/inbox.rs"]

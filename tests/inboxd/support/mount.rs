@@ -116,6 +116,12 @@ impl PowerDisk {
         run("python3", &["-c", CUT], &self.mounted());
     }
 
+    /// Lets the kernel think that the disk fails: the file system is read-only from now on, also for who has files open, and
+    /// what is in its journal and not at its place yet is lost.
+    pub fn fail(&self) {
+        run("mount", &["-o", "remount,abort"], &self.mounted());
+    }
+
     /// Power is back: mounts what was on the disk. Whoever used it must have ended or be ending.
     pub async fn come_back(&self) {
         until("nobody uses the disk that has no power", || async {
