@@ -3,6 +3,7 @@
 
 mod bad_days;
 mod custom_domain;
+mod damaged_maps;
 mod dev;
 mod service_manager;
 mod stopping;
