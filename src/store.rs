@@ -20,14 +20,13 @@ mod workspaces;
 
 use std::{
     fs::OpenOptions,
-    future::ready,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
     time::Duration,
 };
 
 use sqlx::{
-    Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -103,20 +102,24 @@ impl Db {
             source: sqlx::Error::Io(source),
         })?;
         let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
-        let writer = SqlitePoolOptions::new()
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(acquire)
+                .before_acquire(|connection, _| {
+                    // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
+                    // such a connection to be in a transaction for ever. It is closed, and another one opened.
+                    let usable = !connection.is_in_transaction();
+                    Box::pin(std::future::ready(Ok(usable)))
+                })
+        };
+        let writer = pool()
             .max_connections(1)
-            .acquire_timeout(acquire)
             .idle_timeout(None)
             .max_lifetime(None)
-            .before_acquire(|connection, _| Box::pin(ready(Ok(has_no_transaction(connection)))))
             .connect_with(options.clone())
             .await
             .map_err(Error::while_doing(doing))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(SQLITE_READERS)
-            .acquire_timeout(acquire)
-            .before_acquire(|connection, _| Box::pin(ready(Ok(has_no_transaction(connection)))))
-            .connect_lazy_with(options);
+        let readers = pool().max_connections(SQLITE_READERS).connect_lazy_with(options);
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
             .await
@@ -282,18 +285,6 @@ fn is_transient_code(code: &str) -> bool {
     }
     code.parse::<u32>()
         .is_ok_and(|number| SQLITE.contains(&(number & 0xff)))
-}
-
-/// Whether a connection can begin a transaction; the pool closes one that cannot, and opens another.
-///
-/// SQLite ends a transaction by itself when the disk is full or fails. The driver's own ROLLBACK is an error then, it
-/// goes on counting the transaction, and nothing would ever begin on that connection again.
-fn has_no_transaction(connection: &SqliteConnection) -> bool {
-    let is_free = !connection.is_in_transaction();
-    if !is_free {
-        tracing::warn!("a connection to the store lost its transaction and is closed");
-    }
-    is_free
 }
 
 /// Makes the database file if it is missing, and lets nobody but the daemon read it. SQLite gives its other files the

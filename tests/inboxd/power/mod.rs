@@ -5,6 +5,7 @@
 //! daemon that would repair the maps.
 
 mod ledger;
+mod torn;
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Arc};
 
