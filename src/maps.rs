@@ -14,7 +14,9 @@ mod table;
 
 use std::{
     io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 pub use self::{
@@ -136,11 +138,16 @@ impl Maps {
     /// mailbox that Postfix accepts mail for.
     pub fn apply(&self, changes: &[MapChange]) -> Result<(), Error> {
         let mut written = self.passdb.batch();
-        for change in changes {
-            if let MapChange::Address(address, AddressState::Mailbox(mailbox)) = change {
-                written.write(address, &passwd_line(address, mailbox, &self.home))?;
-            }
-        }
+        let entries: Vec<(&Address, String)> = changes
+            .iter()
+            .filter_map(|change| match change {
+                MapChange::Address(address, AddressState::Mailbox(mailbox)) => {
+                    Some((address, passwd_line(address, mailbox, &self.home)))
+                }
+                _ => None,
+            })
+            .collect();
+        written.write(&entries)?;
         written.flush()?;
 
         self.sender_logins
@@ -168,6 +175,7 @@ impl Maps {
                 }
                 MapChange::Address(..) => None,
             }))?;
+        self.flush_tables()?;
 
         let mut removed = self.passdb.batch();
         for change in changes {
@@ -176,6 +184,17 @@ impl Maps {
             }
         }
         removed.flush()
+    }
+
+    /// Makes the changes of the tables durable, all at the same time, so that the file system makes one commit of it.
+    fn flush_tables(&self) -> Result<(), Error> {
+        let mut unflushed = [&self.domains, &self.mailboxes, &self.aliases, &self.sender_logins]
+            .into_iter()
+            .filter(|table| table.is_unflushed());
+        let Some(own) = unflushed.next() else {
+            return Ok(());
+        };
+        in_parallel(|| own.flush(), unflushed.map(|table| || table.flush()))
     }
 
     /// Of these expected states, in any order, those that the maps do not show.
@@ -336,6 +355,19 @@ fn alias_of(state: &AddressState) -> Option<String> {
         AddressState::Alias(canonical) => Some(canonical.to_string()),
         AddressState::Absent | AddressState::Mailbox(_) => None,
     }
+}
+
+/// Runs something here and the others each on a thread of its own, and returns the first failure of all.
+fn in_parallel<F: FnOnce() -> Result<(), Error> + Send>(
+    own: impl FnOnce() -> Result<(), Error>,
+    others: impl Iterator<Item = F>,
+) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let others: Vec<_> = others.map(|other| scope.spawn(other)).collect();
+        others.into_iter().fold(own(), |done, other| {
+            done.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    })
 }
 
 fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

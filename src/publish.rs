@@ -8,6 +8,9 @@
 //!
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
+mod compare;
+mod retry;
+
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -24,8 +27,9 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use self::retry::Retry;
 use crate::{
-    maps::{self, Differences, Maps, NamedIn},
+    maps::{self, Differences, Maps},
     model::{
         address::{Address, DomainName},
         maps::{MapChange, MapKey},
@@ -42,12 +46,6 @@ const BATCH_MAX: usize = 256;
 const BATCH_MAX_ROWS: u32 = 256;
 /// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
 const SESSION_ENDINGS_AT_ONCE: usize = 16;
-/// Entries compared at a time at start-up.
-const CHECK_PAGE: u32 = 2_000;
-/// Pause before what could not be published is tried again, without anybody asking: the first, and the longest that
-/// it grows to.
-const RETRY_PAUSE_MS: u64 = 1_000;
-const RETRY_PAUSE_MAX_MS: u64 = 30_000;
 /// Pause between two looks for marks that nobody asked to publish.
 const LOOK_PAUSE_MS: u64 = 5_000;
 /// Marks looked at in one such look.
@@ -147,7 +145,7 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         seen: BTreeSet::new(),
     };
     task.publish_all_marked().await?;
-    let differences = task.compare().await?;
+    let differences = task.parts.compare().await?;
     if differences != Differences::default() {
         tracing::info!(
             wrong = differences.wrong,
@@ -294,7 +292,7 @@ impl Task {
 
     /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
     async fn look(&mut self) {
-        let marked = async { self.parts.db.read().await?.unpublished(None, LOOK_MAX).await };
+        let marked = async { self.parts.db.look().await?.unpublished(None, LOOK_MAX).await };
         match marked.await {
             Ok(marked) => {
                 let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
@@ -317,7 +315,7 @@ impl Task {
             let marked = self
                 .parts
                 .db
-                .read()
+                .look()
                 .await?
                 .unpublished(after, BATCH_MAX_ROWS)
                 .await?;
@@ -360,117 +358,32 @@ impl Task {
             let mut tx = self.parts.db.read().await?;
             for key in keys {
                 settled.extend(tx.unpublished_key(key).await?);
-                changes.push(self.current(&mut tx, key).await?);
+                changes.push(self.parts.current(&mut tx, key).await?);
             }
             drop(tx);
-            self.apply(changes).await?;
+            self.parts.apply(changes).await?;
         }
         Ok(settled)
     }
+}
 
+impl Parts {
     /// What the maps should say of a key now.
     async fn current(&self, tx: &mut Tx, key: &MapKey) -> Result<MapChange, Error> {
         Ok(match key {
             MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
             MapKey::Domain(domain) => {
-                let served = *domain == self.parts.default_domain || tx.is_verified_domain(domain).await?;
+                let served = *domain == self.default_domain || tx.is_verified_domain(domain).await?;
                 MapChange::Domain(domain.clone(), served)
             }
         })
     }
 
     async fn apply(&self, changes: Vec<MapChange>) -> Result<(), Error> {
-        let maps = Arc::clone(&self.parts.maps);
+        let maps = Arc::clone(&self.maps);
         blocking(move || maps.apply(&changes)).await
     }
 
-    /// Compares all of the store with all of the maps, both ways, and repairs what differs.
-    async fn compare(&self) -> Result<Differences, Error> {
-        let maps = Arc::clone(&self.parts.maps);
-        let mut differences = Differences {
-            wrong: 0,
-            extra: blocking(move || maps.clean()).await?,
-        };
-        let mut expected = maps::Counts::default();
-
-        let mut domains = self.parts.db.read().await?.verified_domains().await?;
-        domains.push(self.parts.default_domain.clone());
-        expected.domains = domains.iter().collect::<BTreeSet<_>>().len() as u64;
-        let served = domains
-            .into_iter()
-            .map(|domain| MapChange::Domain(domain, true))
-            .collect();
-        differences.wrong += self.repair(served).await?;
-
-        let mut after: Option<Address> = None;
-        loop {
-            let page = self
-                .parts
-                .db
-                .read()
-                .await?
-                .address_states_after(after.as_ref(), CHECK_PAGE)
-                .await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            let changes: Vec<MapChange> = page
-                .into_iter()
-                .map(|(address, state)| MapChange::Address(address, state))
-                .collect();
-            let mailboxes = changes.iter().filter(|change| is_mailbox(change)).count() as u64;
-            expected.passwords += mailboxes;
-            expected.mailboxes += mailboxes;
-            expected.sender_logins += changes.iter().filter(|change| may_send(change)).count() as u64;
-            expected.aliases += changes.len() as u64 - mailboxes;
-            differences.wrong += self.repair(changes).await?;
-        }
-
-        let maps = Arc::clone(&self.parts.maps);
-        let found = blocking(move || maps.counts()).await?;
-        // Everything expected is there now; so there is more than that exactly if the numbers differ.
-        if found != expected {
-            differences.extra += self.remove_extra().await?;
-        }
-        Ok(differences)
-    }
-
-    async fn repair(&self, expected: Vec<MapChange>) -> Result<usize, Error> {
-        let maps = Arc::clone(&self.parts.maps);
-        blocking(move || {
-            let wrong = maps.wrong_of(&expected)?;
-            if !wrong.is_empty() {
-                maps.apply(&wrong)?;
-            }
-            Ok(wrong.len())
-        })
-        .await
-    }
-
-    async fn remove_extra(&self) -> Result<usize, Error> {
-        let mut removed = 0;
-        let mut after: Option<NamedIn> = None;
-        loop {
-            let maps = Arc::clone(&self.parts.maps);
-            let behind = after.clone();
-            let (names, junk) =
-                blocking(move || maps.names_after(behind.as_ref(), CHECK_PAGE as usize)).await?;
-            removed += junk;
-            let Some(last) = names.last() else {
-                return Ok(removed);
-            };
-            after = Some(last.clone());
-            let mut changes = Vec::with_capacity(names.len());
-            let mut tx = self.parts.db.read().await?;
-            for key in names.iter().filter_map(|named| MapKey::parse(&named.name).ok()) {
-                changes.push(self.current(&mut tx, &key).await?);
-            }
-            drop(tx);
-            removed += self.repair(changes).await?;
-        }
-    }
-}
-
-impl Parts {
     /// Ends the open sessions of these logins, whose keys are in the maps, and clears their marks before anybody is
     /// told: a call that is made again must not find them.
     async fn end_sessions(self: &Arc<Self>, published: Vec<Pending>) -> Result<(), Error> {
@@ -511,50 +424,6 @@ fn by_sessions(published: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
     published
         .into_iter()
         .partition(|pending| pending.sessions == SessionsToEnd::All)
-}
-
-/// When what failed is tried again: soon at first, then with growing pauses.
-struct Retry {
-    at: tokio::time::Instant,
-    pause: Duration,
-}
-
-impl Retry {
-    fn soon() -> Self {
-        Self::in_(Duration::from_millis(RETRY_PAUSE_MS))
-    }
-
-    fn in_(pause: Duration) -> Self {
-        Self {
-            at: tokio::time::Instant::now() + pause,
-            pause,
-        }
-    }
-
-    async fn due(&self) {
-        tokio::time::sleep_until(self.at).await;
-    }
-
-    /// The next one, after a try that settled nothing.
-    fn later(&self) -> Self {
-        Self::in_((self.pause * 2).min(Duration::from_millis(RETRY_PAUSE_MAX_MS)))
-    }
-
-    /// The same pause, counted from now.
-    fn restarted(&self) -> Self {
-        Self::in_(self.pause)
-    }
-}
-
-fn may_send(change: &MapChange) -> bool {
-    matches!(change, MapChange::Address(address, state) if maps::login_of(address, state).is_some())
-}
-
-fn is_mailbox(change: &MapChange) -> bool {
-    matches!(
-        change,
-        MapChange::Address(_, crate::model::maps::AddressState::Mailbox(_))
-    )
 }
 
 /// Ticks after each pause; those missed are not made up for.

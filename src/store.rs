@@ -5,10 +5,12 @@
 //! `RETURNING` mean the same on both; nothing else is used that does not.
 //!
 //! Writing transactions are `BEGIN IMMEDIATE` on SQLite, because a deferred one that reads first fails under
-//! load when it comes to write, and all of them go through one connection, because SQLite has one writer.
+//! load when it comes to write, and all of them go through one connection, because SQLite has one writer: see
+//! [`group`].
 
 mod addresses;
 mod domains;
+mod group;
 mod idempotency;
 mod inboxes;
 mod keys;
@@ -26,11 +28,13 @@ use std::{
 };
 
 use sqlx::{
-    Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::group::{Group, Member};
 pub use self::{
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
@@ -52,12 +56,12 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 macro_rules! on {
     ($tx:expr, $connection:ident => $run:expr) => {
         match &mut $tx.0 {
-            $crate::store::Inner::Sqlite(tx) => {
-                let $connection = &mut **tx;
-                $run
-            }
+            $crate::store::Inner::Sqlite(tx) => match tx.connection() {
+                Ok($connection) => $run,
+                Err(error) => Err(error),
+            },
             $crate::store::Inner::Postgres(tx) => {
-                let $connection = &mut **tx;
+                let $connection = tx.connection();
                 $run
             }
         }
@@ -71,7 +75,7 @@ pub struct Db(Pool);
 
 #[derive(Clone, Debug)]
 enum Pool {
-    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Sqlite { writer: Group, readers: SqlitePool },
     Postgres(PgPool),
 }
 
@@ -81,8 +85,47 @@ pub struct Tx(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    Sqlite(SqliteTx),
+    Postgres(PostgresTx),
+}
+
+/// How far statements belong together.
+#[derive(Debug)]
+enum SqliteTx {
+    /// Each by itself.
+    Single(PoolConnection<Sqlite>),
+    /// They read the same state.
+    Reading(Transaction<'static, Sqlite>),
+    /// They write, all or nothing.
+    Writing(Member),
+}
+
+/// How far statements belong together.
+#[derive(Debug)]
+enum PostgresTx {
+    /// Each by itself.
+    Single(PoolConnection<Postgres>),
+    /// They read the same state, or write, all or nothing.
+    Transaction(Transaction<'static, Postgres>),
+}
+
+impl SqliteTx {
+    fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        match self {
+            Self::Single(connection) => Ok(connection),
+            Self::Reading(tx) => Ok(tx),
+            Self::Writing(member) => member.connection(),
+        }
+    }
+}
+
+impl PostgresTx {
+    fn connection(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Single(connection) => connection,
+            Self::Transaction(tx) => tx,
+        }
+    }
 }
 
 impl Db {
@@ -102,26 +145,21 @@ impl Db {
             source: sqlx::Error::Io(source),
         })?;
         let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
-        let pool = || {
-            SqlitePoolOptions::new()
-                .acquire_timeout(acquire)
-                .before_acquire(|connection, _| {
-                    // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
-                    // such a connection to be in a transaction for ever. It is closed, and another one opened.
-                    let usable = !connection.is_in_transaction();
-                    Box::pin(std::future::ready(Ok(usable)))
-                })
-        };
-        let writer = pool()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
+        let writer = Group::new(options.clone());
+        let readers = SqlitePoolOptions::new()
+            .max_connections(SQLITE_READERS)
+            .acquire_timeout(acquire)
+            .before_acquire(|connection, _| {
+                // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
+                // such a connection to be in a transaction for ever. It is closed, and another one opened.
+                let usable = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(usable)))
+            })
+            .connect_with(options)
             .await
             .map_err(Error::while_doing(doing))?;
-        let readers = pool().max_connections(SQLITE_READERS).connect_lazy_with(options);
         sqlx::migrate!("migrations/sqlite")
-            .run(&writer)
+            .run(&readers)
             .await
             .map_err(|source| Error::Migrate { source })?;
         Ok(Self(Pool::Sqlite { writer, readers }))
@@ -142,40 +180,57 @@ impl Db {
         Ok(Self(Pool::Postgres(pool)))
     }
 
+    /// Statements that read, each by itself: for those whose answers need not be of the same moment.
+    pub async fn look(&self) -> Result<Tx, Error> {
+        let doing = "get a connection to read the store";
+        Ok(Tx(match &self.0 {
+            Pool::Sqlite { readers, .. } => {
+                let connection = readers.acquire().await;
+                Inner::Sqlite(SqliteTx::Single(connection.map_err(Error::while_doing(doing))?))
+            }
+            Pool::Postgres(pool) => {
+                let connection = pool.acquire().await;
+                Inner::Postgres(PostgresTx::Single(connection.map_err(Error::while_doing(doing))?))
+            }
+        }))
+    }
+
     /// A transaction that only reads: one consistent view.
     pub async fn read(&self) -> Result<Tx, Error> {
         let doing = "begin reading the store";
-        let inner = match &self.0 {
+        Ok(Tx(match &self.0 {
             Pool::Sqlite { readers, .. } => {
-                Inner::Sqlite(readers.begin().await.map_err(Error::while_doing(doing))?)
+                let tx = readers.begin().await;
+                Inner::Sqlite(SqliteTx::Reading(tx.map_err(Error::while_doing(doing))?))
             }
-            Pool::Postgres(pool) => Inner::Postgres(
-                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                    .await
-                    .map_err(Error::while_doing(doing))?,
-            ),
-        };
-        Ok(Tx(inner))
+            Pool::Postgres(pool) => {
+                let tx = pool
+                    .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    .await;
+                Inner::Postgres(PostgresTx::Transaction(tx.map_err(Error::while_doing(doing))?))
+            }
+        }))
     }
 
-    /// A transaction that writes.
+    /// A transaction that writes. On SQLite those that wait for their turn at the same time share one commit and its
+    /// flush, and nothing else: one that is rolled back takes nothing of the others with it.
     pub async fn write(&self) -> Result<Tx, Error> {
         let doing = "begin writing to the store";
-        let inner = match &self.0 {
-            Pool::Sqlite { writer, .. } => Inner::Sqlite(
-                writer
-                    .begin_with("BEGIN IMMEDIATE")
-                    .await
-                    .map_err(Error::while_doing(doing))?,
-            ),
-            Pool::Postgres(pool) => Inner::Postgres(pool.begin().await.map_err(Error::while_doing(doing))?),
-        };
-        Ok(Tx(inner))
+        Ok(Tx(match &self.0 {
+            Pool::Sqlite { writer, .. } => {
+                let member = writer.begin().await;
+                Inner::Sqlite(SqliteTx::Writing(member.map_err(Error::while_doing(doing))?))
+            }
+            Pool::Postgres(pool) => {
+                let tx = pool.begin().await;
+                Inner::Postgres(PostgresTx::Transaction(tx.map_err(Error::while_doing(doing))?))
+            }
+        }))
     }
 
     /// Answers when the database does: for readiness.
     pub async fn ping(&self) -> Result<(), Error> {
-        let mut tx = self.read().await?;
+        let mut tx = self.look().await?;
         on!(tx, db => sqlx::query("SELECT 1").execute(db).await.map(drop))
             .map_err(Error::while_doing("ask the store whether it is there"))
     }
@@ -196,8 +251,11 @@ impl Tx {
     /// Makes the transaction's changes durable.
     pub async fn commit(self) -> Result<(), Error> {
         match self.0 {
-            Inner::Sqlite(tx) => tx.commit().await,
-            Inner::Postgres(tx) => tx.commit().await,
+            Inner::Sqlite(SqliteTx::Writing(member)) => member.commit().await,
+            Inner::Sqlite(SqliteTx::Reading(tx)) => tx.commit().await,
+            Inner::Postgres(PostgresTx::Transaction(tx)) => tx.commit().await,
+            // Each statement was a transaction.
+            Inner::Sqlite(SqliteTx::Single(_)) | Inner::Postgres(PostgresTx::Single(_)) => Ok(()),
         }
         .map_err(Error::while_doing("commit to the store"))
     }

@@ -14,6 +14,7 @@ use std::{
     ops::Bound,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -46,6 +47,8 @@ pub struct Table {
     path: PathBuf,
     env: Env<WithoutTls>,
     database: Database<Bytes, Bytes>,
+    /// Whether something was committed that may not be flushed.
+    unflushed: AtomicBool,
     /// Its own open file description: the lock belongs to it, not to the process, so that closing another
     /// descriptor of the file does not drop it.
     lock: File,
@@ -134,11 +137,12 @@ impl Table {
             path: path.to_owned(),
             env,
             database,
+            unflushed: AtomicBool::new(false),
             lock,
         })
     }
 
-    /// Sets (`Some`) or removes (`None`) names, all in one transaction, and flushes it.
+    /// Sets (`Some`) or removes (`None`) names, all in one transaction. Not durable before [`Table::flush`].
     pub(super) fn change(
         &self,
         changes: impl Iterator<Item = (String, Option<String>)>,
@@ -147,25 +151,52 @@ impl Table {
         if changes.peek().is_none() {
             return Ok(());
         }
-        self.locked("change", |txn| {
-            for (name, value) in changes {
-                let key = with_nul(&name);
-                match value {
-                    Some(value) => {
-                        let value = with_nul(&value);
-                        if self.database.get(txn, &key)? != Some(value.as_slice()) {
-                            self.database.put(txn, &key, &value)?;
-                        }
-                    }
-                    None => {
-                        self.database.delete(txn, &key)?;
+        let changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = changes
+            .map(|(name, value)| (with_nul(&name), value.as_deref().map(with_nul)))
+            .collect();
+        // A table that somebody replaced says the right thing to nobody: the look under the lock finds out.
+        if !self.shows_all(&changes)? || !self.is_in_place() {
+            self.locked("change", |txn| {
+                for (key, value) in &changes {
+                    match value {
+                        Some(value) => self.database.put(txn, key, value)?,
+                        None => drop(self.database.delete(txn, key)?),
                     }
                 }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the table says all of this already.
+    fn shows_all(&self, expected: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<bool, Error> {
+        let read = || {
+            let txn = self.env.read_txn()?;
+            for (key, value) in expected {
+                if self.database.get(&txn, key)? != value.as_deref() {
+                    return Ok(false);
+                }
             }
-            Ok(())
-        })?;
-        // Also when nothing changed: what is there may be from a batch that failed before its flush.
-        self.env.force_sync().map_err(|error| self.failed("flush", error))
+            Ok(true)
+        };
+        read().map_err(|error| self.failed("read", error))
+    }
+
+    /// Whether there is something to flush.
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.unflushed.load(Ordering::Acquire)
+    }
+
+    /// Makes durable what was committed, also by a change that failed before its flush.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        if self.is_unflushed() {
+            self.env
+                .force_sync()
+                .map_err(|error| self.failed("flush", error))?;
+            self.unflushed.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Whether the value of a name is this; `None`: whether there is no such name.
@@ -230,9 +261,7 @@ impl Table {
                 junk.iter()
                     .try_for_each(|key| self.database.delete(txn, key).map(drop))
             })?;
-            self.env
-                .force_sync()
-                .map_err(|error| self.failed("flush", error))?;
+            self.flush()?;
         }
         Ok((names, junk.len()))
     }
@@ -267,6 +296,8 @@ impl Table {
         (|| {
             let mut txn = self.env.write_txn()?;
             let result = run(&mut txn)?;
+            // Before the commit: one that fails may have written all the same.
+            self.unflushed.store(true, Ordering::Release);
             txn.commit()?;
             Ok(result)
         })()

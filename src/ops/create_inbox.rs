@@ -81,7 +81,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         domain: target.domain.clone(),
     };
     loop {
-        let found = find_existing(&mut service.db.read().await?, &target, &wanted).await?;
+        let found = find_existing(&mut service.db.look().await?, &target, &wanted).await?;
         let Some(inbox) = found else {
             match allocate(service, &target, request, Some(&wanted)).await? {
                 Some(created) => return Ok(created),
@@ -96,7 +96,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         let was_sent = claim.was_sent();
         // Read before the match and not in its head, where the transaction would live, and occupy a connection, until
         // the creation is completed.
-        let current = service.db.read().await?.inbox(inbox.id).await?;
+        let current = service.db.look().await?.inbox(inbox.id).await?;
         match current {
             // Deleted while we waited.
             None => {}
@@ -117,7 +117,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
 async fn create_unnamed(service: &Service, target: &Target, request: &Request) -> Result<Outcome, Error> {
     let unfinished = service
         .db
-        .read()
+        .look()
         .await?
         .unfinished_unnamed_inboxes(target.workspace, &target.domain, UNFINISHED_LOOKED_AT_MAX)
         .await?;
@@ -128,7 +128,7 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
         if claim.was_sent() {
             continue;
         }
-        let current = service.db.read().await?.inbox(inbox.id).await?;
+        let current = service.db.look().await?.inbox(inbox.id).await?;
         if let Some(inbox) = current.filter(|inbox| inbox.acknowledged_at.is_none())
             && let Some(created) = complete(service, inbox, request, claim).await?
         {
@@ -144,7 +144,7 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
 
 async fn target_of(service: &Service, caller: &Caller, request: &Request) -> Result<Target, Error> {
     require(caller, WRITE)?;
-    let mut tx = service.db.read().await?;
+    let mut tx = service.db.look().await?;
     let (tenant_id, sees_only) = match caller.scope {
         Scope::Tenant { tenant } => (tenant, None),
         Scope::Workspace { tenant, workspace } => {
