@@ -30,8 +30,9 @@ use crate::support::{
 
 /// How many cuts; see [`CUTS_VARIABLE`].
 const CUTS: usize = 6;
-/// Names another number of cuts.
-const CUTS_VARIABLE: &str = "INBOXD_POWER_CUTS";
+/// Names another number of cuts. Not one that begins with `INBOXD_`: those are for the daemon, which refuses what it does not
+/// know.
+const CUTS_VARIABLE: &str = "POWER_CUTS";
 /// Sparse: what is not written takes no space.
 const DISK_OCTETS: u64 = 512 << 20;
 /// Callers who create, rotate and delete at the same time.
