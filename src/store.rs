@@ -16,6 +16,7 @@ mod idempotency;
 mod inboxes;
 mod keys;
 mod meta;
+mod only_daemon;
 mod tenants;
 mod unpublished;
 mod values;
@@ -29,7 +30,7 @@ use std::{
 };
 
 use sqlx::{
-    PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -41,6 +42,7 @@ pub use self::{
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
+    only_daemon::OnlyDaemon,
     unpublished::{Pending, SessionsToEnd},
 };
 
@@ -153,6 +155,12 @@ impl Db {
         let readers = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(acquire)
+            .before_acquire(|connection, _| {
+                // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
+                // such a connection to be in a transaction for ever. It is closed, and another one opened.
+                let usable = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(usable)))
+            })
             .connect_with(options)
             .await
             .map_err(Error::while_doing(doing))?;
@@ -276,6 +284,11 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// Another daemon has the store.
+    #[error(
+        "it is already used by another inboxd: stop it first, or give this one another store (store.url)"
+    )]
+    Taken,
     /// The schema could not be brought up to date.
     #[error("bring the store's schema up to date")]
     Migrate {
@@ -331,8 +344,9 @@ impl Error {
 
 /// SQLite's result codes are numbers (primary code in the low byte), PostgreSQL's five characters.
 fn is_transient_code(code: &str) -> bool {
-    /// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
-    const SQLITE: [u32; 7] = [5, 6, 8, 10, 13, 14, 15];
+    /// BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL. CORRUPT is also what SQLite makes of a disk that
+    /// does not read (EIO), and it says nothing of the call.
+    const SQLITE: [u32; 8] = [5, 6, 8, 10, 11, 13, 14, 15];
     /// Connection, transaction rollback (deadlock, serialization), resources, operator intervention, system error.
     const POSTGRES: [&str; 5] = ["08", "40", "53", "57", "58"];
     if code.len() == 5 && !code.starts_with('0') || code.len() == 5 && code.starts_with("08") {
@@ -378,11 +392,12 @@ mod tests {
     #[test]
     fn codes_that_pass_are_told_from_codes_that_do_not() {
         for transient in [
-            "5", "517", "10", "3338", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01", "57P03",
+            "5", "517", "10", "3338", "11", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01",
+            "57P03",
         ] {
             assert!(is_transient_code(transient), "{transient}");
         }
-        for lasting in ["1", "19", "2067", "11", "23505", "42601", "22001", "0A000"] {
+        for lasting in ["1", "19", "2067", "23505", "42601", "22001", "0A000"] {
             assert!(!is_transient_code(lasting), "{lasting}");
         }
     }

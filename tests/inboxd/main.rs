@@ -10,6 +10,8 @@ mod e2e;
 mod law;
 mod load;
 mod maps;
+mod outages;
+mod power;
 mod stack;
 mod store;
 #[path = "../suite/mod.rs"]

@@ -4,6 +4,7 @@
 mod bad_days;
 mod barrier;
 mod custom_domain;
+mod damaged_maps;
 mod dev;
 mod service_manager;
 mod stopping;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use inboxd::maps::Layout;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -72,6 +73,11 @@ impl Daemon {
     /// is repeated must repeat whole keys only once, so the extra text should name sections that are not used below.
     pub async fn with_config(database: Database, folder: Folder, extra: &str) -> Self {
         let store_url = database.url(folder.path()).await;
+        Self::on_store(store_url, folder, extra).await
+    }
+
+    /// The same on a store with this URL.
+    pub async fn on_store(store_url: String, folder: Folder, extra: &str) -> Self {
         let [api, metrics] = free_ports();
         let dir = folder.path().display();
         let config = folder.join("inboxd.toml");
@@ -180,8 +186,12 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().unwrap().id();
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// Waits until it has ended by itself.
@@ -222,6 +232,12 @@ impl Daemon {
     /// The folder of its maps.
     pub fn maps(&self) -> PathBuf {
         self.folder.join("maps")
+    }
+
+    /// Where its maps are and who reads them, by its configuration.
+    pub fn maps_layout(&self) -> Layout {
+        let written = inboxd::config::read(Some(&self.config), std::iter::empty(), &[]).unwrap();
+        written.check().unwrap().maps_layout().unwrap()
     }
 
     fn is_running(&self) -> bool {

@@ -19,7 +19,7 @@ use inboxd::{
 use nix::unistd::Group;
 use tokio::task::JoinHandle;
 
-use super::{Folder, daemon::DEFAULT_DOMAIN, store::domain, wait::until};
+use super::{Folder, daemon::DEFAULT_DOMAIN, inbox::Inbox, store::domain, wait::until};
 
 pub const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
 const LOCK_FILE: &str = ".writer.lock";
@@ -189,6 +189,20 @@ fn must_be(path: &Path, gid: Option<u32>, mode: u32) {
     if let Some(gid) = gid {
         assert_eq!(found.gid(), gid, "{}", path.display());
     }
+}
+
+/// Whether the password entry of an inbox is there and takes its password.
+pub fn opens(layout: &Layout, inbox: &Inbox) -> bool {
+    let (local_part, domain) = inbox.email.split_once('@').unwrap();
+    let line = fs::read_to_string(layout.passdb().join(domain).join(local_part)).unwrap_or_default();
+    let Some(hash) = line.split(':').nth(1) else {
+        return false;
+    };
+    let checked = Command::new("doveadm")
+        .args(["-c", "/dev/null", "pw", "-t", hash, "-p", &inbox.password])
+        .output()
+        .expect("apt-get install dovecot-core");
+    String::from_utf8_lossy(&checked.stdout).contains("(verified)")
 }
 
 /// Every key and value of a table, octet by octet, read from a copy.

@@ -4,6 +4,7 @@
 pub mod api;
 #[path = "../../support/attempt.rs"]
 pub mod attempt;
+pub mod callers;
 pub mod daemon;
 pub mod domains;
 #[path = "../../support/inbox.rs"]
@@ -16,6 +17,8 @@ pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod service;
+#[path = "../../support/show.rs"]
+pub mod show;
 pub mod store;
 #[path = "../../support/wait.rs"]
 pub mod wait;
@@ -36,6 +39,20 @@ pub struct Folder(tempfile::TempDir);
 impl Folder {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("inboxd-test-").tempdir().unwrap();
+        Self::open_to_all(folder)
+    }
+
+    /// One inside another folder, such as that of a file system of the test's own.
+    pub fn inside(parent: &Path) -> Self {
+        Self::open_to_all(
+            tempfile::Builder::new()
+                .prefix("inboxd-")
+                .tempdir_in(parent)
+                .unwrap(),
+        )
+    }
+
+    fn open_to_all(folder: tempfile::TempDir) -> Self {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self(folder)
     }
