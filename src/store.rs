@@ -25,7 +25,7 @@ use std::{
 };
 
 use sqlx::{
-    PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -100,18 +100,24 @@ impl Db {
             source: sqlx::Error::Io(source),
         })?;
         let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
-        let writer = SqlitePoolOptions::new()
+        let pool = || {
+            SqlitePoolOptions::new()
+                .acquire_timeout(acquire)
+                .before_acquire(|connection, _| {
+                    // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
+                    // such a connection to be in a transaction for ever. It is closed, and another one opened.
+                    let usable = !connection.is_in_transaction();
+                    Box::pin(std::future::ready(Ok(usable)))
+                })
+        };
+        let writer = pool()
             .max_connections(1)
-            .acquire_timeout(acquire)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options.clone())
             .await
             .map_err(Error::while_doing(doing))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(SQLITE_READERS)
-            .acquire_timeout(acquire)
-            .connect_lazy_with(options);
+        let readers = pool().max_connections(SQLITE_READERS).connect_lazy_with(options);
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
             .await
