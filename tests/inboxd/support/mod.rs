@@ -16,6 +16,7 @@ pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod service;
+pub mod shim;
 pub mod store;
 #[path = "../../support/wait.rs"]
 pub mod wait;
