@@ -2,24 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use inboxd::maps::Layout;
 use serde_json::json;
 
 use crate::support::{
     api::Answer,
     daemon::{DEFAULT_DOMAIN, Daemon, Database},
-    maps::{assert_equal, until_published},
+    maps::{assert_equal, layout_of, until_published},
     store::open,
 };
 
 const TENANTS: usize = 50;
 const CREATES_EACH: usize = 4;
-
-/// The maps of a daemon, as it has them without mail servers.
-fn layout_of(daemon: &Daemon) -> Layout {
-    let written = inboxd::config::read(Some(&daemon.config), std::iter::empty(), &[]).unwrap();
-    written.check().unwrap().maps_layout().unwrap()
-}
 
 async fn two_hundred_creates_of_one_name(database: Database) {
     let mut daemon = Daemon::start(database).await;

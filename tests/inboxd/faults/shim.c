@@ -39,7 +39,7 @@ enum kind {
     WRITE = 1 << 2,   /* a file or a connection is written */
     FLUSH = 1 << 3,   /* a file or a folder is made durable */
     NAME = 1 << 4,    /* a name, a size, an owner or a mode is changed */
-    LOCK = 1 << 5,    /* a file is locked or unlocked */
+    LOCK = 1 << 5,    /* a file is locked */
     CONNECT = 1 << 6, /* a connection is opened */
 };
 
@@ -151,8 +151,12 @@ static enum action step(enum kind kind, const char *function, int fd, const char
     }
     if (control->action == KILL)
         die();
-    if (control->action == FAIL)
+    if (control->action == FAIL) {
+        /* A connection that failed is broken for good. */
+        if (is_outgoing(fd))
+            shutdown(fd, SHUT_RDWR);
         errno = control->error;
+    }
     return control->action;
 }
 
@@ -244,7 +248,14 @@ OPENING(open64)
 OPENING_AT(openat)
 OPENING_AT(openat64)
 
-/* Of fcntl(2), the locks are steps. Its argument is a pointer or an integer, and no longer than a pointer. */
+/* Of fcntl(2), locking is a step; unlocking is none, for it does not fail. The argument is a pointer or an integer, which
+ * is no longer than one. */
+static int takes_lock(int command, const void *argument)
+{
+    int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    return locks && ((const struct flock *)argument)->l_type != F_UNLCK;
+}
+
 #define CONTROLLING(function) \
     int function(int fd, int command, ...) \
     { \
@@ -253,8 +264,9 @@ OPENING_AT(openat64)
         va_start(more, command); \
         void *argument = va_arg(more, void *); \
         va_end(more); \
-        int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW; \
-        return locks && step(LOCK, #function, fd, NULL) == FAIL ? -1 : real(fd, command, argument); \
+        if (takes_lock(command, argument) && step(LOCK, #function, fd, NULL) == FAIL) \
+            return -1; \
+        return real(fd, command, argument); \
     }
 CONTROLLING(fcntl)
 CONTROLLING(fcntl64)

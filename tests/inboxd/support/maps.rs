@@ -19,7 +19,12 @@ use inboxd::{
 use nix::unistd::Group;
 use tokio::task::JoinHandle;
 
-use super::{Folder, daemon::DEFAULT_DOMAIN, store::domain, wait::until};
+use super::{
+    Folder,
+    daemon::{DEFAULT_DOMAIN, Daemon},
+    store::domain,
+    wait::until,
+};
 
 pub const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
 const LOCK_FILE: &str = ".writer.lock";
@@ -87,6 +92,12 @@ pub fn layout(folder: &Folder) -> Layout {
             gid: 5000,
         },
     }
+}
+
+/// The maps of a daemon, as it has them without mail servers.
+pub fn layout_of(daemon: &Daemon) -> Layout {
+    let written = inboxd::config::read(Some(&daemon.config), std::iter::empty(), &[]).unwrap();
+    written.check().unwrap().maps_layout().unwrap()
 }
 
 /// What the maps should say, by the store.

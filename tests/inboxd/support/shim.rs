@@ -131,9 +131,7 @@ impl Shim {
         self.control
             .write_all_at(&i64::from(at).to_ne_bytes(), LEFT_AT)
             .unwrap();
-        self.control
-            .write_all_at(&[0; (CLOCK_NS_AT - HIT_AT) as usize], HIT_AT)
-            .unwrap();
+        self.control.write_all_at(&0_u32.to_ne_bytes(), HIT_AT).unwrap();
         self.write(KINDS_AT, fault.kinds);
     }
 

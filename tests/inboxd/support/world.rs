@@ -51,7 +51,12 @@ impl World {
 
     /// The same with a store on this database.
     pub async fn run_on(database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        let mut world = Self::start(database).await;
+        Self::run_in(Folder::new(), database, test).await;
+    }
+
+    /// The same in this folder.
+    pub async fn run_in(folder: Folder, database: Database, test: impl AsyncFnOnce(&mut Self)) {
+        let mut world = Self::start(folder, database).await;
         let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         let Self { stack, layout, .. } = world;
         stack.stop().await;
@@ -70,8 +75,7 @@ impl World {
         );
     }
 
-    async fn start(database: Database) -> Self {
-        let folder = Folder::new();
+    async fn start(folder: Folder, database: Database) -> Self {
         let layout = Layout::of(folder.path()).unwrap();
         for dir in ["tls", "dovecot"] {
             fs::DirBuilder::new()
