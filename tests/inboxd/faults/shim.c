@@ -1,7 +1,7 @@
 /*
  * Makes chosen system calls of a program fail, or stops the program there.
  *
- * Preloaded (ld.so(8), LD_PRELOAD) into the daemon as it is released: what SQLite, LMDB, the daemon's own file code and
+ * Preloaded (ld.so(8), LD_PRELOAD) into the daemon, which is not changed for it: what SQLite, LMDB, the daemon's own file code and
  * its connections ask of the kernel passes through the functions below. Each call that concerns a file beneath a given
  * folder, or a connection that the program itself opened, is a step. A test arms the file that FAULT_SHIM_CONTROL
  * names, which is mapped here and which support/shim.rs reads and writes: at which step what is to happen. Connections
