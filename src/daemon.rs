@@ -17,7 +17,7 @@ use std::{
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use sqlx::postgres::PgConnectOptions;
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{net::TcpListener, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
         address::Address,
         maps::{Answer, BarrierMode},
     },
-    ops::{Service, idempotency, in_flight::InFlight, together::Together},
+    ops::{Service, idempotency},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
     stack::{
         key,
@@ -225,19 +225,13 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             "forgot requests that an earlier run did not finish"
         );
     }
-    let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock) as _);
-    let (together, writing) = Together::start(db.clone());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let service = Arc::new(Service {
-        db: db.clone(),
-        clock: Arc::clone(&clock) as _,
-        entropy: Arc::clone(&clock) as _,
+    let (service, writing) = Service::start(
+        db.clone(),
+        Arc::clone(&clock) as _,
+        Arc::clone(&clock) as _,
         sealing,
-        settings: config.settings.clone(),
-        in_flight,
-        together,
-        hashing: Arc::new(Semaphore::new(cores)),
-    });
+        config.settings.clone(),
+    );
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }
@@ -289,8 +283,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         task.await?;
     }
     publishing.await?;
-    writing.await?;
-    acknowledging.await?;
+    for task in writing {
+        task.await?;
+    }
     db.close().await;
     if let Some(error) = taken {
         return Err(Error::Store(store_name(config), error));

@@ -139,13 +139,20 @@ impl Daemon {
     /// Starts it (again) and waits until it answers.
     pub async fn up(&mut self) {
         self.spawn();
+        assert!(self.comes_up().await, "the daemon ended:\n{}", self.log());
+    }
+
+    /// Waits until it answers, or has ended instead.
+    pub async fn comes_up(&self) -> bool {
         let http = reqwest::Client::new();
         until("the daemon answers", || async {
-            assert!(self.is_running(), "the daemon ended:\n{}", self.log());
+            if !self.is_running() {
+                return Some(false);
+            }
             let answer = http.get(format!("{}/healthz", self.base)).send().await.ok()?;
-            answer.status().is_success().then_some(())
+            answer.status().is_success().then_some(true)
         })
-        .await;
+        .await
     }
 
     /// Starts it without waiting.
