@@ -8,6 +8,7 @@
 //! load when it comes to write, and all of them go through one connection, because SQLite has one writer.
 
 mod addresses;
+mod bulk;
 mod domains;
 mod idempotency;
 mod inboxes;
@@ -31,6 +32,7 @@ use sqlx::{
 };
 
 pub use self::{
+    bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},

@@ -7,6 +7,7 @@
 
 mod api;
 mod e2e;
+mod import;
 mod law;
 mod load;
 mod maps;

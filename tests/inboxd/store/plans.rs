@@ -11,13 +11,14 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         api_key::{ApiKey, KeyKind, Scope},
-        ids::KeyId,
+        ids::{InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
         metadata::Metadata,
         names::Slug,
+        tenant::Tenant,
     },
-    store::{InboxFilter, NewKey, NewSecrets, Owner, SessionsToEnd, Started},
+    store::{ImportedInbox, InboxFilter, NewKey, NewSecrets, Owner, SessionsToEnd, Started, Tx},
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tracing::{
@@ -39,7 +40,7 @@ use crate::support::{
 static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
-const MAY_SCAN: [(&str, &str); 2] = [
+const MAY_SCAN: [(&str, &str); 3] = [
     (
         "SELECT name FROM domains WHERE verified_at IS NOT NULL",
         "all domains, at start",
@@ -48,11 +49,15 @@ const MAY_SCAN: [(&str, &str); 2] = [
         "SELECT a.local_part AS address_local_part, a.domain AS address_domain, i.id, i.local_part",
         "all addresses, page by page, at start",
     ),
+    (
+        "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part, metadata",
+        "the scans are planned for a statement that breaks foreign keys, and are left out otherwise (OP_FkIfZero)",
+    ),
 ];
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 11] = [
+const MUST_USE: [(&str, &str); 13] = [
     ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
     (
         "AND requested_local_part = $3",
@@ -69,6 +74,14 @@ const MUST_USE: [(&str, &str); 11] = [
     (
         "local_part IN ($4, $5,",
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "WHERE a.domain = $1 AND a.local_part IN (",
+        "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "WHERE mark <= $1 AND end_sessions_since IS NULL",
+        "unpublished_mark (mark<?)",
     ),
     (
         "(SELECT inbox_id FROM addresses WHERE domain",
@@ -226,6 +239,7 @@ async fn call_everything(store: &Store) {
     tx.clear_unpublished(std::slice::from_ref(&pending))
         .await
         .unwrap();
+    call_everything_in_bulk(&mut tx, &tenant).await;
     let started = Started {
         id: fresh_id(),
         caller,
@@ -256,6 +270,31 @@ async fn call_everything(store: &Store) {
     tx.delete_workspace(home, now).await.unwrap();
     tx.delete_tenant(tenant.id, now).await.unwrap();
     tx.commit().await.unwrap();
+}
+
+/// Runs every statement of an import once, for two inboxes at a time.
+async fn call_everything_in_bulk(tx: &mut Tx, tenant: &Tenant) {
+    let names = ["ada", "bob"].map(local_part);
+    let addresses = names
+        .each_ref()
+        .map(|name| address(&format!("{name}@example.com")));
+    tx.holders(&domain("example.com"), &names.each_ref())
+        .await
+        .unwrap();
+    let counted = tx.count_new_inboxes(tenant.id, tenant.default_workspace, 2).await;
+    assert!(counted.unwrap());
+    let hash = hash(1);
+    let inboxes = addresses.each_ref().map(|address| ImportedInbox {
+        id: InboxId(fresh_id()),
+        address,
+        hash: &hash,
+    });
+    let inserted = tx.insert_imported(tenant.id, tenant.default_workspace, &inboxes, Machine.now());
+    assert!(inserted.await.unwrap());
+    let marks = addresses.map(|address| (MapKey::Address(address), fresh_id()));
+    tx.mark_all_unpublished(&marks).await.unwrap();
+    let last = marks.iter().map(|(_, mark)| *mark).max().unwrap();
+    assert_eq!(tx.unpublished_until(last).await.unwrap(), 2);
 }
 
 /// SQLite's plan for a statement, a line a step.
@@ -306,9 +345,11 @@ async fn no_statement_of_the_request_path_reads_a_whole_table() {
         let steps = plan(&mut db, statement).await;
         let scans = steps
             .iter()
-            // A scan of the page that a subquery picked is as long as the page.
+            // A scan of the page that a subquery picked is as long as the page, one of values as long as the statement.
             .any(|step| {
-                step.starts_with("SCAN ") && !["SCAN i", "SCAN CONSTANT ROW"].contains(&step.as_str())
+                step.starts_with("SCAN ")
+                    && !["SCAN i", "SCAN CONSTANT ROW"].contains(&step.as_str())
+                    && !step.ends_with("-ROW VALUES CLAUSE")
             });
         let sorts = steps.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY");
         for (part, index) in MUST_USE.iter().filter(|(part, _)| statement.contains(part)) {
