@@ -1,7 +1,7 @@
 //! A client of the API that costs next to nothing, because it shares the cores with what is measured: HTTP/1.1 over one
 //! connection that is kept.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,24 +30,38 @@ struct Parts {
 impl Connection {
     /// Connects; `base` is `http://host:port`.
     pub async fn open(base: &str, key: &str) -> Self {
+        Self::try_open(base, key).await.unwrap()
+    }
+
+    /// The same, where nobody may be listening yet.
+    pub async fn try_open(base: &str, key: &str) -> io::Result<Self> {
         let host = base.strip_prefix("http://").unwrap();
-        let stream = TcpStream::connect(host).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self {
+        let stream = TcpStream::connect(host).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
             stream,
             host: host.to_owned(),
             key: key.to_owned(),
             request: String::new(),
             answer: Vec::with_capacity(READ_OCTETS),
-        }
+        })
     }
 
-    /// Sends a request and reads the answer: its status and its body.
+    /// Posts JSON and reads the answer: its status and its body.
     pub async fn post(&mut self, path: &str, body: &str) -> (u16, &[u8]) {
+        self.call("POST", path, body).await
+    }
+
+    /// Gets something and reads the answer: its status.
+    pub async fn get(&mut self, path: &str) -> u16 {
+        self.call("GET", path, "").await.0
+    }
+
+    async fn call(&mut self, method: &str, path: &str, body: &str) -> (u16, &[u8]) {
         self.request.clear();
         write!(
             self.request,
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.host,
             self.key,
             body.len()

@@ -105,9 +105,9 @@ fn flushes(folder: &Path, seconds: u64) -> Took {
         .write(true)
         .open(&path)
         .unwrap();
-    let fill = |file: &mut File, byte: u8| file.write_all(&[byte; BLOCK_OCTETS]).unwrap();
+    let block = |file: &mut File, byte: u8| file.write_all(&[byte; BLOCK_OCTETS]).unwrap();
     for _ in 0..BLOCKS {
-        fill(&mut file, 0);
+        block(&mut file, 0);
     }
     file.sync_all().unwrap();
     let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -119,7 +119,7 @@ fn flushes(folder: &Path, seconds: u64) -> Took {
             if begun >= deadline {
                 break 'measured;
             }
-            fill(&mut file, 1);
+            block(&mut file, 1);
             file.sync_data().unwrap();
             took.add(begun.elapsed());
         }

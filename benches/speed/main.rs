@@ -4,9 +4,13 @@
 //! One world of its own: a private Dovecot and Postfix, and the daemon as a process beside them. It grows from size to
 //! size, and everything is measured at each.
 
+mod bench;
 mod creates;
+mod first_use;
 mod http;
+mod life;
 mod limits;
+mod lookups;
 mod machine;
 mod report;
 mod scale;
@@ -19,7 +23,7 @@ mod scale;
 mod support;
 
 use self::{
-    creates::Crowd,
+    bench::Bench,
     limits::Limits,
     machine::Machine,
     report::{Column, Report},
@@ -32,18 +36,26 @@ use self::{
 async fn main() {
     let scale = Scale::from_environment();
     World::run(async |world| {
-        let machine = Machine::look(world.daemon.folder.path());
-        println!("{machine}");
-        let limits = Limits::measure(world.daemon.folder.path(), scale.seconds_each);
-        println!("{limits}");
+        let folder = world.daemon.folder.path();
+        let machine = Machine::look(folder);
+        let limits = Limits::measure(folder, scale.seconds_each);
+        println!("{machine}{limits}");
         let mut report = Report::new(machine, limits);
-        let mut crowd = Crowd::new(world).await;
+        let mut bench = Bench::new(world, scale, limits).await;
         for &size in scale.sizes {
             let mut column = Column::of(size);
-            crowd.grow_to(size).await;
-            crowd.measure(&scale, &limits, &mut column).await;
+            bench.grow_to(size, &mut column).await;
+            bench.measure_starts(&mut column).await;
+            bench.measure_memory("idle", &mut column);
+            bench.measure_lookups(&mut column).await;
+            bench.measure_creates(&mut column).await;
+            bench.measure_first_uses(&mut column).await;
+            bench.measure_memory("after the load", &mut column);
             report.add(column);
         }
+        // Disks of virtual machines have moods: if these differ much from the first, the figures between mean little.
+        let folder = bench.world.daemon.folder.path();
+        report.end(Limits::measure(folder, scale.seconds_each));
         report.print_and_write();
     })
     .await;

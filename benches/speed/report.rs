@@ -1,7 +1,7 @@
 //! The figures: how long things took, a table for people, and a file for programs.
 
 use std::{
-    fs,
+    fmt, fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{limits::Limits, machine::Machine};
 
-/// How long each of several things took, and all of them together.
+/// How long several things took, all of them together, and each where each was timed.
 pub struct Took {
     each: Vec<Duration>,
+    count: usize,
     begun: Instant,
     all: Option<Duration>,
 }
@@ -22,6 +23,7 @@ impl Took {
     pub fn begin() -> Self {
         Self {
             each: Vec::new(),
+            count: 0,
             begun: Instant::now(),
             all: None,
         }
@@ -34,10 +36,17 @@ impl Took {
 
     pub fn add(&mut self, one: Duration) {
         self.each.push(one);
+        self.count += 1;
+    }
+
+    /// So many things, none of which was timed by itself.
+    pub fn of(mut self, count: usize) -> Self {
+        self.count = count;
+        self
     }
 
     pub fn count(&self) -> usize {
-        self.each.len()
+        self.count
     }
 
     pub fn seconds(&self) -> f64 {
@@ -108,6 +117,7 @@ impl Column {
 pub struct Report {
     machine: Machine,
     limits: Limits,
+    limits_at_the_end: Option<Limits>,
     columns: Vec<Column>,
 }
 
@@ -116,8 +126,14 @@ impl Report {
         Self {
             machine,
             limits,
+            limits_at_the_end: None,
             columns: Vec::new(),
         }
+    }
+
+    /// The limits when everything else has been measured.
+    pub fn end(&mut self, limits: Limits) {
+        self.limits_at_the_end = Some(limits);
     }
 
     pub fn add(&mut self, column: Column) {
@@ -126,7 +142,16 @@ impl Report {
 
     /// Prints the table, as Markdown, and writes the file beside what was built.
     pub fn print_and_write(&self) {
-        println!("\n{}{}\n{}", self.machine, self.limits, self.table());
+        let growth = self.growth();
+        let again = self
+            .limits_at_the_end
+            .map_or_else(String::new, |limits| format!("\nAfter all of it:\n\n{limits}"));
+        println!(
+            "\n{}{}\n{}\n{growth}{again}",
+            self.machine,
+            self.limits,
+            self.table()
+        );
         let sizes: Map<String, Value> = self
             .columns
             .iter()
@@ -135,11 +160,26 @@ impl Report {
         let json = json!({
             "machine": self.machine.json(),
             "limits": self.limits.json(),
+            "limits_at_the_end": self.limits_at_the_end.map(|limits| limits.json()),
             "sizes": sizes,
+            "largest_over_smallest": growth.json(),
         });
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench.json");
         fs::write(&file, format!("{json:#}\n")).unwrap();
         println!("The same for programs: {}", file.display());
+    }
+
+    /// What a create costs at the largest size, over what it costs at the smallest.
+    fn growth(&self) -> Growth {
+        let over = |load: &str, figure: &str| {
+            let at = |column: Option<&Column>| column?.figures.get(load)?.get(figure)?.as_f64();
+            Some((at(self.columns.first())?, at(self.columns.last())?))
+        };
+        Growth {
+            latency: over("creates_1_client", "p50_ms").map_or(f64::NAN, |(first, last)| last / first),
+            throughput: over("creates_64_clients", "per_second")
+                .map_or(f64::NAN, |(first, last)| first / last),
+        }
     }
 
     fn table(&self) -> String {
@@ -160,5 +200,33 @@ impl Report {
         }
         let lines = rows.into_iter().map(|row| format!("| {} |\n", row.join(" | ")));
         lines.collect()
+    }
+}
+
+/// How much more a create costs at the largest size.
+struct Growth {
+    /// Median with one client, largest over smallest.
+    latency: f64,
+    /// Time for a create with 64 clients, largest over smallest.
+    throughput: f64,
+}
+
+impl Growth {
+    fn json(&self) -> Value {
+        json!({
+            "p50_1_client": self.latency,
+            "seconds_per_create_64_clients": self.throughput,
+        })
+    }
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { latency, throughput } = self;
+        writeln!(
+            f,
+            "A create at the largest size costs {latency:.2} times what it costs at the smallest (p50, 1 client), \
+             and {throughput:.2} times (time for each of many, 64 clients)."
+        )
     }
 }
