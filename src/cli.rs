@@ -3,6 +3,7 @@
 mod bootstrap;
 mod dev;
 mod healthcheck;
+mod import;
 mod keys;
 mod serve;
 mod stack;
@@ -74,6 +75,8 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Bring in mailboxes of another server, from a passwd-file with their password hashes
+    Import(import::ImportArguments),
     /// Prove that an inbox works: submit a message to it, wait for it, delete it
     Verify(verify::VerifyArguments),
 }
@@ -107,6 +110,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         } => check(&source),
         Command::Openapi => openapi(),
         Command::Keys { command } => keys::keys(command),
+        Command::Import(arguments) => import::import(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
     };
     match outcome {

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 mod certificate;
+pub mod import;
 pub mod sealing_key;
 
 use std::{

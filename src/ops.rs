@@ -6,6 +6,7 @@
 pub mod authenticate;
 pub mod create_inbox;
 pub mod idempotency;
+pub mod import;
 pub mod in_flight;
 pub mod inboxes;
 pub mod keys;

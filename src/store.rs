@@ -9,6 +9,7 @@
 //! [`group`].
 
 mod addresses;
+mod bulk;
 mod domains;
 mod fresh;
 mod group;
@@ -38,6 +39,7 @@ use sqlx::{
 
 use self::group::{Group, Member};
 pub use self::{
+    bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},

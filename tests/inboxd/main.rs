@@ -8,6 +8,7 @@
 mod api;
 mod e2e;
 mod faults;
+mod import;
 mod law;
 mod load;
 mod maps;

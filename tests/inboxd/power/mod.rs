@@ -207,7 +207,7 @@ fn assert_said(world: &World, promises: &[(Inbox, Promise)]) {
 /// Tries every promise on the mail servers.
 async fn check(world: &World, promises: &[(Inbox, Promise)], when: &str) {
     let broken: Vec<String> = stream::iter(promises)
-        .map(|(inbox, promise)| async move { try_one(world, inbox, promise).await.err() })
+        .map(|(inbox, promise)| async move { Box::pin(try_one(world, inbox, promise)).await.err() })
         .buffer_unordered(CHECKS_AT_ONCE)
         .filter_map(std::future::ready)
         .collect()

@@ -3,9 +3,10 @@
 use std::{
     ffi::OsString,
     fs,
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -196,11 +197,6 @@ impl Daemon {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
-    /// The number of its process.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT + LIMIT;
@@ -247,7 +243,33 @@ impl Daemon {
         written.check().unwrap().maps_layout().unwrap()
     }
 
-    fn is_running(&self) -> bool {
+    /// `inboxd` with a command and this daemon's configuration, given this on standard input.
+    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(INBOXD)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        // A command that ends before it has read everything is judged by what it says.
+        let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        drop(writing.join().unwrap());
+        output
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Whether its process is there and has not ended.
+    pub fn is_running(&self) -> bool {
         // try_wait needs the child for itself; signal 0 asks without touching.
         let pid = self
             .child
