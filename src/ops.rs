@@ -4,12 +4,14 @@
 //! maps that are to be published. It does not publish: that is for the caller, before it answers.
 
 pub mod authenticate;
+mod batched;
 pub mod create_inbox;
 pub mod idempotency;
 pub mod import;
 pub mod in_flight;
 pub mod inboxes;
 pub mod keys;
+mod place;
 pub mod secrets;
 pub mod tenants;
 pub mod together;
@@ -20,7 +22,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use uuid::Uuid;
 
-use self::{in_flight::InFlight, together::Together};
+use self::{authenticate::Keys, in_flight::InFlight, place::Places, together::Together};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     model::{
@@ -53,6 +55,10 @@ pub struct Service {
     pub in_flight: InFlight,
     /// Creations that wait to be written.
     together: Together,
+    /// Look-ups of keys that wait.
+    keys: Keys,
+    /// Look-ups of where inboxes are to be that wait.
+    places: Places,
     /// Lets as many passwords be hashed at a time as there are cores.
     hashing: Arc<Semaphore>,
 }
@@ -175,9 +181,11 @@ impl Service {
         entropy: Arc<dyn Entropy>,
         sealing: SealingKey,
         settings: Settings,
-    ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
+    ) -> (Arc<Self>, [JoinHandle<()>; 4]) {
         let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock));
         let (together, writing) = Together::start(db.clone());
+        let (keys, looking_up) = authenticate::start(db.clone());
+        let (places, placing) = place::start(db.clone());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let service = Self {
             db,
@@ -187,9 +195,11 @@ impl Service {
             settings,
             in_flight,
             together,
+            keys,
+            places,
             hashing: Arc::new(Semaphore::new(cores)),
         };
-        (Arc::new(service), [writing, acknowledging])
+        (Arc::new(service), [looking_up, placing, writing, acknowledging])
     }
 
     /// What time it is.

@@ -45,6 +45,7 @@ pub use self::{
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,
+    tenants::Place,
     unpublished::{Pending, SessionsToEnd},
 };
 
@@ -54,6 +55,8 @@ const ACQUIRE_TIMEOUT_MS: u64 = 20_000;
 const SQLITE_BUSY_TIMEOUT_MS: u64 = 10_000;
 /// Connections that read from SQLite at the same time.
 const SQLITE_READERS: u32 = 8;
+/// Statements that a connection keeps prepared: each text of this module, in each number of rows that is kept.
+const STATEMENTS_KEPT: usize = 512;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
@@ -147,7 +150,8 @@ impl Db {
             .journal_mode(SqliteJournalMode::Wal)
             // FULL: a commit that returned survives a power cut. NORMAL loses the last ones.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS));
+            .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS))
+            .statement_cache_capacity(STATEMENTS_KEPT);
         make_private(file).map_err(|source| Error::Database {
             doing,
             source: sqlx::Error::Io(source),
@@ -157,6 +161,8 @@ impl Db {
         let readers = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(acquire)
+            // A file does not go away as a server does; and to ask costs as much as a look-up.
+            .test_before_acquire(false)
             .before_acquire(|connection, _| {
                 // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
                 // such a connection to be in a transaction for ever. It is closed, and another one opened.
@@ -178,7 +184,7 @@ impl Db {
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
             .acquire_timeout(Duration::from_millis(ACQUIRE_TIMEOUT_MS))
-            .connect_with(options)
+            .connect_with(options.statement_cache_capacity(STATEMENTS_KEPT))
             .await
             .map_err(Error::while_doing("connect to the PostgreSQL store"))?;
         sqlx::migrate!("migrations/postgres")

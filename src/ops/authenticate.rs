@@ -1,20 +1,49 @@
 //! Who calls.
 
-use super::{Error, Service};
-use crate::model::api_key::{ApiKey, Caller};
+use tokio::task::JoinHandle;
+
+use super::{Error, Service, batched::Batched};
+use crate::{
+    model::api_key::{ApiKey, Caller},
+    store::{self, Db, FoundKey},
+    telemetry,
+};
+
+/// Looks up keys by their hashes, those that are presented at the same time together.
+pub(super) type Keys = Batched<[u8; 32], Option<FoundKey>>;
+
+/// The task that looks up keys.
+pub(super) fn start(db: Db) -> (Keys, JoinHandle<()>) {
+    Batched::start(move |hashes: Vec<[u8; 32]>| {
+        let db = db.clone();
+        async move {
+            let found: Result<_, store::Error> = async { db.look().await?.keys_by_hash(&hashes).await }.await;
+            found.unwrap_or_else(|error| {
+                tracing::debug!(error = telemetry::chain(&error), "cannot look up keys together");
+                Vec::new()
+            })
+        }
+    })
+}
 
 /// Finds out who presents this key. Unknown, revoked and mistyped keys cannot be told apart by the answer.
 ///
 /// Every call reads the store: a key that was revoked before this one began is refused.
 pub async fn authenticate(service: &Service, presented: &str) -> Result<Caller, Error> {
     let key = ApiKey::parse(presented).ok_or(Error::InvalidApiKey)?;
-    let found = service
-        .db
-        .look()
-        .await?
-        .key_by_hash(&key.hash())
-        .await?
-        .ok_or(Error::InvalidApiKey)?;
+    let hash = key.hash();
+    let found = match service.keys.ask(hash).await {
+        Some(found) => found,
+        None => service
+            .db
+            .look()
+            .await?
+            .keys_by_hash(&[hash])
+            .await?
+            .pop()
+            .flatten(),
+    };
+    let found = found.ok_or(Error::InvalidApiKey)?;
     if found.caller.scope.kind() != key.kind() {
         return Err(Error::InvalidApiKey);
     }

@@ -1,7 +1,11 @@
 //! `POST /v1/inboxes`: which inbox a request gets (contract, section 3).
 
 use super::{
-    Changed, Error, Service, in_flight::Claim, inboxes::WRITE, keys::issue, require, secrets::FreshPassword,
+    Changed, Error, Service,
+    in_flight::Claim,
+    keys::issue,
+    place::{Target, target_of},
+    secrets::FreshPassword,
     together::Fresh,
 };
 use crate::{
@@ -16,7 +20,6 @@ use crate::{
         maps::MapKey,
         metadata::Metadata,
         names::DisplayName,
-        tenant::Tenant,
     },
     store::{NewInbox, Owner, SessionsToEnd, Tx},
 };
@@ -64,18 +67,9 @@ pub struct Created {
     pub claim: Claim,
 }
 
-/// Where the inbox is to be.
-struct Target {
-    tenant: Tenant,
-    workspace: WorkspaceId,
-    domain: DomainName,
-    /// The workspace that bounds which inboxes the caller sees; none for a tenant's key.
-    sees_only: Option<WorkspaceId>,
-}
-
 /// Allocates an inbox, or finds the one that the caller had already.
 pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request) -> Result<Outcome, Error> {
-    let target = target_of(service, caller, request).await?;
+    let (target, has_history) = target_of(service, caller, request).await?;
     let Some(username) = &request.username else {
         return create_unnamed(service, &target, request).await;
     };
@@ -83,8 +77,14 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         local_part: username.clone(),
         domain: target.domain.clone(),
     };
+    let mut may_exist = has_history;
     loop {
-        let found = find_existing(&mut service.db.look().await?, &target, &wanted).await?;
+        let found = if may_exist {
+            find_existing(&mut service.db.look().await?, &target, &wanted).await?
+        } else {
+            None
+        };
+        may_exist = true;
         let Some(inbox) = found else {
             match allocate(service, &target, request, Some(&wanted)).await? {
                 Some(created) => return Ok(created),
@@ -143,49 +143,6 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
             return Ok(created);
         }
     }
-}
-
-async fn target_of(service: &Service, caller: &Caller, request: &Request) -> Result<Target, Error> {
-    require(caller, WRITE)?;
-    let mut tx = service.db.look().await?;
-    let (tenant_id, sees_only) = match caller.scope {
-        Scope::Tenant { tenant } => (tenant, None),
-        Scope::Workspace { tenant, workspace } => {
-            if request.workspace.is_some_and(|asked| asked != workspace) {
-                return Err(Error::Forbidden(
-                    "workspaceId: a workspace (wk_) key creates inboxes in its own workspace only",
-                ));
-            }
-            (tenant, Some(workspace))
-        }
-        Scope::SuperAdmin | Scope::Inbox { .. } => {
-            return Err(Error::Forbidden("this key creates no inboxes"));
-        }
-    };
-    let tenant = tx.tenant(tenant_id).await?.ok_or(Error::InvalidApiKey)?;
-    let workspace = sees_only
-        .or(request.workspace)
-        .unwrap_or(tenant.default_workspace);
-    if tx.workspace(tenant_id, workspace).await?.is_none() {
-        return Err(Error::NotFound("workspace"));
-    }
-    let domain = request
-        .domain
-        .clone()
-        .unwrap_or_else(|| service.settings.default_domain.clone());
-    if domain != service.settings.default_domain {
-        match tx.domain_of_workspace(workspace, &domain).await? {
-            Some(Some(_verified_at)) => {}
-            Some(None) => return Err(Error::DomainNotVerified(domain)),
-            None => return Err(Error::DomainNotAllowed(domain)),
-        }
-    }
-    Ok(Target {
-        tenant,
-        workspace,
-        domain,
-        sees_only,
-    })
 }
 
 /// Rules 1 and 2: the caller's inbox at exactly this address, or the one that was requested under this name and got

@@ -13,6 +13,9 @@ use crate::model::{address::LocalPart, ids::TenantId, maps::MapKey, metadata::Me
 
 /// Inboxes that are written together.
 pub const FRESH_MAX: usize = 64;
+/// Rows of one statement. SQLite looks for the name of each value among those of all, so the cost of a statement grows
+/// with the square of its values.
+const ROWS_MAX: usize = 16;
 
 /// A new inbox with everything that is written beside it.
 #[derive(Debug)]
@@ -46,8 +49,11 @@ impl Tx {
                 new.iter().map(|fresh| fresh.inbox.workspace.0),
             )
             .await?;
-        let requested = self.requested_already(new).await?;
-        let claimed = self.claim_fresh(new).await?;
+        let (mut requested, mut claimed) = (HashSet::new(), HashSet::new());
+        for some in new.chunks(ROWS_MAX) {
+            requested.extend(self.requested_already(some).await?);
+            claimed.extend(self.claim_fresh(some).await?);
+        }
         for (place, FreshInbox { inbox, .. }) in new.iter().enumerate() {
             let name = (
                 inbox.canonical.domain.as_str().to_owned(),
@@ -62,7 +68,9 @@ impl Tx {
             }
         }
         if refused.is_empty() {
-            self.insert_rows(new).await?;
+            for some in new.chunks(ROWS_MAX) {
+                self.insert_rows(some).await?;
+            }
         }
         let mut refused: Vec<usize> = refused.into_iter().collect();
         refused.sort_unstable();
@@ -133,7 +141,7 @@ impl Tx {
             .collect();
         let sql = each.join(" UNION ALL ");
         let rows: Vec<(Uuid, String, String)> = on!(self, db => {
-            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(asked.len()));
+            let mut query = sqlx::query_as(AssertSqlSafe(sql));
             for (tenant, domain, name) in asked {
                 query = query.bind(tenant.0).bind(domain).bind(name);
             }
@@ -151,7 +159,7 @@ impl Tx {
             values::rows(new.len(), 5)
         );
         let rows: Vec<(String, String)> = on!(self, db => {
-            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(new.len()));
+            let mut query = sqlx::query_as(AssertSqlSafe(sql));
             for FreshInbox { inbox, .. } in new {
                 query = query
                     .bind(inbox.canonical.domain.as_str())
@@ -168,14 +176,13 @@ impl Tx {
 
     /// The inboxes, their keys and their marks.
     async fn insert_rows(&mut self, new: &[FreshInbox<'_>]) -> Result<(), Error> {
-        let kept = values::is_kept(new.len());
         let inboxes = format!(
             "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part, display_name,
                  metadata, password_hash, sealed_password, created_at) VALUES {}",
             values::rows(new.len(), 11)
         );
         on!(self, db => {
-            let mut query = sqlx::query(AssertSqlSafe(inboxes)).persistent(kept);
+            let mut query = sqlx::query(AssertSqlSafe(inboxes));
             for FreshInbox { inbox, .. } in new {
                 query = query
                     .bind(inbox.id.0)
@@ -199,7 +206,7 @@ impl Tx {
             values::rows(new.len(), 7)
         );
         on!(self, db => {
-            let mut query = sqlx::query(AssertSqlSafe(keys)).persistent(kept);
+            let mut query = sqlx::query(AssertSqlSafe(keys));
             for FreshInbox { inbox, key, .. } in new {
                 query = query
                     .bind(key.id.0)
@@ -219,7 +226,7 @@ impl Tx {
             values::rows(new.len(), 2)
         );
         on!(self, db => {
-            let mut query = sqlx::query(AssertSqlSafe(marks)).persistent(kept);
+            let mut query = sqlx::query(AssertSqlSafe(marks));
             for FreshInbox { inbox, mark, .. } in new {
                 query = query
                     .bind(MapKey::Address(inbox.canonical.clone()).to_string())

@@ -1,9 +1,11 @@
 //! API keys: only their hashes.
 
-use sqlx::FromRow;
+use std::collections::HashMap;
+
+use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Tx, on, one_row};
+use super::{Error, Tx, on, one_row, values};
 use crate::{
     clock::Timestamp,
     model::{
@@ -62,6 +64,7 @@ impl Owner {
 
 #[derive(FromRow)]
 struct KeyRow {
+    hash: Vec<u8>,
     id: Uuid,
     tenant_id: Option<Uuid>,
     workspace_id: Option<Uuid>,
@@ -143,22 +146,35 @@ impl Tx {
         one_row(doing, rows)
     }
 
-    /// The key in force with this hash: not revoked, and what it reaches is not deleted.
+    /// The keys in force with these hashes: not revoked, and what they reach is not deleted. In the order of the hashes,
+    /// of which there are at most [`super::ROWS_MAX`].
     ///
     /// Deleting revokes the keys that it sees; one that was made in the same moment it may not see.
-    pub async fn key_by_hash(&mut self, hash: &[u8; 32]) -> Result<Option<FoundKey>, Error> {
-        let row: Option<KeyRow> = on!(self, db => sqlx::query_as(
-                "SELECT k.id, k.tenant_id, k.workspace_id, k.inbox_id, t.suspended_at
-                 FROM api_keys k LEFT JOIN tenants t ON t.id = k.tenant_id
-                     LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN inboxes i ON i.id = k.inbox_id
-                 WHERE k.hash = $1 AND k.revoked_at IS NULL
-                     AND t.deleted_at IS NULL AND w.deleted_at IS NULL AND i.deleted_at IS NULL",
-            )
-            .bind(hash.as_slice())
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up a key"))?;
-        row.map(KeyRow::parse).transpose()
+    pub async fn keys_by_hash(&mut self, hashes: &[[u8; 32]]) -> Result<Vec<Option<FoundKey>>, Error> {
+        let sql = format!(
+            "SELECT k.hash, k.id, k.tenant_id, k.workspace_id, k.inbox_id, t.suspended_at
+             FROM api_keys k LEFT JOIN tenants t ON t.id = k.tenant_id
+                 LEFT JOIN workspaces w ON w.id = k.workspace_id LEFT JOIN inboxes i ON i.id = k.inbox_id
+             WHERE k.hash IN ({}) AND k.revoked_at IS NULL
+                 AND t.deleted_at IS NULL AND w.deleted_at IS NULL AND i.deleted_at IS NULL",
+            values::list(hashes.len(), 1)
+        );
+        let rows: Vec<KeyRow> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(hashes.len()));
+            for hash in hashes {
+                query = query.bind(hash.as_slice());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look up keys"))?;
+        let mut found = HashMap::new();
+        for row in rows {
+            found.insert(row.hash.clone(), row.parse()?);
+        }
+        Ok(hashes
+            .iter()
+            .map(|hash| found.get(hash.as_slice()).copied())
+            .collect())
     }
 
     /// The keys in force that reach exactly this workspace, newest first.

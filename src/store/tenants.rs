@@ -7,6 +7,7 @@ use super::{Error, Tx, count, on, one_row};
 use crate::{
     clock::Timestamp,
     model::{
+        address::Address,
         ids::{TenantId, WorkspaceId},
         limits::Limits,
         names::Label,
@@ -26,6 +27,25 @@ struct TenantRow {
     workspace_count: i64,
     suspended_at: Option<i64>,
     created_at: i64,
+}
+
+#[derive(FromRow)]
+struct PlaceRow {
+    #[sqlx(flatten)]
+    tenant: TenantRow,
+    workspace_id: Option<Uuid>,
+    has_history: i32,
+}
+
+/// Where a new inbox is to be.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its tenant.
+    pub tenant: Tenant,
+    /// Its workspace, if that is there.
+    pub workspace: Option<WorkspaceId>,
+    /// Whether anybody ever had the address that is wanted, or a live inbox of the tenant was requested under it.
+    pub has_history: bool,
 }
 
 impl TenantRow {
@@ -88,6 +108,41 @@ impl Tx {
             .await)
         .map_err(Error::while_doing("read a tenant"))?;
         row.map(TenantRow::parse).transpose()
+    }
+
+    /// What decides where a tenant's new inbox goes; none if there is no such tenant. Without a workspace, its default
+    /// one is meant.
+    pub async fn place(
+        &mut self,
+        id: TenantId,
+        workspace: Option<WorkspaceId>,
+        wanted: Option<&Address>,
+    ) -> Result<Option<Place>, Error> {
+        let row: Option<PlaceRow> = on!(self, db => sqlx::query_as(
+                "SELECT t.id, t.name, t.default_workspace_id, t.max_inboxes, t.max_domains, t.max_workspaces, t.inbox_count,
+                     t.workspace_count, t.suspended_at, t.created_at, w.id AS workspace_id,
+                     CASE WHEN EXISTS (SELECT 1 FROM addresses a WHERE a.domain = $3 AND a.local_part = $4)
+                         OR EXISTS (SELECT 1 FROM inboxes i WHERE i.tenant_id = t.id AND i.domain = $3
+                             AND i.requested_local_part = $4 AND i.deleted_at IS NULL) THEN 1 ELSE 0 END AS has_history
+                 FROM tenants t LEFT JOIN workspaces w ON w.id = COALESCE($2, t.default_workspace_id)
+                     AND w.tenant_id = t.id AND w.deleted_at IS NULL
+                 WHERE t.id = $1 AND t.deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .bind(workspace.map(|workspace| workspace.0))
+            .bind(wanted.map(|wanted| wanted.domain.as_str()))
+            .bind(wanted.map(|wanted| wanted.local_part.as_str()))
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("look where an inbox is to be"))?;
+        row.map(|row| {
+            Ok(Place {
+                tenant: row.tenant.parse()?,
+                workspace: row.workspace_id.map(WorkspaceId),
+                has_history: row.has_history != 0,
+            })
+        })
+        .transpose()
     }
 
     /// Whether there was a tenant with this id, which is deleted.

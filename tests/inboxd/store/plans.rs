@@ -60,8 +60,16 @@ const MAY_SCAN: [(&str, &str); 3] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 19] = [
-    ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
+const MUST_USE: [(&str, &str); 21] = [
+    ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
+    (
+        "AND i.requested_local_part = $4",
+        "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
+    ),
+    (
+        "w.id = COALESCE($2",
+        "workspaces_of_tenant (tenant_id=? AND id=?)",
+    ),
     (
         "AND requested_local_part = $3",
         "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
@@ -197,7 +205,12 @@ async fn call_everything(store: &Store) {
     })
     .await
     .unwrap();
-    tx.key_by_hash(&key.hash()).await.unwrap().unwrap();
+    assert!(tx.keys_by_hash(&[key.hash(), key.hash()]).await.unwrap()[0].is_some());
+    let wanted = address("new@example.com");
+    tx.place(tenant.id, Some(home), Some(&wanted))
+        .await
+        .unwrap()
+        .unwrap();
     tx.tenant(tenant.id).await.unwrap().unwrap();
     tx.tenants(None, 10).await.unwrap();
     tx.update_tenant(&tenant).await.unwrap();

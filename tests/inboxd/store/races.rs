@@ -145,7 +145,7 @@ async fn of_two_rotations_one_key_is_left() {
             let mut tx = store.db.read().await.unwrap();
             let mut in_force = 0;
             for key in [one, other] {
-                in_force += usize::from(tx.key_by_hash(&key.hash()).await.unwrap().is_some());
+                in_force += usize::from(tx.keys_by_hash(&[key.hash()]).await.unwrap()[0].is_some());
             }
             assert_eq!(in_force, 1);
         }
