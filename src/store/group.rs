@@ -1,7 +1,7 @@
 //! Group commit on SQLite, which has one writer and pays one flush a commit.
 //!
 //! Writers take turns on the one connection that writes. Those that wait at the same time share one transaction of the
-//! database and its flush: each works within a savepoint, and a commit returns when the shared transaction is
+//! database and its flush: each but the first works within a savepoint, and a commit returns when the shared transaction is
 //! committed. A writer that gives up rolls back to its savepoint and takes nothing of the others with it. If the shared
 //! transaction cannot be committed, nobody's commit has happened, and each of them is told.
 //!
@@ -35,6 +35,8 @@ struct Turn {
     idle: Option<SqliteConnection>,
     /// The connection with the shared transaction that is open on it.
     open: Option<SqliteConnection>,
+    /// Whether the last member works in a savepoint: all but the first do.
+    in_savepoint: bool,
     /// Whether the last member committed. If not, what it wrote is taken back before anything else happens.
     last_committed: bool,
     /// Who wants to know how the shared transaction ends.
@@ -53,6 +55,7 @@ impl Group {
             closed: false,
             idle: None,
             open: None,
+            in_savepoint: false,
             last_committed: false,
             members: Vec::new(),
         })))
@@ -65,12 +68,14 @@ impl Group {
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)?;
         if turn.open.is_some() {
-            let next = if turn.last_committed {
-                "RELEASE member; SAVEPOINT member"
-            } else {
+            let next = match (turn.last_committed, turn.in_savepoint) {
+                (true, true) => "RELEASE member; SAVEPOINT member",
+                (true, false) => "SAVEPOINT member",
                 // The savepoint stays, for the one that begins now.
-                "ROLLBACK TO member"
+                (false, true) => "ROLLBACK TO member",
+                (false, false) => "ROLLBACK; BEGIN IMMEDIATE",
             };
+            turn.in_savepoint |= turn.last_committed;
             if let Err(error) = turn.run(next).await {
                 turn.abandon(error);
             }
@@ -119,7 +124,8 @@ impl Member {
 }
 
 impl Turn {
-    /// Opens a shared transaction and its first savepoint.
+    /// Opens a shared transaction. Its first member works without a savepoint, which costs a copy of every page that is
+    /// changed: there is nobody before it to be kept.
     async fn open(&mut self) -> Result<(), sqlx::Error> {
         if self.closed {
             return Err(sqlx::Error::PoolClosed);
@@ -129,11 +135,9 @@ impl Turn {
             Some(connection) => connection,
             None => self.options.connect().await?,
         };
-        let begun = sqlx::query("BEGIN IMMEDIATE; SAVEPOINT member")
-            .execute(&mut connection)
-            .await;
-        begun?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
         self.open = Some(connection);
+        self.in_savepoint = false;
         Ok(())
     }
 
@@ -142,10 +146,10 @@ impl Turn {
         if self.open.is_none() {
             return;
         }
-        let commit = if self.last_committed {
-            "COMMIT"
-        } else {
-            "ROLLBACK TO member; COMMIT"
+        let commit = match (self.last_committed, self.in_savepoint) {
+            (true, _) => "COMMIT",
+            (false, true) => "ROLLBACK TO member; COMMIT",
+            (false, false) => "ROLLBACK",
         };
         match self.run(commit).await {
             Ok(()) => {
