@@ -27,6 +27,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -322,6 +323,9 @@ pub enum Error {
         #[source]
         source: crate::model::Refused,
     },
+    /// What was done for several callers at once failed; each of them is told.
+    #[error("together with others")]
+    Together(#[source] Arc<Error>),
     /// A statement touched another number of rows than it must.
     #[error("{doing}: {rows} rows were touched")]
     Rows {
@@ -343,8 +347,10 @@ impl Error {
 
     /// Whether trying again later can help: the database is away, busy or full, rather than the call wrong.
     pub fn is_transient(&self) -> bool {
-        let Self::Database { source, .. } = self else {
-            return false;
+        let source = match self {
+            Self::Database { source, .. } => source,
+            Self::Together(error) => return error.is_transient(),
+            _ => return false,
         };
         match source {
             sqlx::Error::Io(_)

@@ -5,8 +5,7 @@ use tokio::task::JoinHandle;
 use super::{Error, Service, batched::Batched};
 use crate::{
     model::api_key::{ApiKey, Caller},
-    store::{self, Db, FoundKey},
-    telemetry,
+    store::{Db, FoundKey},
 };
 
 /// Looks up keys by their hashes, those that are presented at the same time together.
@@ -16,13 +15,7 @@ pub(super) type Keys = Batched<[u8; 32], Option<FoundKey>>;
 pub(super) fn start(db: Db) -> (Keys, JoinHandle<()>) {
     Batched::start(move |hashes: Vec<[u8; 32]>| {
         let db = db.clone();
-        async move {
-            let found: Result<_, store::Error> = async { db.look().await?.keys_by_hash(&hashes).await }.await;
-            found.unwrap_or_else(|error| {
-                tracing::debug!(error = telemetry::chain(&error), "cannot look up keys together");
-                Vec::new()
-            })
-        }
+        async move { db.look().await?.keys_by_hash(&hashes).await }
     })
 }
 
@@ -32,7 +25,7 @@ pub(super) fn start(db: Db) -> (Keys, JoinHandle<()>) {
 pub async fn authenticate(service: &Service, presented: &str) -> Result<Caller, Error> {
     let key = ApiKey::parse(presented).ok_or(Error::InvalidApiKey)?;
     let hash = key.hash();
-    let found = match service.keys.ask(hash).await {
+    let found = match service.keys.ask(hash).await? {
         Some(found) => found,
         None => service
             .db

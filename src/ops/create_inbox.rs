@@ -187,7 +187,7 @@ async fn allocate(
     };
     let first_choice = candidates.first().filter(|first| **first == base);
     if let (Some(wanted), Some(_)) = (wanted, first_choice)
-        && let Some(key) = write_together(service, target, request, wanted, &draft).await
+        && let Some(key) = write_together(service, target, request, wanted, &draft).await?
     {
         let publish = vec![MapKey::Address(wanted.clone())];
         return Ok(Some(created(
@@ -253,14 +253,14 @@ struct Draft {
     created_at: Timestamp,
 }
 
-/// Rule 3, as it nearly always is: the name was never used. `None` if it is not as simple, or cannot be known.
+/// Rule 3, as it nearly always is: the name was never used. `None` if it is not as simple.
 async fn write_together(
     service: &Service,
     target: &Target,
     request: &Request,
     wanted: &Address,
     draft: &Draft,
-) -> Option<ApiKey> {
+) -> Result<Option<ApiKey>, Error> {
     let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
     let fresh = Fresh {
         id: draft.id,
@@ -275,7 +275,7 @@ async fn write_together(
         mark: service.new_id(),
         created_at: draft.created_at,
     };
-    service.together.write(fresh).await.then_some(key)
+    Ok(service.together.write(fresh).await?.then_some(key))
 }
 
 fn created(

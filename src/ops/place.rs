@@ -11,7 +11,6 @@ use crate::{
         tenant::Tenant,
     },
     store::{self, Db, Place, Tx},
-    telemetry,
 };
 
 /// Where an inbox is to be.
@@ -59,7 +58,7 @@ pub(super) async fn target_of(
             domain: domain.clone(),
         }),
     };
-    let place = match service.places.ask(asked.clone()).await {
+    let place = match service.places.ask(asked.clone()).await? {
         Some(place) => place,
         None => asked.look_up(&mut service.db.look().await?).await?,
     };
@@ -113,22 +112,12 @@ pub(super) fn start(db: Db) -> (Places, JoinHandle<()>) {
     Batched::start(move |asked: Vec<Asked>| {
         let db = db.clone();
         async move {
+            let mut tx = db.look().await?;
             let mut places = Vec::with_capacity(asked.len());
-            let all: Result<(), store::Error> = async {
-                let mut tx = db.look().await?;
-                for asked in &asked {
-                    places.push(asked.look_up(&mut tx).await?);
-                }
-                Ok(())
+            for asked in &asked {
+                places.push(asked.look_up(&mut tx).await?);
             }
-            .await;
-            if let Err(error) = all {
-                tracing::debug!(
-                    error = telemetry::chain(&error),
-                    "cannot look up all places together"
-                );
-            }
-            places
+            Ok(places)
         }
     })
 }

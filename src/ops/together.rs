@@ -2,14 +2,15 @@
 //!
 //! Nearly every inbox that is asked for by name gets that name, because nobody ever had it. Such creations need no
 //! decision: all that wait are written in one transaction of a few statements, however many they are. Whatever is
-//! not as simple (a name with a history, a cap that is reached, a store that fails) is left to whoever asked, who then
-//! goes the careful way alone, and gets its error there.
+//! not as simple (a name with a history, a cap that is reached) is left to whoever asked, who then goes the careful way
+//! alone, and gets its error there. If the store is away, all are told.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, iter};
 
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::batched::told_to_all;
 use crate::{
     clock::Timestamp,
     model::{
@@ -20,7 +21,6 @@ use crate::{
         password::PasswordHash,
     },
     store::{Db, Error, FRESH_MAX, FreshInbox, NewInbox, NewKey, NewSecrets},
-    telemetry,
 };
 
 /// Creations that may wait; more of them wait to be let in.
@@ -62,7 +62,7 @@ pub(super) struct Fresh {
 #[derive(Debug)]
 struct Waiting {
     fresh: Fresh,
-    written: oneshot::Sender<bool>,
+    written: oneshot::Sender<Result<bool, Error>>,
 }
 
 impl Together {
@@ -72,11 +72,14 @@ impl Together {
         (Self(sender), tokio::spawn(write_all(db, receiver)))
     }
 
-    /// Writes an inbox together with whoever else waits. `false`: nothing of it is known to be written; it has to go
-    /// the careful way.
-    pub(super) async fn write(&self, fresh: Fresh) -> bool {
+    /// Writes an inbox together with whoever else waits. `false`: nothing of it is written; it has to go the careful way.
+    /// An error says, as that of a commit does, that it is not known to be written.
+    pub(super) async fn write(&self, fresh: Fresh) -> Result<bool, Error> {
         let (written, answer) = oneshot::channel();
-        self.0.send(Waiting { fresh, written }).await.is_ok() && answer.await.unwrap_or(false)
+        if self.0.send(Waiting { fresh, written }).await.is_err() {
+            return Ok(false);
+        }
+        answer.await.unwrap_or(Ok(false))
     }
 }
 
@@ -88,22 +91,18 @@ async fn write_all(db: Db, mut waiting: mpsc::Receiver<Waiting>) {
         let (mut simple, mut careful): (Vec<Waiting>, Vec<Waiting>) = group
             .drain(..)
             .partition(|waiting| addresses.insert(waiting.fresh.canonical.clone()));
-        match write_simple(&db, &mut simple).await {
-            Ok(left) => careful.extend(left),
-            Err(error) => {
-                tracing::debug!(
-                    error = telemetry::chain(&error),
-                    creations = simple.len(),
-                    "cannot write creations together; each is tried alone"
-                );
-                careful.append(&mut simple);
+        let answers = match write_simple(&db, &mut simple).await {
+            Ok(left) => {
+                careful.extend(left);
+                simple.iter().map(|_| Ok(true)).collect()
             }
-        }
-        for (group, written) in [(simple, true), (careful, false)] {
-            for waiting in group {
-                // A caller that has gone away needs no answer.
-                let _ = waiting.written.send(written);
-            }
+            Err(error) => told_to_all(error, simple.len()),
+        };
+        let answers = answers.into_iter().chain(iter::repeat_with(|| Ok(false)));
+        let careful = careful.into_iter().zip(iter::repeat_with(|| Ok(false)));
+        for (waiting, answer) in simple.into_iter().zip(answers).chain(careful) {
+            // A caller that has gone away needs no answer.
+            let _ = waiting.written.send(answer);
         }
     }
 }
