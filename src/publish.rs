@@ -9,6 +9,7 @@
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
 mod compare;
+mod rebuild;
 mod retry;
 
 use std::{
@@ -27,7 +28,11 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use self::retry::Retry;
+pub use self::rebuild::{Rebuilt, rebuild};
+use self::{
+    rebuild::{Rebuild, RebuildRequest},
+    retry::Retry,
+};
 use crate::{
     maps::{self, Differences, Maps},
     model::{
@@ -46,6 +51,8 @@ const BATCH_MAX: usize = 256;
 const BATCH_MAX_ROWS: u32 = 256;
 /// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
 const SESSION_ENDINGS_AT_ONCE: usize = 16;
+/// Rebuilds that may wait for one that is under way.
+const REBUILDS_MAX: usize = 4;
 /// Pause between two looks for marks that nobody asked to publish.
 const LOOK_PAUSE_MS: u64 = 5_000;
 /// Marks looked at in one such look.
@@ -111,7 +118,14 @@ pub struct Parts {
 
 /// Asks the publisher to publish.
 #[derive(Clone, Debug)]
-pub struct Publisher(mpsc::Sender<Request>);
+pub struct Publisher {
+    requests: mpsc::Sender<Request>,
+    rebuilds: mpsc::Sender<RebuildRequest>,
+}
+
+/// Asks the publisher to write all maps anew. Unlike a [`Publisher`], it does not keep the task running.
+#[derive(Clone, Debug)]
+pub struct Rebuilder(mpsc::Sender<RebuildRequest>);
 
 struct Request {
     keys: Vec<MapKey>,
@@ -124,13 +138,31 @@ impl Publisher {
     pub async fn publish(&self, keys: Vec<MapKey>) -> Result<(), Error> {
         let begun = Instant::now();
         let (done, published) = oneshot::channel();
-        self.0
+        self.requests
             .send(Request { keys, done })
             .await
             .map_err(|_| Error::Stopped)?;
         let result = published.await.map_err(|_| Error::Stopped)?;
         telemetry::seconds(metric::PUBLISH_SECONDS, begun.elapsed());
         result
+    }
+
+    /// Another way to the same task.
+    pub fn rebuilder(&self) -> Rebuilder {
+        Rebuilder(self.rebuilds.clone())
+    }
+}
+
+impl Rebuilder {
+    /// Writes all maps anew, while changes go on being published. Two that are asked for at the same time happen one
+    /// after the other.
+    pub async fn rebuild(&self) -> Result<Rebuilt, Error> {
+        let (done, rebuilt) = oneshot::channel();
+        self.0
+            .send(RebuildRequest { done })
+            .await
+            .map_err(|_| Error::Stopped)?;
+        rebuilt.await.map_err(|_| Error::Stopped)?
     }
 }
 
@@ -143,8 +175,13 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         failing: false,
         ending: JoinSet::new(),
         seen: BTreeSet::new(),
+        rebuild: None,
     };
-    task.publish_all_marked().await?;
+    // What is marked is known to differ; but it cannot be published into tables that are not there yet.
+    let is_in_place = task.parts.maps.is_in_place();
+    if is_in_place {
+        task.publish_all_marked().await?;
+    }
     let differences = task.parts.compare().await?;
     if differences != Differences::default() {
         tracing::info!(
@@ -153,8 +190,13 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
             "the maps differed from the store and have been repaired"
         );
     }
-    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    Ok((Publisher(sender), tokio::spawn(task.run(receiver))))
+    if !is_in_place {
+        task.publish_all_marked().await?;
+    }
+    let (requests, asked) = mpsc::channel(QUEUE_MAX);
+    let (rebuilds, rebuilds_asked) = mpsc::channel(REBUILDS_MAX);
+    let publisher = Publisher { requests, rebuilds };
+    Ok((publisher, tokio::spawn(task.run(asked, rebuilds_asked))))
 }
 
 struct Task {
@@ -165,10 +207,16 @@ struct Task {
     ending: JoinSet<Result<(), Error>>,
     /// The marks that the last look saw.
     seen: BTreeSet<Uuid>,
+    /// A rebuild that is under way: a step of it comes after each round of everything else.
+    rebuild: Option<Rebuild>,
 }
 
 impl Task {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut rebuilds: mpsc::Receiver<RebuildRequest>,
+    ) {
         let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
         let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
         // Points in time, not pauses: requests that never stop coming must not put them off.
@@ -201,6 +249,14 @@ impl Task {
                     }
                     None => break,
                 },
+                Some(request) = rebuilds.recv(), if self.rebuild.is_none() => {
+                    self.rebuild = Some(Rebuild::new(request));
+                }
+                // Nobody waits: the rebuild goes on.
+                () = std::future::ready(()), if self.rebuild.is_some() => {}
+            }
+            if let Some(rebuild) = self.rebuild.take() {
+                self.rebuild = rebuild.step(&self.parts, !requests.is_empty()).await;
             }
         }
         while self.ending.join_next().await.is_some() {}

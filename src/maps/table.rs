@@ -8,12 +8,14 @@
 //! Every key and value ends in a NUL, because Postfix remembers the first form that hits.
 
 mod check;
+mod pages;
+mod reading;
 
 use std::{
-    fs::{File, OpenOptions},
-    ops::Bound,
+    fs::{self, File, OpenOptions},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -25,30 +27,48 @@ use nix::{
     libc,
 };
 
+use self::pages::PagesError;
+pub(super) use self::reading::TableReader;
 use super::{
-    Belongs, Error, file_error,
-    files::{FILE_MODE, own},
+    Error, file_error,
+    files::{FILE_MODE, flush_folder, own},
 };
-use crate::model::maps::MapKey;
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
 const MAP_SIZE_OCTETS: usize = 4 << 30;
-/// How long a writer waits for Postfix's look-ups to let it in.
+/// How long a writer waits for Postfix's look-ups to let it in, and a reader for the writer.
 const LOCK_TIMEOUT_MS: u64 = 5_000;
 /// Pauses between tries for the lock, in microseconds: short at first, because look-ups are.
 const LOCK_PAUSE_US: std::ops::RangeInclusive<u64> = 50..=2_000;
-/// What a damaged table is renamed to.
+/// Names changed in one transaction, during which look-ups wait. More than a batch of the publisher has.
+const TRANSACTION_NAMES: usize = 1_000;
+/// What a damaged table is called from then on.
 const DAMAGED_EXTENSION: &str = "lmdb.damaged";
+/// What a table is called that is not whole yet.
+const UNFINISHED_EXTENSION: &str = "lmdb.new";
 
-/// One of Postfix's look-up tables.
+/// A key and its value; no value if it is too long to be one that inboxd writes.
+pub(super) type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+/// One of Postfix's look-up tables, open for writing.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     path: PathBuf,
+    gid: u32,
+    /// None if it could not be opened again.
+    open: RwLock<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
     env: Env<WithoutTls>,
     database: Database<Bytes, Bytes>,
     /// Its own open file description: the lock belongs to it, not to the process, so that closing another
     /// descriptor of the file does not drop it.
     lock: File,
+    /// Whether Postfix finds it. A table that was missing or damaged is made beside its place and put there when it
+    /// is whole: an empty one would have Postfix refuse the mail of every mailbox.
+    is_in_place: bool,
 }
 
 /// What can go wrong with a table.
@@ -60,54 +80,112 @@ pub enum TableError {
     /// The lock could not be taken.
     #[error("lock it against look-ups")]
     Lock(#[source] std::io::Error),
-    /// Look-ups held the lock all the time.
+    /// Others held the lock all the time.
     #[error("no turn between look-ups within {LOCK_TIMEOUT_MS} ms")]
     Busy,
+    /// The file could not be read.
+    #[error("read its file")]
+    Read(#[source] std::io::Error),
     /// Pages of it are missing or are no pages.
     #[error("it is damaged")]
     Damaged,
     /// Somebody removed or replaced the file.
     #[error(
-        "its file was removed or replaced while inboxd had it open: restart inboxd, which writes it anew"
+        "its file was removed or replaced while inboxd had it open: `inboxd maps rebuild` writes it anew"
     )]
     Gone,
+    /// It is being made anew.
+    #[error("it is being made anew and not whole yet")]
+    Unfinished,
+}
+
+impl From<PagesError> for TableError {
+    fn from(error: PagesError) -> Self {
+        match error {
+            PagesError::Io(error) => Self::Read(error),
+            PagesError::Damaged => Self::Damaged,
+        }
+    }
 }
 
 impl Table {
-    /// Opens a table and makes it if it is missing. One that is damaged is set aside and made anew; open SMTP sessions
-    /// keep the old file until they end, and what was in it is published again by the start-up check.
+    /// Opens a table. One that is missing or damaged is made anew beside its place: when it is whole, it is to be
+    /// [put in place](Self::put_in_place).
     pub(super) fn open(path: &Path, gid: u32) -> Result<Self, Error> {
-        match Self::try_open(path, gid) {
-            Err(Error::Table { source, .. }) if is_damage(&source) => {
-                let aside = path.with_extension(DAMAGED_EXTENSION);
-                tracing::error!(table = %path.display(), aside = %aside.display(), error = %source, "set a damaged table aside");
-                std::fs::rename(path, &aside).map_err(file_error("set aside the damaged table", path))?;
-                Self::try_open(path, gid)
-            }
-            other => other,
-        }
+        let table = Self {
+            path: path.to_owned(),
+            gid,
+            open: RwLock::new(None),
+        };
+        table.reopen()?;
+        Ok(table)
     }
 
-    fn try_open(path: &Path, gid: u32) -> Result<Self, Error> {
-        let doing = "open";
+    /// Opens the file that has the table's name now: for whoever removed or replaced it, and to let go of the memory
+    /// that LMDB has mapped. Whether it is another file than before.
+    pub(super) fn reopen(&self) -> Result<bool, Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let was_in_place = open
+            .as_ref()
+            .is_some_and(|open| open.is_in_place && self.find(open, "look at").is_ok());
+        // LMDB must not have a file open twice.
+        *open = None;
+        let opened = match self.open_in_place() {
+            Err(Error::Table { source, .. }) if is_damage(&source) => {
+                tracing::error!(table = %self.path.display(), error = %source, "a table is damaged and is made anew");
+                self.open_beside()?
+            }
+            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.open_beside()?
+            }
+            opened => opened?,
+        };
+        let is_another = !was_in_place || !opened.is_in_place;
+        *open = Some(opened);
+        Ok(is_another)
+    }
+
+    fn open_in_place(&self) -> Result<Open, Error> {
+        let path = &self.path;
         let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(file_error("open the table", path))?;
+        // An empty file is a table without a name to Postfix, and to us one that somebody emptied.
+        if lock.metadata().map_err(file_error("read the table", path))?.len() == 0 {
+            return Err(self.failed("open", TableError::Damaged));
+        }
+        self.open_file(path, lock, true)
+    }
+
+    fn open_beside(&self) -> Result<Open, Error> {
+        let path = self.path.with_extension(UNFINISHED_EXTENSION);
+        let doing = "make the table";
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error("remove an unfinished table", &path)(error));
+            }
+            _ => {}
+        }
+        let lock = OpenOptions::new()
+            .create_new(true)
             .read(true)
             .write(true)
             .mode(FILE_MODE)
-            .open(path)
-            .map_err(file_error("open the table", path))?;
-        own(&lock, Some(gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
-        let failed = |source: TableError| Error::Table {
-            doing,
-            path: path.to_owned(),
-            source,
-        };
-        let held = WriteLock::take(&lock).map_err(failed)?;
+            .open(&path)
+            .map_err(file_error(doing, &path))?;
+        self.open_file(&path, lock, false)
+    }
+
+    fn open_file(&self, path: &Path, lock: File, is_in_place: bool) -> Result<Open, Error> {
+        let failed = |source: TableError| self.failed("open", source);
+        own(&lock, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
+        // Nobody else writes it; so look-ups need not wait while all of it is looked at.
         if !check::is_whole(&lock).map_err(file_error("read the table", path))? {
             return Err(failed(TableError::Damaged));
         }
+        let held = Lock::take(&lock, libc::F_WRLCK).map_err(failed)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE_OCTETS);
         #[expect(
@@ -130,15 +208,44 @@ impl Table {
         .map_err(|error| failed(error.into()))?;
         drop(held);
         env.force_sync().map_err(|error| failed(error.into()))?;
-        Ok(Self {
-            path: path.to_owned(),
+        Ok(Open {
             env,
             database,
             lock,
+            is_in_place,
         })
     }
 
-    /// Sets (`Some`) or removes (`None`) names, all in one transaction, and flushes it.
+    /// Gives a table that was made anew its name: Postfix finds the whole of it from now on. A damaged one that had
+    /// the name is kept under another. Nothing to do for a table that is in place.
+    pub(super) fn put_in_place(&self) -> Result<(), Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(table) = open.as_mut().filter(|table| !table.is_in_place) else {
+            return Ok(());
+        };
+        let unfinished = self.path.with_extension(UNFINISHED_EXTENSION);
+        let aside = self.path.with_extension(DAMAGED_EXTENSION);
+        let doing = "set aside the damaged table";
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error(doing, &aside)(error));
+            }
+            _ => {}
+        }
+        // A second name, not another one: at no time is there no table.
+        match fs::hard_link(&self.path, &aside) {
+            Ok(()) => {
+                tracing::warn!(table = %self.path.display(), aside = %aside.display(), "set a damaged table aside")
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file_error(doing, &self.path)(error)),
+        }
+        fs::rename(&unfinished, &self.path).map_err(file_error("put in place the table", &self.path))?;
+        table.is_in_place = true;
+        flush_folder(self.path.parent().unwrap_or(&self.path))
+    }
+
+    /// Sets (`Some`) or removes (`None`) names, and flushes them.
     pub(super) fn change(
         &self,
         changes: impl Iterator<Item = (String, Option<String>)>,
@@ -147,150 +254,129 @@ impl Table {
         if changes.peek().is_none() {
             return Ok(());
         }
-        self.locked("change", |txn| {
-            for (name, value) in changes {
-                let key = with_nul(&name);
-                match value {
-                    Some(value) => {
-                        let value = with_nul(&value);
-                        if self.database.get(txn, &key)? != Some(value.as_slice()) {
-                            self.database.put(txn, &key, &value)?;
+        let open = self.opened()?;
+        while changes.peek().is_some() {
+            self.locked(&open, "change", |txn| {
+                for (name, value) in changes.by_ref().take(TRANSACTION_NAMES) {
+                    let key = with_nul(&name);
+                    match value {
+                        Some(value) => {
+                            let value = with_nul(&value);
+                            if open.database.get(txn, &key)? != Some(value.as_slice()) {
+                                open.database.put(txn, &key, &value)?;
+                            }
+                        }
+                        None => {
+                            open.database.delete(txn, &key)?;
                         }
                     }
-                    None => {
-                        self.database.delete(txn, &key)?;
-                    }
                 }
-            }
-            Ok(())
-        })?;
-        // Also when nothing changed: what is there may be from a batch that failed before its flush.
-        self.env.force_sync().map_err(|error| self.failed("flush", error))
-    }
-
-    /// Whether the value of a name is this; `None`: whether there is no such name.
-    pub(super) fn shows(&self, name: &str, value: Option<&str>) -> Result<bool, Error> {
-        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-        let found = self
-            .database
-            .get(&txn, &with_nul(name))
-            .map_err(|error| self.failed("read", error))?;
-        Ok(found == value.map(with_nul).as_deref())
-    }
-
-    /// How many names there are.
-    pub(super) fn count(&self) -> Result<u64, Error> {
-        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-        self.database
-            .len(&txn)
-            .map_err(|error| self.failed("count", error))
-    }
-
-    /// A page of names behind the given one. Keys that inboxd does not write into this table are removed; the second
-    /// value says how many there were.
-    pub(super) fn names_after(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-        belongs: Belongs,
-    ) -> Result<(Vec<String>, usize), Error> {
-        let (mut names, mut junk) = (Vec::new(), Vec::new());
-        {
-            let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-            // From the very first key on: LMDB takes no empty key to begin behind.
-            let start = after.map(with_nul);
-            let range = (
-                start.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
-                Bound::Unbounded,
-            );
-            for entry in self
-                .database
-                .range(&txn, &range)
-                .map_err(|error| self.failed("list", error))?
-            {
-                let (key, _) = entry.map_err(|error| self.failed("list", error))?;
-                match key
-                    .strip_suffix(b"\0")
-                    .and_then(|name| std::str::from_utf8(name).ok())
-                {
-                    Some(name)
-                        if MapKey::parse(name).is_ok_and(|key| belongs(&key) && key.to_string() == name) =>
-                    {
-                        names.push(name.to_owned());
-                    }
-                    _ => junk.push(key.to_vec()),
-                }
-                if names.len() == limit {
-                    break;
-                }
-            }
-        }
-        if !junk.is_empty() {
-            self.locked("clean", |txn| {
-                junk.iter()
-                    .try_for_each(|key| self.database.delete(txn, key).map(drop))
+                Ok(())
             })?;
-            self.env
-                .force_sync()
-                .map_err(|error| self.failed("flush", error))?;
         }
-        Ok((names, junk.len()))
+        // Also when nothing changed: what is there may be from a batch that failed before its flush.
+        self.flush(&open)
     }
 
-    /// Whether the table is still the file that Postfix opens by its name.
+    /// Removes keys that no name has.
+    pub(super) fn remove(&self, keys: &[Vec<u8>]) -> Result<(), Error> {
+        let open = self.opened()?;
+        self.locked(&open, "clean", |txn| {
+            keys.iter()
+                .try_for_each(|key| open.database.delete(txn, key).map(drop))
+        })?;
+        self.flush(&open)
+    }
+
+    /// The entries behind a key, in order of their keys: what is in the file, by itself or beside its place. Not while
+    /// it is changed.
+    pub(super) fn entries_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, Error> {
+        let open = self.opened()?;
+        pages::entries_after(&open.lock, after, limit).map_err(|error| self.failed("list", error.into()))
+    }
+
+    /// Whether the table is the file that Postfix opens by its name.
     pub(super) fn probe(&self) -> Result<(), Error> {
-        if self.is_in_place() {
-            return Ok(());
+        let open = self.opened()?;
+        if !open.is_in_place {
+            return Err(self.failed("look at", TableError::Unfinished));
         }
-        Err(Error::Table {
-            doing: "look at",
-            path: self.path.clone(),
-            source: TableError::Gone,
-        })
+        self.find(&open, "look at")
+    }
+
+    fn opened(&self) -> Result<Opened<'_>, Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            return Err(self.failed("use", TableError::Gone));
+        }
+        Ok(Opened(open))
+    }
+
+    fn flush(&self, open: &Open) -> Result<(), Error> {
+        open.env
+            .force_sync()
+            .map_err(|error| self.failed("flush", error.into()))
     }
 
     /// Runs a transaction under the write lock, from begin to commit.
     fn locked<T>(
         &self,
+        open: &Open,
         doing: &'static str,
         run: impl FnOnce(&mut RwTxn<'_>) -> Result<T, heed::Error>,
     ) -> Result<T, Error> {
-        let failed = |source: TableError| Error::Table {
-            doing,
-            path: self.path.clone(),
-            source,
-        };
-        let _held = WriteLock::take(&self.lock).map_err(failed)?;
-        if !self.is_in_place() {
-            return Err(failed(TableError::Gone));
-        }
+        let _held = Lock::take(&open.lock, libc::F_WRLCK).map_err(|error| self.failed(doing, error))?;
+        self.find(open, doing)?;
         (|| {
-            let mut txn = self.env.write_txn()?;
+            let mut txn = open.env.write_txn()?;
             let result = run(&mut txn)?;
             txn.commit()?;
             Ok(result)
         })()
-        .map_err(|error: heed::Error| failed(error.into()))
+        .map_err(|error: heed::Error| self.failed(doing, error.into()))
     }
 
-    /// Whether Postfix, which opens the path, gets the file that is open here.
-    fn is_in_place(&self) -> bool {
-        let identity = |file: std::fs::Metadata| (file.dev(), file.ino());
-        let there = std::fs::metadata(&self.path).map(identity);
-        let here = self.lock.metadata().map(identity);
-        matches!((there, here), (Ok(there), Ok(here)) if there == here)
+    /// Whether the file that is open here still has the name that it should have.
+    fn find(&self, open: &Open, doing: &'static str) -> Result<(), Error> {
+        let path = if open.is_in_place {
+            self.path.clone()
+        } else {
+            self.path.with_extension(UNFINISHED_EXTENSION)
+        };
+        let identity = |file: fs::Metadata| (file.dev(), file.ino());
+        let there = fs::metadata(path).map(identity);
+        let here = open.lock.metadata().map(identity);
+        match (there, here) {
+            (Ok(there), Ok(here)) if there == here => Ok(()),
+            _ => Err(self.failed(doing, TableError::Gone)),
+        }
     }
 
-    fn failed(&self, doing: &'static str, error: heed::Error) -> Error {
+    fn failed(&self, doing: &'static str, source: TableError) -> Error {
         Error::Table {
             doing,
             path: self.path.clone(),
-            source: error.into(),
+            source,
         }
     }
 }
 
-fn with_nul(text: &str) -> Vec<u8> {
+/// A table that is open, for as long as this is held.
+struct Opened<'a>(RwLockReadGuard<'a, Option<Open>>);
+
+impl std::ops::Deref for Opened<'_> {
+    type Target = Open;
+
+    fn deref(&self) -> &Open {
+        match &*self.0 {
+            Some(open) => open,
+            None => unreachable!("`opened` has looked"),
+        }
+    }
+}
+
+/// As Postfix looks for it.
+pub(super) fn with_nul(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
 
@@ -305,16 +391,16 @@ fn is_damage(error: &TableError) -> bool {
     )
 }
 
-/// An `fcntl` write lock on a whole file, of the kind that belongs to the open file description (fcntl(2),
-/// `F_OFD_SETLK`); let go when dropped.
-struct WriteLock<'a>(&'a File);
+/// An `fcntl` lock on a whole file, to read or to write, of the kind that belongs to the open file description
+/// (fcntl(2), `F_OFD_SETLK`); let go when dropped.
+struct Lock<'a>(&'a File);
 
-impl<'a> WriteLock<'a> {
-    fn take(file: &'a File) -> Result<Self, TableError> {
+impl<'a> Lock<'a> {
+    fn take(file: &'a File, kind: libc::c_int) -> Result<Self, TableError> {
         let begun = Instant::now();
         let mut pause_us = *LOCK_PAUSE_US.start();
         loop {
-            match set_lock(file, libc::F_WRLCK) {
+            match set_lock(file, kind) {
                 Ok(()) => return Ok(Self(file)),
                 Err(Errno::EAGAIN | Errno::EACCES | Errno::EINTR) => {}
                 Err(errno) => return Err(TableError::Lock(errno.into())),
@@ -329,7 +415,7 @@ impl<'a> WriteLock<'a> {
     }
 }
 
-impl Drop for WriteLock<'_> {
+impl Drop for Lock<'_> {
     fn drop(&mut self) {
         if let Err(errno) = set_lock(self.0, libc::F_UNLCK) {
             tracing::error!(%errno, "cannot unlock a table; look-ups wait until the daemon ends");

@@ -48,9 +48,8 @@ struct EntryRow {
 
 impl StateRow {
     fn parse(self, address: &Address) -> Result<AddressState, Error> {
-        let canonical = parse_address(&self.local_part, &self.domain)?;
-        if canonical != *address {
-            return Ok(AddressState::Alias(canonical));
+        if self.local_part != address.local_part.as_str() || self.domain != address.domain.as_str() {
+            return parse_address(&self.local_part, &self.domain).map(AddressState::Alias);
         }
         let login = match self.suspended_at {
             Some(_) => Login::Locked,
@@ -173,12 +172,20 @@ impl Tx {
             .fetch_all(db)
             .await)
         .map_err(Error::while_doing("list what the maps should say of addresses"))?;
-        rows.into_iter()
-            .map(|row| {
-                let address = parse_address(&row.address_local_part, &row.address_domain)?;
-                let state = row.state.parse(&address)?;
-                Ok((address, state))
-            })
-            .collect()
+        let mut states: Vec<(Address, AddressState)> = Vec::with_capacity(rows.len());
+        for row in rows {
+            // Most have the domain of the one before: it is parsed once.
+            let address = match states.last() {
+                Some((last, _)) if last.domain.as_str() == row.address_domain => Address {
+                    local_part: LocalPart::parse(&row.address_local_part)
+                        .map_err(Error::row("an address"))?,
+                    domain: last.domain.clone(),
+                },
+                _ => parse_address(&row.address_local_part, &row.address_domain)?,
+            };
+            let state = row.state.parse(&address)?;
+            states.push((address, state));
+        }
+        Ok(states)
     }
 }

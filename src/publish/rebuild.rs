@@ -1,0 +1,173 @@
+//! Everything in the maps written anew, in place, while changes go on being published.
+//!
+//! Where a start compares and writes what differs, this writes every password entry, whatever is there, and every key
+//! of the tables that does not say just that; what does not belong is removed. Tables and folders that somebody
+//! removed or replaced are opened by their names again, and a table that is damaged is made anew beside its place.
+//!
+//! It goes step by step, between the publisher's batches and in the same task: the state of a page is read and
+//! written with nothing in between, so nothing older than what is published can come over it.
+
+use tokio::sync::oneshot;
+
+use super::{
+    Error, Parts, blocking,
+    compare::{CHECK_PAGE, last_of},
+};
+use crate::{
+    maps::{Expected, Survey, Which},
+    model::address::Address,
+};
+
+/// Entries written in one step while requests wait; it bounds how long they do.
+const STEP_BUSY: u32 = 256;
+
+/// What a rebuild wrote and removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rebuilt {
+    /// Password entries and mailboxes.
+    pub mailboxes: usize,
+    /// Further addresses.
+    pub aliases: usize,
+    /// Domains that mail is accepted for.
+    pub domains: usize,
+    /// Things that nothing in the store asks for.
+    pub removed: usize,
+    /// Tables that were missing, replaced or damaged, and are other files now: Postfix has to be told, because it has
+    /// the old ones open.
+    pub new_tables: usize,
+}
+
+/// A rebuild that is asked for.
+pub(super) struct RebuildRequest {
+    pub(super) done: oneshot::Sender<Result<Rebuilt, Error>>,
+}
+
+/// A rebuild that is under way.
+pub(super) struct Rebuild {
+    request: RebuildRequest,
+    work: Work,
+}
+
+/// The work of it, step by step.
+#[derive(Default)]
+struct Work {
+    rebuilt: Rebuilt,
+    stage: Stage,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    Addresses(Expected, Option<Address>),
+    Survey(Box<Survey>),
+    Over,
+}
+
+impl Rebuild {
+    pub(super) fn new(request: RebuildRequest) -> Self {
+        tracing::info!("the maps are written anew");
+        Self {
+            request,
+            work: Work::default(),
+        }
+    }
+
+    /// Goes one step further; gives itself back if there is more to do.
+    pub(super) async fn step(mut self, parts: &Parts, is_busy: bool) -> Option<Self> {
+        let limit = if is_busy { STEP_BUSY } else { CHECK_PAGE };
+        let outcome = match self.work.step(parts, limit).await {
+            Ok(true) => return Some(self),
+            Ok(false) => {
+                let rebuilt = self.work.rebuilt;
+                tracing::info!(
+                    mailboxes = rebuilt.mailboxes,
+                    removed = rebuilt.removed,
+                    new_tables = rebuilt.new_tables,
+                    "the maps have been written anew"
+                );
+                Ok(rebuilt)
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = crate::telemetry::chain(&error),
+                    "cannot write the maps anew"
+                );
+                Err(error)
+            }
+        };
+        // Whoever asked and has gone away needs no answer.
+        let _ = self.request.done.send(outcome);
+        None
+    }
+}
+
+/// Writes everything anew, without a publisher: nobody else may have the maps open for writing.
+pub async fn rebuild(parts: &Parts) -> Result<Rebuilt, Error> {
+    let mut work = Work::default();
+    while work.step(parts, CHECK_PAGE).await? {}
+    Ok(work.rebuilt)
+}
+
+impl Work {
+    /// Whether there is more to do.
+    async fn step(&mut self, parts: &Parts, limit: u32) -> Result<bool, Error> {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Open => self.open(parts).await?,
+            Stage::Addresses(expected, after) => self.addresses(parts, expected, after, limit).await?,
+            Stage::Survey(survey) => self.survey(parts, *survey).await?,
+            Stage::Over => Stage::Over,
+        };
+        Ok(!matches!(self.stage, Stage::Over))
+    }
+
+    async fn open(&mut self, parts: &Parts) -> Result<Stage, Error> {
+        let maps = std::sync::Arc::clone(&parts.maps);
+        let (new_tables, removed) = blocking(move || {
+            let new_tables = maps.reopen()?;
+            Ok((new_tables, maps.clean()?.removed))
+        })
+        .await?;
+        self.rebuilt.new_tables = new_tables;
+        self.rebuilt.removed = removed;
+        let mut expected = Expected::default();
+        expected.add(&parts.write(parts.served().await?).await?);
+        self.rebuilt.domains = expected.count(Which::Domains);
+        Ok(Stage::Addresses(expected, None))
+    }
+
+    async fn addresses(
+        &mut self,
+        parts: &Parts,
+        mut expected: Expected,
+        after: Option<Address>,
+        limit: u32,
+    ) -> Result<Stage, Error> {
+        let page = parts.page_of(after.as_ref(), limit).await?;
+        let Some(last) = last_of(&page) else {
+            self.rebuilt.mailboxes = expected.count(Which::Mailboxes);
+            self.rebuilt.aliases = expected.count(Which::Aliases);
+            return Ok(Stage::Survey(Box::new(Survey::new(expected))));
+        };
+        expected.add(&parts.write(page).await?);
+        Ok(Stage::Addresses(expected, Some(last)))
+    }
+
+    /// What was created or deleted since its page was written looks unexpected, too: what the store says of it now is
+    /// written once more.
+    async fn survey(&mut self, parts: &Parts, survey: Survey) -> Result<Stage, Error> {
+        let (survey, found) = parts.survey(survey).await?;
+        if let Some(found) = found {
+            self.rebuilt.removed += parts.resolve(found).await?.extra;
+            return Ok(Stage::Survey(Box::new(survey)));
+        }
+        let maps = std::sync::Arc::clone(&parts.maps);
+        blocking(move || {
+            maps.put_in_place()?;
+            // Everything was written; it need not count as this process's memory from now on.
+            maps.reopen()
+        })
+        .await?;
+        Ok(Stage::Over)
+    }
+}
