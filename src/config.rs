@@ -227,7 +227,7 @@ section! {
         lua_script: PathBuf = "/etc/dovecot/inboxd.lua".into(),
         /// File with the key of its administration socket.
         doveadm_key_file: PathBuf = "/var/lib/inboxd/doveadm.key".into(),
-        /// Group that may connect to its administration socket.
+        /// Group that may connect to its administration socket and to the one for look-ups.
         doveadm_group: String = "root".to_owned(),
     }
 }

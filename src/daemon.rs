@@ -28,7 +28,7 @@ use crate::{
     model::address::Address,
     ops::{Service, idempotency, in_flight::InFlight},
     publish::{self, SessionEnder, SessionsError},
-    stack::{key, tls::TlsError},
+    stack::{key, render::ADMINISTRATION_SOCKET, tls::TlsError},
     store::{self, Db},
     telemetry,
 };
@@ -276,7 +276,7 @@ fn endpoints(config: &Config) -> Endpoints {
 fn doveadm_client(config: &Config) -> Result<Doveadm, Error> {
     let dovecot = &config.written.dovecot;
     let key = key::ensure(&dovecot.doveadm_key_file, &Machine)?;
-    Ok(Doveadm::new(&dovecot.base_dir.join("http"), &key)?)
+    Ok(Doveadm::new(&dovecot.base_dir.join(ADMINISTRATION_SOCKET), &key)?)
 }
 
 impl SessionEnder for Doveadm {

@@ -1,5 +1,6 @@
 //! The mail servers as seen from outside.
 
+pub mod auth_socket;
 pub mod doveadm;
 pub mod imap;
 pub mod smtp;

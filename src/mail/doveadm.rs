@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::wire::nobody_listens;
 use crate::model::address::Address;
 
 /// Longest wait until all sessions of a mailbox are ended.
@@ -149,7 +150,7 @@ impl Doveadm {
             .await;
         let mut response = match sent {
             Ok(response) => response,
-            Err(error) if nobody_listens(&error) => return Ok(None),
+            Err(error) if has_no_server(&error) => return Ok(None),
             Err(error) => return Err(exchange(error)),
         };
         let answer = |answer: String| DoveadmError::Answer { command, answer };
@@ -188,15 +189,12 @@ impl Reply {
     }
 }
 
-/// Whether a request failed because no server is there: no socket, or one that a dead server left.
-fn nobody_listens(error: &reqwest::Error) -> bool {
+/// Whether a request failed because no server is there.
+fn has_no_server(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            );
+            return nobody_listens(error);
         }
         cause = error.source();
     }

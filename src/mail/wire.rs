@@ -1,4 +1,4 @@
-//! What the SMTP and the IMAP client share: where a server is, and why an exchange with it failed.
+//! What the clients share: where a server is, and why an exchange with it failed.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -202,6 +202,14 @@ impl CertificateProblem {
             _ => Self::Other,
         }
     }
+}
+
+/// Whether a UNIX socket cannot be reached because no server is there: no socket, or one that a dead server left.
+pub(crate) fn nobody_listens(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// Runs one exchange under a time limit.

@@ -93,6 +93,24 @@ impl PasswordHash {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What tells it from other hashes without giving it away; `None` for a scheme of another form than crypt(5)'s.
+    pub fn mark(&self) -> Option<EntryMark> {
+        let (mark, _digest) = self.0.rsplit_once('$')?;
+        Some(EntryMark(mark.to_owned()))
+    }
+}
+
+/// A hash in the form of crypt(5) without its digest: scheme, parameters and salt. As the salt is random, no two hashes
+/// share it; as the digest is not in it, it is no secret. Dovecot's Lua script makes it in the same way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntryMark(String);
+
+impl EntryMark {
+    /// As Dovecot shows it.
+    pub fn from_shown(text: &str) -> Self {
+        Self(text.to_owned())
+    }
 }
 
 impl fmt::Debug for PasswordHash {
@@ -121,6 +139,19 @@ mod tests {
         assert_eq!(fields[..3], ["{SHA512-CRYPT}", "6", "rounds=1000"]);
         assert_eq!(fields[3].len(), 16);
         assert_eq!(fields[4].len(), 86);
+    }
+
+    #[test]
+    fn a_mark_tells_hashes_apart_and_holds_no_digest() {
+        let mark = |text| PasswordHash::parse(text).unwrap().mark();
+        assert_eq!(
+            mark("{SHA512-CRYPT}$6$rounds=1000$salt$digest"),
+            Some(EntryMark::from_shown("{SHA512-CRYPT}$6$rounds=1000$salt"))
+        );
+        assert_eq!(mark("{PLAIN}secret"), None);
+        let password = MailPassword::generate(&Machine);
+        let marks = [(); 2].map(|()| password.hash(&Machine).unwrap().mark().unwrap());
+        assert_ne!(marks[0], marks[1]);
     }
 
     #[test]

@@ -5,6 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The name of Dovecot's administration socket. It is no choice: 2.3 knows by it that HTTP is spoken there.
+pub const ADMINISTRATION_SOCKET: &str = "http";
+/// The name of the socket through which logins are looked up. What stands behind its dash is no choice: Dovecot knows by
+/// it what is spoken there, and of the two kinds that answer such look-ups this one may do less.
+pub const LOOKUP_SOCKET: &str = "inboxd-userdb";
+
 /// The Dovecot releases whose configuration languages differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DovecotVersion {
@@ -100,13 +106,6 @@ pub struct MailPlane {
     pub reach: Reach,
     /// Largest message in octets.
     pub message_size_limit: u64,
-}
-
-impl MailPlane {
-    /// Dovecot's administration socket. Its name is no choice: 2.3 knows by it that HTTP is spoken there.
-    pub fn doveadm_socket(&self) -> PathBuf {
-        self.dovecot_base_dir.join("http")
-    }
 }
 
 /// One rendered file.
@@ -383,7 +382,10 @@ mod tests {
         for version in [DovecotVersion::V2_3, DovecotVersion::V2_4] {
             let files = dovecot(version, &plane()).unwrap();
             assert_eq!(files[1].path, Path::new("/etc/dovecot/inboxd.lua"));
-            assert!(files[0].contents.contains("unix_listener http {"));
+            for name in [ADMINISTRATION_SOCKET, LOOKUP_SOCKET] {
+                let listener = format!("unix_listener {name} {{");
+                assert!(files[0].contents.contains(&listener), "{listener}");
+            }
             assert!(
                 files[1]
                     .contents

@@ -15,7 +15,10 @@ use crate::{
         files::{FileError, backdate, folder, write_atomically},
         key::{self, KeyError},
         queue::{self, QueueError},
-        render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile},
+        render::{
+            self, ADMINISTRATION_SOCKET, DovecotVersion, LOOKUP_SOCKET, MailPlane, Reach, RenderError,
+            RenderedFile,
+        },
         tls::{self, Certificates, TlsError},
         whole::{self, Listen, Premises, SUBMISSION_PROCESSES},
     },
@@ -166,7 +169,12 @@ impl Layout {
 
     /// Dovecot's administration socket.
     pub fn doveadm_socket(&self) -> PathBuf {
-        self.run_dir().join("http")
+        self.run_dir().join(ADMINISTRATION_SOCKET)
+    }
+
+    /// The socket through which logins are looked up.
+    pub fn lookup_socket(&self) -> PathBuf {
+        self.run_dir().join(LOOKUP_SOCKET)
     }
 
     /// The key of Dovecot's administration socket.

@@ -57,7 +57,12 @@ function auth_passdb_lookup(req)
   if err ~= nil then return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, err end
   if found == nil then return dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
   if found.hash == "*" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
-  return dovecot.auth.PASSDB_RESULT_OK, add_extra({ password = found.hash }, found.extra, false)
+  local answer = { password = found.hash }
+  -- The daemon, which asks in the name of a service of its own (2.3: service, 2.4: protocol), looks whether this is the
+  -- entry that it has written. It is told all of the hash but the digest: enough to know it by the salt, and nothing
+  -- that must not be in a debug log.
+  if (req.service or req.protocol) == "inboxd" then answer.inboxd_entry = string.match(found.hash, "^(.*)%$[^$]*$") end
+  return dovecot.auth.PASSDB_RESULT_OK, add_extra(answer, found.extra, false)
 end
 
 function auth_userdb_lookup(req)

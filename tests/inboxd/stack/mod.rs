@@ -1,6 +1,8 @@
 //! The private stack with maps that are written by hand: Dovecot and Postfix in a folder, seen through IMAP, SMTP and
 //! doveadm.
 
+mod look_ups;
+
 use std::{
     fs,
     io::Write as _,
