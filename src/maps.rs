@@ -211,12 +211,7 @@ impl Maps {
             }
         }
         written.flush()?;
-
-        for which in Which::ALL {
-            let entries = changes.iter().filter_map(|change| which.entry(change));
-            self.table(which).change(entries)?;
-        }
-
+        self.write_tables(changes)?;
         let mut removed = self.passdb.batch();
         for change in changes {
             if let MapChange::Address(address, AddressState::Absent | AddressState::Alias(_)) = change {
@@ -224,6 +219,15 @@ impl Maps {
             }
         }
         removed.flush()
+    }
+
+    /// The part of [`Self::write`] that is for Postfix: where the password entries are known to be right.
+    pub fn write_tables(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.find_folder()?;
+        Which::ALL.into_iter().try_for_each(|which| {
+            let entries = changes.iter().filter_map(|change| which.entry(change));
+            self.table(which).change(entries)
+        })
     }
 
     /// Whether the tables are those that Postfix opens, every one of them.

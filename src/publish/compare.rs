@@ -129,14 +129,24 @@ impl Parts {
         Ok(resolved)
     }
 
+    /// The tables alone: the password entries have been compared.
     async fn write_what_was_not_met(&self, survey: &Survey) -> Result<usize, Error> {
-        let mut written = self.write(survey.not_met(self.served().await?)).await?.len();
-        let mut page = self.page(None).await?;
-        while let Some(last) = last_of(&page) {
-            written += self.write(survey.not_met(page)).await?.len();
-            page = self.page(Some(&last)).await?;
+        let mut page = self.served().await?;
+        let mut after = None;
+        let mut written = 0;
+        loop {
+            let changes = survey.not_met(page);
+            written += changes.len();
+            if !changes.is_empty() {
+                let maps = Arc::clone(&self.maps);
+                blocking(move || maps.write_tables(&changes)).await?;
+            }
+            page = self.page(after.as_ref()).await?;
+            after = last_of(&page);
+            if after.is_none() {
+                return Ok(written);
+            }
         }
-        Ok(written)
     }
 
     /// Writes these, in place or beside it, and gives them back.
