@@ -23,6 +23,7 @@ use crate::{
         Refused,
         address::{Address, DomainName, LocalPart},
         limits::Limits,
+        maps::BarrierMode,
     },
     ops::Settings,
     stack::tls::Certificates,
@@ -60,6 +61,8 @@ pub struct Written {
     pub smtp: Smtp,
     /// `[mx]`
     pub mx: Mx,
+    /// `[publish]`
+    pub publish: Publish,
     /// `[tls]`
     pub tls: Tls,
     /// `[dovecot]`
@@ -169,6 +172,14 @@ section! {
         gid: u32 = 5000,
         /// Largest message, in octets.
         message_max_octets: u64 = 25 * 1024 * 1024,
+    }
+}
+
+section! {
+    /// What is done before a change is answered.
+    Publish {
+        /// `require`, `report` or `off`.
+        barrier: String = "require".to_owned(),
     }
 }
 
@@ -323,6 +334,8 @@ pub struct Config {
     pub smtp: Endpoint,
     /// SMTP as other mail servers speak it.
     pub mx: Endpoint,
+    /// What is done about a new login before its creation is answered.
+    pub barrier: BarrierMode,
     /// The mail servers' certificate, and whom this side trusts.
     pub certificate: Certificate,
     /// Where the first start writes keys and addresses; none: it makes no keys.
@@ -501,6 +514,7 @@ impl Written {
             imap,
             smtp,
             mx,
+            barrier: self.publish.barrier()?,
             certificate: self.tls.certificate()?,
             bootstrap_file,
             logging: self.log.logging()?,
@@ -541,6 +555,17 @@ impl Written {
             },
             reveal_passwords: service.reveal_passwords,
         })
+    }
+}
+
+impl Publish {
+    fn barrier(&self) -> Result<BarrierMode, Error> {
+        match self.barrier.as_str() {
+            "require" => Ok(BarrierMode::Require),
+            "report" => Ok(BarrierMode::Report),
+            "off" => Ok(BarrierMode::Off),
+            _ => Err(Error::value("publish.barrier", "must be require, report or off")),
+        }
     }
 }
 
@@ -921,6 +946,7 @@ mod tests {
             ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
             ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
             ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
+            ("publish.barrier=on", "publish.barrier"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
             ("log.output=syslog", "log.output"),

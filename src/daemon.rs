@@ -16,25 +16,40 @@ use std::{
 
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock as _, Machine},
     config::{self, Config, StoreUrl},
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
-    mail::{self, doveadm, doveadm::Doveadm, wire::Endpoint},
+    mail::{
+        self,
+        auth_socket::{AuthSocket, AuthSocketError},
+        doveadm,
+        doveadm::Doveadm,
+        wire::Endpoint,
+    },
     maps::{self, Maps},
-    model::address::Address,
+    model::{
+        address::Address,
+        maps::{Answer, BarrierMode},
+    },
     ops::{Service, idempotency, in_flight::InFlight},
-    publish::{self, SessionEnder, SessionsError},
-    stack::{key, render::ADMINISTRATION_SOCKET, tls::TlsError},
+    publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
+    stack::{
+        key,
+        render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
+        tls::TlsError,
+    },
     store::{self, Db},
     telemetry,
 };
 
 /// How long a mail server may take to greet before `/readyz` calls it down.
 const GREETING_TIMEOUT_MS: u64 = 2_000;
+/// How long Dovecot may take to answer for a login before `/readyz` calls it down.
+const LOOK_UP_TIMEOUT_MS: u64 = 2_000;
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
 /// Pause between two rounds of folding measurements into the metrics.
@@ -175,6 +190,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         maps: Arc::clone(&maps),
         default_domain: config.settings.default_domain.clone(),
         sessions: Some(sessions),
+        barrier: Barrier::new(config.barrier, Arc::new(auth_client(config))),
     })
     .await?;
     let forgotten = idempotency::forget_unfinished(&db, clock.now()).await?;
@@ -291,6 +307,50 @@ impl SessionEnder for Doveadm {
     }
 }
 
+/// A client of Dovecot's authentication service.
+fn auth_client(config: &Config) -> AuthSocket {
+    let base_dir = &config.written.dovecot.base_dir;
+    AuthSocket::new(
+        &base_dir.join(LOOKUP_SOCKET),
+        &base_dir.join(ADMINISTRATION_SOCKET),
+    )
+}
+
+impl LoginViewer for AuthSocket {
+    fn look_up<'a>(
+        &'a self,
+        logins: &'a [Address],
+        deadline: Instant,
+        told: &'a mut (dyn FnMut(usize, Answer) + Send),
+    ) -> Pin<Box<dyn Future<Output = Result<(), Blind>> + Send + 'a>> {
+        Box::pin(async move {
+            let looked_up = AuthSocket::look_up(self, logins, deadline, told).await;
+            looked_up.map_err(|error| match error {
+                AuthSocketError::NoServer(_) => Blind::NoServer(Arc::new(error)),
+                AuthSocketError::NoListener(_) => Blind::NoListener(Arc::new(error)),
+                AuthSocketError::Exchange { .. }
+                | AuthSocketError::Protocol { .. }
+                | AuthSocketError::TimedOut { .. } => Blind::NoAnswer(Arc::new(error)),
+            })
+        })
+    }
+}
+
+/// Whether logins can be looked up through Dovecot: whether it answers for one, whatever it answers.
+async fn sees_logins(
+    auth: &AuthSocket,
+    login: Address,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut told = None;
+    let deadline = Instant::now() + Duration::from_millis(LOOK_UP_TIMEOUT_MS);
+    auth.look_up(&[login], deadline, |_, answer| told = Some(answer))
+        .await?;
+    match told {
+        Some(Answer::Found(_) | Answer::Unknown) => Ok(()),
+        Some(Answer::Failed) | None => Err("Dovecot cannot read password entries; its log says why".into()),
+    }
+}
+
 /// What `/readyz` asks.
 fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
     let greeting_limit = Duration::from_millis(GREETING_TIMEOUT_MS);
@@ -305,12 +365,18 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         Box::pin(async move { Ok(tokio::task::spawn_blocking(move || maps.probe()).await??) })
     });
     let (imap, ca_file) = (config.imap.clone(), config.certificate.ca_file.clone());
+    let auth = (config.barrier != BarrierMode::Off).then(|| auth_client(config));
+    let domain = config.settings.default_domain.clone();
     let dovecot: Probe = Box::new(move || {
-        let (imap, ca_file) = (imap.clone(), ca_file.clone());
+        let (imap, ca_file, auth) = (imap.clone(), ca_file.clone(), auth.clone());
+        let login = Address::parse(&format!("readyz@{domain}"));
         Box::pin(async move {
             let tls = mail::tls::client_config(ca_file.as_deref()).await?;
             mail::imap::greeting(&imap, tls, greeting_limit).await?;
-            Ok(())
+            match auth {
+                Some(auth) => sees_logins(&auth, login?).await,
+                None => Ok(()),
+            }
         })
     });
     let (submission, inbound) = (config.smtp.clone(), config.mx.clone());

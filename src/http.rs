@@ -84,6 +84,12 @@ impl App {
         Ok(changed.value)
     }
 
+    /// The same for a new inbox, whose login is to be seen.
+    async fn published_new<T>(&self, changed: Changed<T>) -> Result<T, Problem> {
+        self.publisher.publish_new(changed.publish).await?;
+        Ok(changed.value)
+    }
+
     /// Runs an operation that changes what the mail side sees to its end: written, and published.
     async fn change<T, F>(
         &self,

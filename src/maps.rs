@@ -245,6 +245,34 @@ impl Maps {
         self.passdb.wrong_entries(expected, &self.layout.home)
     }
 
+    /// Of these addresses, in their order, whether a Postfix that looks them up now finds what their states say: the
+    /// mailbox or alias, who may send from it, and its domain. To be asked also while changes are applied.
+    pub fn show_to_postfix(&self, expected: &[(Address, AddressState)]) -> Result<Vec<bool>, Error> {
+        let changes: Vec<_> = expected
+            .iter()
+            .map(|(address, state)| {
+                let is_served = *state != AddressState::Absent;
+                (
+                    MapChange::Address(address.clone(), state.clone()),
+                    MapChange::Domain(address.domain.clone(), true),
+                    is_served,
+                )
+            })
+            .collect();
+        let mut shown = vec![true; expected.len()];
+        for which in Which::ALL {
+            let of_table = changes
+                .iter()
+                .filter_map(|(address, domain, _)| which.entry(address).or_else(|| which.entry(domain)));
+            let found = self.table(which).shows_to_postfix(of_table)?;
+            for (index, found) in found.into_iter().enumerate() {
+                // Of an address that is none, the domain may have gone, too.
+                shown[index] &= found || which == Which::Domains && !changes[index].2;
+            }
+        }
+        Ok(shown)
+    }
+
     /// Removes what nobody reads and no inboxd would leave among the password entries, and gives folders their group
     /// and mode: before the maps are compared with the store. Not while something is written.
     pub fn clean(&self) -> Result<Cleaned, Error> {

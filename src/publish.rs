@@ -8,6 +8,7 @@
 //!
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
+mod barrier;
 mod compare;
 mod rebuild;
 mod retry;
@@ -28,8 +29,12 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub use self::rebuild::{Rebuilt, rebuild};
+pub use self::{
+    barrier::{Barrier, Blind, LoginViewer, NotSeen},
+    rebuild::{Rebuilt, rebuild},
+};
 use self::{
+    barrier::Unseen,
     rebuild::{Rebuild, RebuildRequest},
     retry::Retry,
 };
@@ -87,6 +92,9 @@ pub enum Error {
     /// Open sessions could not be ended.
     #[error("cut off open sessions")]
     Sessions(#[source] Arc<SessionsError>),
+    /// A new login is in the maps, and was not seen through the mail servers.
+    #[error("see a new login through the mail servers")]
+    NotSeen(#[source] Arc<NotSeen>),
     /// The publisher has stopped, because the daemon is stopping.
     #[error("the publisher has stopped")]
     Stopped,
@@ -114,6 +122,8 @@ pub struct Parts {
     pub default_domain: DomainName,
     /// Ends open sessions; none where the configuration names no way to.
     pub sessions: Option<Arc<dyn SessionEnder>>,
+    /// Sees new logins before their creations are answered; none where nothing is to be asked.
+    pub barrier: Option<Barrier>,
 }
 
 /// Asks the publisher to publish.
@@ -129,6 +139,8 @@ pub struct Rebuilder(mpsc::Sender<RebuildRequest>);
 
 struct Request {
     keys: Vec<MapKey>,
+    /// Whether it is answered when its logins have been seen.
+    to_be_seen: bool,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -136,10 +148,23 @@ impl Publisher {
     /// Publishes the current state of these keys. When it returns, both mail servers see it, and it survives a
     /// power cut.
     pub async fn publish(&self, keys: Vec<MapKey>) -> Result<(), Error> {
+        self.ask(keys, false).await
+    }
+
+    /// The same for new logins: when it returns, they have also been seen through the mail servers, if that is required.
+    pub async fn publish_new(&self, keys: Vec<MapKey>) -> Result<(), Error> {
+        self.ask(keys, true).await
+    }
+
+    async fn ask(&self, keys: Vec<MapKey>, to_be_seen: bool) -> Result<(), Error> {
         let begun = Instant::now();
         let (done, published) = oneshot::channel();
         self.requests
-            .send(Request { keys, done })
+            .send(Request {
+                keys,
+                to_be_seen,
+                done,
+            })
             .await
             .map_err(|_| Error::Stopped)?;
         let result = published.await.map_err(|_| Error::Stopped)?;
@@ -174,6 +199,7 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         parts: Arc::new(parts),
         failing: false,
         ending: JoinSet::new(),
+        looking: JoinSet::new(),
         seen: BTreeSet::new(),
         rebuild: None,
     };
@@ -205,6 +231,8 @@ struct Task {
     failing: bool,
     /// Answers that wait for sessions to end; each says whether they did. They do not hold up the batches behind.
     ending: JoinSet<Result<(), Error>>,
+    /// Creations of earlier batches whose logins are being looked at. Each returns those that wait for sessions, too.
+    looking: JoinSet<Vec<Unseen>>,
     /// The marks that the last look saw.
     seen: BTreeSet<Uuid>,
     /// A rebuild that is under way: a step of it comes after each round of everything else.
@@ -239,6 +267,7 @@ impl Task {
                         retry = retry.restarted();
                     }
                 }
+                Some(seen) = self.looking.join_next() => self.answer_seen(seen),
                 request = requests.recv() => match request {
                     Some(first) => {
                         let failed_before = self.failing;
@@ -258,6 +287,9 @@ impl Task {
             if let Some(rebuild) = self.rebuild.take() {
                 self.rebuild = rebuild.step(&self.parts, !requests.is_empty()).await;
             }
+        }
+        while let Some(seen) = self.looking.join_next().await {
+            self.answer_seen(seen);
         }
         while self.ending.join_next().await.is_some() {}
         drop(clear);
@@ -295,15 +327,26 @@ impl Task {
                     let _ = request.done.send(Err(error.clone()));
                 }
             }
-            Ok(published) => {
+            Ok((published, changes)) => {
                 let (with_sessions, without) = by_sessions(published);
+                let mut unseen = Vec::new();
                 for request in batch {
                     let own: Vec<Pending> = with_sessions
                         .iter()
                         .filter(|pending| request.keys.contains(&pending.key))
                         .cloned()
                         .collect();
-                    self.answer(request, own);
+                    if request.to_be_seen && self.parts.barrier.is_some() {
+                        unseen.push(Unseen {
+                            request,
+                            sessions: own,
+                        });
+                    } else {
+                        self.answer(request, own);
+                    }
+                }
+                if !unseen.is_empty() {
+                    self.looking.spawn(Arc::clone(&self.parts).see(unseen, changes));
                 }
                 for pending in without {
                     if clear.send(pending).await.is_err() {
@@ -329,6 +372,18 @@ impl Task {
             let _ = request.done.send(ended.clone());
             ended
         });
+    }
+
+    /// Answers creations that have been seen, and whose answer waits for sessions to end.
+    fn answer_seen(&mut self, seen: Result<Vec<Unseen>, tokio::task::JoinError>) {
+        match seen {
+            Ok(seen) => {
+                for creation in seen {
+                    self.answer(creation.request, creation.sessions);
+                }
+            }
+            Err(error) => tracing::error!(%error, "a task that looks at new logins failed"),
+        }
     }
 
     /// Publishes what is still marked although nobody waits for it.
@@ -379,7 +434,7 @@ impl Task {
             after = Some(last.mark);
             let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
             let published = match self.publish(&keys).await {
-                Ok(published) => published,
+                Ok((published, _)) => published,
                 Err(error) => {
                     self.failing = true;
                     return Err(error);
@@ -406,9 +461,10 @@ impl Task {
             .spawn(async move { parts.end_sessions(with_sessions).await });
     }
 
-    /// Publishes the current state of these keys. Returns the marks that this settles, but for open sessions.
-    async fn publish(&self, keys: &[MapKey]) -> Result<Vec<Pending>, Error> {
-        let mut settled = Vec::new();
+    /// Publishes the current state of these keys. Returns the marks that this settles, but for open sessions, and what was
+    /// published.
+    async fn publish(&self, keys: &[MapKey]) -> Result<(Vec<Pending>, Vec<MapChange>), Error> {
+        let (mut settled, mut published) = (Vec::new(), Vec::with_capacity(keys.len()));
         for keys in keys.chunks(BATCH_MAX) {
             let mut changes = Vec::with_capacity(keys.len());
             let mut tx = self.parts.db.read().await?;
@@ -417,9 +473,9 @@ impl Task {
                 changes.push(self.parts.current(&mut tx, key).await?);
             }
             drop(tx);
-            self.parts.apply(changes).await?;
+            published.extend(self.parts.apply(changes).await?);
         }
-        Ok(settled)
+        Ok((settled, published))
     }
 }
 
@@ -435,9 +491,10 @@ impl Parts {
         })
     }
 
-    async fn apply(&self, changes: Vec<MapChange>) -> Result<(), Error> {
+    /// Applies changes and gives them back.
+    async fn apply(&self, changes: Vec<MapChange>) -> Result<Vec<MapChange>, Error> {
         let maps = Arc::clone(&self.maps);
-        blocking(move || maps.apply(&changes)).await
+        blocking(move || maps.apply(&changes).map(|()| changes)).await
     }
 
     /// Ends the open sessions of these logins, whose keys are in the maps, and clears their marks before anybody is

@@ -20,6 +20,11 @@ pub mod metric {
     pub const PUBLISH_SECONDS: &str = "inboxd_publish_seconds";
     /// Keys of the maps that share one batch and its flushes.
     pub const PUBLISH_BATCH_KEYS: &str = "inboxd_publish_batch_keys";
+    /// Time from the publication of new logins until they are seen through the mail servers, or are given up: one for all
+    /// of a batch.
+    pub const BARRIER_SECONDS: &str = "inboxd_barrier_seconds";
+    /// New logins that were not seen through the mail servers; label `reason`.
+    pub const BARRIER_NOT_SEEN_TOTAL: &str = "inboxd_barrier_not_seen_total";
     /// Inboxes created (201); label `completed` is `true` where an unfinished creation was completed.
     pub const INBOXES_CREATED_TOTAL: &str = "inboxd_inboxes_created_total";
     /// Times that the store could not be reached.

@@ -335,7 +335,7 @@ impl Answer {
     }
 }
 
-/// Allocates, publishes, answers.
+/// Allocates, publishes, sees, answers.
 async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> Result<Answer, Problem> {
     match allocate(&app.service, caller, request).await? {
         Outcome::Existing(inbox) => {
@@ -343,7 +343,7 @@ async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> 
             Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true })
         }
         Outcome::Created(changed) => {
-            let created = app.published(*changed).await?;
+            let created = app.published_new(*changed).await?;
             metrics::counter!(metric::INBOXES_CREATED_TOTAL, "completed" => created.completed.to_string())
                 .increment(1);
             let id = created.inbox.id;

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::wire::nobody_listens;
+pub use crate::model::maps::Answer;
 use crate::model::{address::Address, password::EntryMark};
 
 /// The one major version of the protocol.
@@ -40,18 +41,6 @@ const NEIGHBOUR_TIMEOUT_MS: u64 = 500;
 pub struct AuthSocket {
     socket: PathBuf,
     administration: PathBuf,
-}
-
-/// What Dovecot says of a login.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// It can log in with the password of this entry; `None` where the entry shows none or the Lua script is older than
-    /// this inboxd.
-    Found(Option<EntryMark>),
-    /// Nobody can log in with this name: there is no entry, or it is locked.
-    Unknown,
-    /// Dovecot could not read or understand the entry. Its log says why; 2.4 waits about three seconds before it says so.
-    Failed,
 }
 
 /// Why Dovecot did not answer for every login.
@@ -232,12 +221,13 @@ impl Answered {
 
 /// The client's half of the handshake, and a look-up for each login, numbered from one.
 fn requests(logins: &[Address]) -> String {
-    let mut text = format!("VERSION\t{PROTOCOL_MAJOR}\t0\n");
-    for (index, login) in logins.iter().enumerate() {
+    let look_ups = logins.iter().enumerate().map(|(index, login)| {
         // An address holds nothing that the protocol would escape.
-        text.push_str(&format!("PASS\t{}\t{login}\tservice={SERVICE}\n", index + 1));
-    }
-    text
+        format!("PASS\t{}\t{login}\tservice={SERVICE}\n", index + 1)
+    });
+    std::iter::once(format!("VERSION\t{PROTOCOL_MAJOR}\t0\n"))
+        .chain(look_ups)
+        .collect()
 }
 
 /// `PASS<tab>id<tab>user=name[<tab>field=value ...]`, `NOTFOUND<tab>id` or `FAIL<tab>id[<tab>...]`.

@@ -36,7 +36,7 @@ use super::{
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
 const MAP_SIZE_OCTETS: usize = 4 << 30;
-/// How long a writer waits for Postfix's look-ups to let it in, and a reader for the writer.
+/// How long a writer waits for Postfix's look-ups to let it in, and a look-up of ours for the writer.
 const LOCK_TIMEOUT_MS: u64 = 5_000;
 /// Pauses between tries for the lock, in microseconds: short at first, because look-ups are.
 const LOCK_PAUSE_US: std::ops::RangeInclusive<u64> = 50..=2_000;
@@ -191,8 +191,9 @@ impl Table {
         #[expect(
             unsafe_code,
             reason = "opening maps the file: sound while nobody else writes it, which the folder's lock ensures, and \
-                      while it is not truncated, which nobody may; NO_LOCK is sound because every transaction here \
-                      happens under the write lock above, one at a time"
+                      while it is not truncated, which nobody may; NO_LOCK is sound because whatever writes here \
+                      does so under the write lock above, and nothing reads meanwhile: the publisher does one after \
+                      the other, and whoever reads beside it holds a read lock"
         )]
         let env = unsafe {
             options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK | EnvFlags::NO_SYNC);
@@ -278,6 +279,35 @@ impl Table {
         self.flush(&open)
     }
 
+    /// Of some names, whether a Postfix that looks them up now finds these values (`None`: does not find the name): the
+    /// file is opened by its name, and read as Postfix reads it, in a transaction that begins now, under a read lock.
+    pub(super) fn shows_to_postfix(
+        &self,
+        expected: impl Iterator<Item = (String, Option<String>)>,
+    ) -> Result<Vec<bool>, Error> {
+        let doing = "look at";
+        let open = self.opened()?;
+        // A description of its own: the lock below must not be the writer's.
+        let file = File::open(&self.path).map_err(file_error("open the table", &self.path))?;
+        let there = file
+            .metadata()
+            .map_err(file_error("look at the table", &self.path))?;
+        if !open.is(&there) {
+            return Err(self.failed(doing, TableError::Gone));
+        }
+        let _held = Lock::take(&file, libc::F_RDLCK).map_err(|error| self.failed(doing, error))?;
+        (|| {
+            let txn = open.env.read_txn()?;
+            expected
+                .map(|(name, value)| {
+                    let found = open.database.get(&txn, &with_nul(&name))?;
+                    Ok(found == value.as_deref().map(with_nul).as_deref())
+                })
+                .collect::<Result<Vec<bool>, heed::Error>>()
+        })()
+        .map_err(|error: heed::Error| self.failed(doing, error.into()))
+    }
+
     /// Removes keys that no name has.
     pub(super) fn remove(&self, keys: &[Vec<u8>]) -> Result<(), Error> {
         let open = self.opened()?;
@@ -343,11 +373,8 @@ impl Table {
         } else {
             self.path.with_extension(UNFINISHED_EXTENSION)
         };
-        let identity = |file: fs::Metadata| (file.dev(), file.ino());
-        let there = fs::metadata(path).map(identity);
-        let here = open.lock.metadata().map(identity);
-        match (there, here) {
-            (Ok(there), Ok(here)) if there == here => Ok(()),
+        match fs::metadata(path) {
+            Ok(there) if open.is(&there) => Ok(()),
             _ => Err(self.failed(doing, TableError::Gone)),
         }
     }
@@ -358,6 +385,14 @@ impl Table {
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+impl Open {
+    /// Whether this is the file that is open here.
+    fn is(&self, there: &fs::Metadata) -> bool {
+        let here = self.lock.metadata();
+        here.is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     Refused,
     address::{Address, DomainName},
     ids::InboxId,
-    password::PasswordHash,
+    password::{EntryMark, PasswordHash},
 };
 
 /// A key of the maps: what is marked when the store changes, and what is published.
@@ -65,6 +65,47 @@ pub enum Login {
     Open(PasswordHash),
     /// Not at all, while deliveries go on: its tenant is suspended.
     Locked,
+}
+
+impl AddressState {
+    /// Whether this is what Dovecot says of the name of an address in this state.
+    pub fn is_seen_in(&self, answer: &Answer) -> bool {
+        match (self, answer) {
+            (
+                Self::Mailbox(Mailbox {
+                    login: Login::Open(hash),
+                    ..
+                }),
+                Answer::Found(mark),
+            ) => *mark == hash.mark(),
+            (Self::Mailbox(Mailbox { login, .. }), Answer::Unknown) => *login == Login::Locked,
+            (Self::Absent | Self::Alias(_), Answer::Unknown) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What Dovecot says of a login that it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It can log in with the password of this entry. `None` where the hash has no mark, or where Dovecot's Lua script is
+    /// older than this inboxd.
+    Found(Option<EntryMark>),
+    /// Nobody can log in with this name: there is no entry, or it is locked.
+    Unknown,
+    /// Dovecot could not read or understand the entry. Its log says why; 2.4 waits about three seconds before it says so.
+    Failed,
+}
+
+/// What is done about a new login before its creation is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BarrierMode {
+    /// It must have been seen through the mail servers.
+    Require,
+    /// It is looked at, and what is not seen is reported.
+    Report,
+    /// Nothing is asked.
+    Off,
 }
 
 /// What is to be published: a key and the state that the store says it has.

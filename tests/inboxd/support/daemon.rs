@@ -99,7 +99,13 @@ impl Daemon {
                 format!("{key} = \"{dir}/{name}\"\n")
             }
         });
-        fs::write(&config, text + &mine.concat()).unwrap();
+        // Without a Dovecot there is nothing to see new logins through.
+        let barrier = if extra.contains("dovecot.base_dir") || extra.contains("publish.barrier") {
+            ""
+        } else {
+            "publish.barrier = \"off\"\n"
+        };
+        fs::write(&config, text + &mine.concat() + barrier).unwrap();
         let created = Command::new(INBOXD)
             .args(["keys", "create", "--super-admin", "--config"])
             .arg(&config)

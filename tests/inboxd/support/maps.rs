@@ -56,6 +56,7 @@ impl Running {
             maps: Arc::clone(&maps),
             default_domain: domain(DEFAULT_DOMAIN),
             sessions,
+            barrier: None,
         })
         .await?;
         Ok(Self {
