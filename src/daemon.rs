@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 mod certificate;
+pub mod control;
 pub mod sealing_key;
 
 use std::{
@@ -183,6 +184,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let db = open_store(config).await?;
     let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
     let layout = config.maps_layout()?;
+    let control_socket = layout.control_socket();
     let maps = Arc::new(tokio::task::spawn_blocking(move || Maps::open(&layout)).await??);
     let sessions: Arc<dyn SessionEnder> = Arc::new(doveadm_client(config)?);
     let (publisher, publishing) = publish::start(publish::Parts {
@@ -214,6 +216,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }
+    let rebuilder = publisher.rebuilder();
     let readiness = Arc::new(probes(config, &db, &maps));
     let app = App {
         service: Arc::clone(&service),
@@ -237,6 +240,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         }
     };
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
+    let controlling = tokio::spawn(control::serve(control_socket, rebuilder, stopped.clone()));
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
@@ -251,7 +255,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     if let Some(task) = serving_metrics {
         task.await?;
     }
+    // A rebuild that is under way ends with the publisher, and its caller is told.
     publishing.await?;
+    controlling.await?;
     acknowledging.await?;
     db.close().await;
     tracing::info!("stopped");
@@ -314,6 +320,11 @@ fn auth_client(config: &Config) -> AuthSocket {
         &base_dir.join(LOOKUP_SOCKET),
         &base_dir.join(ADMINISTRATION_SOCKET),
     )
+}
+
+/// Sees logins through Dovecot, for whoever checks what it answers.
+pub fn login_viewer(config: &Config) -> Arc<dyn LoginViewer> {
+    Arc::new(auth_client(config))
 }
 
 impl LoginViewer for AuthSocket {

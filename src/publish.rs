@@ -9,6 +9,7 @@
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
 mod barrier;
+mod check;
 mod compare;
 mod rebuild;
 mod retry;
@@ -29,14 +30,15 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub use self::{
-    barrier::{Barrier, Blind, LoginViewer, NotSeen},
-    rebuild::{Rebuilt, rebuild},
-};
 use self::{
     barrier::Unseen,
     rebuild::{Rebuild, RebuildRequest},
     retry::Retry,
+};
+pub use self::{
+    barrier::{Barrier, Blind, LoginViewer, NotSeen},
+    check::{Checked, Misread, Report},
+    rebuild::{Rebuilt, rebuild},
 };
 use crate::{
     maps::{self, Differences, Maps},
@@ -482,16 +484,9 @@ impl Task {
 impl Parts {
     /// What the maps should say of a key now.
     async fn current(&self, tx: &mut Tx, key: &MapKey) -> Result<MapChange, Error> {
-        Ok(match key {
-            MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
-            MapKey::Domain(domain) => {
-                let served = *domain == self.default_domain || tx.is_verified_domain(domain).await?;
-                MapChange::Domain(domain.clone(), served)
-            }
-        })
+        Ok(compare::current(tx, &self.default_domain, key).await?)
     }
 
-    /// Applies changes and gives them back.
     async fn apply(&self, changes: Vec<MapChange>) -> Result<Vec<MapChange>, Error> {
         let maps = Arc::clone(&self.maps);
         blocking(move || maps.apply(&changes).map(|()| changes)).await

@@ -65,6 +65,14 @@ fn is_owned(now: &fs::Metadata, uid: u32, gid: Option<u32>) -> bool {
     now.uid() == uid && gid.is_none_or(|gid| now.gid() == gid)
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn flush_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder)

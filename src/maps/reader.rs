@@ -183,13 +183,16 @@ impl Reader {
         })
     }
 
-    /// Something among the password entries that does not belong there.
-    pub fn stray(&self, path: &Path) -> Difference {
-        Difference {
+    /// Something among the password entries that does not belong there, and which file it is: one that is being
+    /// written has soon gone, or is another. None if it has gone.
+    pub fn stray(&self, path: &Path) -> Option<(Difference, (u64, u64))> {
+        let found = fs::symlink_metadata(path).ok()?;
+        let stray = Difference {
             map: PASSDB,
             key: Some(self.name_of(path)),
             what: What::Stray,
-        }
+        };
+        Some((stray, (found.dev(), found.ino())))
     }
 
     /// Tables that cannot be read count as met: they are told of as a whole.

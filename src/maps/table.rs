@@ -31,7 +31,7 @@ use self::pages::PagesError;
 pub(super) use self::reading::TableReader;
 use super::{
     Error, file_error,
-    files::{FILE_MODE, flush_folder, own},
+    files::{FILE_MODE, flush_folder, own, remove_if_there},
 };
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
@@ -162,12 +162,7 @@ impl Table {
     fn open_beside(&self) -> Result<Open, Error> {
         let path = self.path.with_extension(UNFINISHED_EXTENSION);
         let doing = "make the table";
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file_error("remove an unfinished table", &path)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(&path).map_err(file_error("remove an unfinished table", &path))?;
         let lock = OpenOptions::new()
             .create_new(true)
             .read(true)
@@ -227,12 +222,7 @@ impl Table {
         let unfinished = self.path.with_extension(UNFINISHED_EXTENSION);
         let aside = self.path.with_extension(DAMAGED_EXTENSION);
         let doing = "set aside the damaged table";
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file_error(doing, &aside)(error));
-            }
-            _ => {}
-        }
+        remove_if_there(&aside).map_err(file_error(doing, &aside))?;
         // A second name, not another one: at no time is there no table.
         match fs::hard_link(&self.path, &aside) {
             Ok(()) => {
@@ -453,7 +443,7 @@ impl<'a> Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         if let Err(errno) = set_lock(self.0, libc::F_UNLCK) {
-            tracing::error!(%errno, "cannot unlock a table; look-ups wait until the daemon ends");
+            tracing::error!(%errno, "cannot unlock a table; others wait for it until this process ends");
         }
     }
 }

@@ -6,9 +6,10 @@ use super::{Error, Parts, blocking};
 use crate::{
     maps::{Differences, Expected, Leftover, Survey, Which},
     model::{
-        address::Address,
-        maps::{AddressState, MapChange},
+        address::{Address, DomainName},
+        maps::{AddressState, MapChange, MapKey},
     },
+    store::{self, Db, Tx},
 };
 
 /// Entries compared at a time.
@@ -162,29 +163,47 @@ impl Parts {
         .await
     }
 
-    /// Everything that the domains' table should hold.
-    pub(super) async fn served(&self) -> Result<Vec<MapChange>, Error> {
-        let domains = self.db.read().await?.verified_domains().await?;
-        let domains: BTreeSet<_> = domains.into_iter().chain([self.default_domain.clone()]).collect();
-        Ok(domains
-            .into_iter()
-            .map(|domain| MapChange::Domain(domain, true))
-            .collect())
+    async fn served(&self) -> Result<Vec<MapChange>, Error> {
+        served(&self.db, &self.default_domain).await
     }
 
-    /// A page of what the maps should say of addresses.
-    pub(super) async fn page(&self, after: Option<&Address>) -> Result<Vec<MapChange>, Error> {
-        self.page_of(after, CHECK_PAGE).await
+    async fn page(&self, after: Option<&Address>) -> Result<Vec<MapChange>, Error> {
+        page_of(&self.db, after, CHECK_PAGE).await
     }
+}
 
-    /// The same, of this many.
-    pub(super) async fn page_of(&self, after: Option<&Address>, limit: u32) -> Result<Vec<MapChange>, Error> {
-        let page = self.db.read().await?.address_states_after(after, limit).await?;
-        Ok(page
-            .into_iter()
-            .map(|(address, state)| MapChange::Address(address, state))
-            .collect())
-    }
+/// Everything that the domains' table should hold.
+pub(super) async fn served(db: &Db, default_domain: &DomainName) -> Result<Vec<MapChange>, Error> {
+    let domains = db.read().await?.verified_domains().await?;
+    let domains: BTreeSet<_> = domains.into_iter().chain([default_domain.clone()]).collect();
+    Ok(domains
+        .into_iter()
+        .map(|domain| MapChange::Domain(domain, true))
+        .collect())
+}
+
+/// A page of what the maps should say of addresses.
+pub(super) async fn page_of(db: &Db, after: Option<&Address>, limit: u32) -> Result<Vec<MapChange>, Error> {
+    let page = db.read().await?.address_states_after(after, limit).await?;
+    Ok(page
+        .into_iter()
+        .map(|(address, state)| MapChange::Address(address, state))
+        .collect())
+}
+
+/// What the maps should say of a key now.
+pub(super) async fn current(
+    tx: &mut Tx,
+    default_domain: &DomainName,
+    key: &MapKey,
+) -> Result<MapChange, store::Error> {
+    Ok(match key {
+        MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
+        MapKey::Domain(domain) => {
+            let served = domain == default_domain || tx.is_verified_domain(domain).await?;
+            MapChange::Domain(domain.clone(), served)
+        }
+    })
 }
 
 /// What was done about keys that the maps had otherwise than expected.

@@ -7,22 +7,26 @@
 //! It goes step by step, between the publisher's batches and in the same task: the state of a page is read and
 //! written with nothing in between, so nothing older than what is published can come over it.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{
     Error, Parts, blocking,
-    compare::{CHECK_PAGE, last_of},
+    compare::{CHECK_PAGE, last_of, page_of, served},
 };
 use crate::{
     maps::{Expected, Survey, Which},
     model::address::Address,
+    telemetry,
 };
 
 /// Entries written in one step while requests wait; it bounds how long they do.
 const STEP_BUSY: u32 = 256;
 
 /// What a rebuild wrote and removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Rebuilt {
     /// Password entries and mailboxes.
     pub mailboxes: usize,
@@ -89,10 +93,7 @@ impl Rebuild {
                 Ok(rebuilt)
             }
             Err(error) => {
-                tracing::error!(
-                    error = crate::telemetry::chain(&error),
-                    "cannot write the maps anew"
-                );
+                tracing::error!(error = telemetry::chain(&error), "cannot write the maps anew");
                 Err(error)
             }
         };
@@ -122,7 +123,7 @@ impl Work {
     }
 
     async fn open(&mut self, parts: &Parts) -> Result<Stage, Error> {
-        let maps = std::sync::Arc::clone(&parts.maps);
+        let maps = Arc::clone(&parts.maps);
         let (new_tables, removed) = blocking(move || {
             let new_tables = maps.reopen()?;
             Ok((new_tables, maps.clean()?.removed))
@@ -131,7 +132,11 @@ impl Work {
         self.rebuilt.new_tables = new_tables;
         self.rebuilt.removed = removed;
         let mut expected = Expected::default();
-        expected.add(&parts.write(parts.served().await?).await?);
+        expected.add(
+            &parts
+                .write(served(&parts.db, &parts.default_domain).await?)
+                .await?,
+        );
         self.rebuilt.domains = expected.count(Which::Domains);
         Ok(Stage::Addresses(expected, None))
     }
@@ -143,7 +148,7 @@ impl Work {
         after: Option<Address>,
         limit: u32,
     ) -> Result<Stage, Error> {
-        let page = parts.page_of(after.as_ref(), limit).await?;
+        let page = page_of(&parts.db, after.as_ref(), limit).await?;
         let Some(last) = last_of(&page) else {
             self.rebuilt.mailboxes = expected.count(Which::Mailboxes);
             self.rebuilt.aliases = expected.count(Which::Aliases);
@@ -161,7 +166,7 @@ impl Work {
             self.rebuilt.removed += parts.resolve(found).await?.extra;
             return Ok(Stage::Survey(Box::new(survey)));
         }
-        let maps = std::sync::Arc::clone(&parts.maps);
+        let maps = Arc::clone(&parts.maps);
         blocking(move || {
             maps.put_in_place()?;
             // Everything was written; it need not count as this process's memory from now on.
