@@ -43,7 +43,8 @@ pub struct Leftover {
 /// Maps that can be walked through.
 trait Source {
     fn entries_after(&self, which: Which, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, Error>;
-    fn walk(&self) -> Result<passdb::Walk, Error>;
+    /// None: there is no tree of password entries.
+    fn walk(&self) -> Result<Option<passdb::Walk>, Error>;
 }
 
 impl Source for Maps {
@@ -51,8 +52,8 @@ impl Source for Maps {
         self.table(which).entries_after(after, limit)
     }
 
-    fn walk(&self) -> Result<passdb::Walk, Error> {
-        self.passdb.walk()
+    fn walk(&self) -> Result<Option<passdb::Walk>, Error> {
+        self.passdb.walk().map(Some)
     }
 }
 
@@ -61,8 +62,8 @@ impl Source for Reader {
         self.table_entries_after(which, after, limit)
     }
 
-    fn walk(&self) -> Result<passdb::Walk, Error> {
-        self.passdb().walk()
+    fn walk(&self) -> Result<Option<passdb::Walk>, Error> {
+        self.has_entries().then(|| self.passdb().walk()).transpose()
     }
 }
 
@@ -125,7 +126,13 @@ impl Survey {
             Stage::Entries(walk) => {
                 let walk = match walk {
                     Some(walk) => walk,
-                    None => walk.insert(Box::new(source.walk()?)),
+                    None => match source.walk()? {
+                        Some(begun) => walk.insert(Box::new(begun)),
+                        None => {
+                            self.stage = Stage::Over;
+                            return Ok(Some(found));
+                        }
+                    },
                 };
                 for _ in 0..limit {
                     match walk.next()? {

@@ -182,6 +182,7 @@ async fn create(tenant: &Api, username: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_checked_is_no_difference_and_no_success() {
     let mut daemon = Daemon::start(Database::Sqlite).await;
+    create(&daemon.tenant("Acme").await, "a").await;
     let (status, text) = daemon.command(&["maps", "check"]).await;
     assert_eq!(status, 2, "{text}");
     assert!(
@@ -190,11 +191,11 @@ async fn what_cannot_be_checked_is_no_difference_and_no_success() {
     );
     for (setting, why) in [
         (
-            "store.url=\"sqlite:/nowhere/inboxd.db\"",
+            "store.url=sqlite:/nowhere/inboxd.db",
             "there is no store /nowhere/inboxd.db",
         ),
         (
-            "maps.dir=\"/nowhere\"",
+            "maps.dir=/nowhere",
             "look at the folder /nowhere: No such file",
         ),
     ] {
@@ -205,7 +206,7 @@ async fn what_cannot_be_checked_is_no_difference_and_no_success() {
         assert!(text.contains(why), "{text}");
     }
     let (status, text) = daemon
-        .command(&["maps", "check", "--set", "maps.passdb_group=\"nobody-has-it\""])
+        .command(&["maps", "check", "--set", "maps.passdb_group=nobody-has-it"])
         .await;
     assert_eq!(status, 78, "{text}");
     // A folder where a table belongs.
