@@ -129,7 +129,7 @@ pub enum Error {
 /// How far the maps were from the store, and what was done about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Differences {
-    /// Entries that were missing or said something else.
+    /// Password entries, and names in the tables, that were missing or said something else.
     pub wrong: usize,
     /// Entries that nothing in the store asks for.
     pub extra: usize,
@@ -203,14 +203,7 @@ impl Maps {
     /// Password entries are written before Postfix's keys, and removed after them, so that Dovecot knows every
     /// mailbox that Postfix accepts mail for.
     pub fn write(&self, changes: &[MapChange]) -> Result<(), Error> {
-        self.find_folder()?;
-        let mut written = self.passdb.batch();
-        for change in changes {
-            if let Some((address, line)) = entry_of(change, &self.layout.home) {
-                written.write(address, &line)?;
-            }
-        }
-        written.flush()?;
+        self.write_entries(changes)?;
         self.write_tables(changes)?;
         let mut removed = self.passdb.batch();
         for change in changes {
@@ -219,6 +212,18 @@ impl Maps {
             }
         }
         removed.flush()
+    }
+
+    /// The first part of [`Self::write`]: the password entries that there should be.
+    pub fn write_entries(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.find_folder()?;
+        let mut written = self.passdb.batch();
+        for change in changes {
+            if let Some((address, line)) = entry_of(change, &self.layout.home) {
+                written.write(address, &line)?;
+            }
+        }
+        written.flush()
     }
 
     /// The part of [`Self::write`] that is for Postfix: where the password entries are known to be right.

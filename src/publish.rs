@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use self::{
     barrier::Unseen,
-    rebuild::{Rebuild, RebuildRequest},
+    rebuild::{Beside, Rebuild, RebuildRequest},
     retry::Retry,
 };
 pub use self::{
@@ -253,6 +253,7 @@ impl Task {
         let mut retry = Retry::soon();
         let mut look = pausing(LOOK_PAUSE_MS);
         loop {
+            let mut beside = Beside::Others;
             tokio::select! {
                 biased;
                 () = retry.due(), if self.failing => {
@@ -284,10 +285,10 @@ impl Task {
                     self.rebuild = Some(Rebuild::new(request));
                 }
                 // Nobody waits: the rebuild goes on.
-                () = std::future::ready(()), if self.rebuild.is_some() => {}
+                () = std::future::ready(()), if self.rebuild.is_some() => beside = Beside::Nothing,
             }
             if let Some(rebuild) = self.rebuild.take() {
-                self.rebuild = rebuild.step(&self.parts, !requests.is_empty()).await;
+                self.rebuild = rebuild.step(&self.parts, beside).await;
             }
         }
         while let Some(seen) = self.looking.join_next().await {

@@ -43,6 +43,8 @@ const ACQUIRE_TIMEOUT_MS: u64 = 20_000;
 const SQLITE_BUSY_TIMEOUT_MS: u64 = 10_000;
 /// Connections that read from SQLite at the same time.
 const SQLITE_READERS: u32 = 8;
+/// Rows that a connection to SQLite reads ahead of whoever takes them: one at a time, it is mostly waking up.
+const SQLITE_ROWS_AHEAD: usize = 1_000;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
@@ -111,7 +113,7 @@ impl Db {
         let readers = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(acquire)
-            .connect_lazy_with(options);
+            .connect_lazy_with(options.row_buffer_size(SQLITE_ROWS_AHEAD));
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
             .await

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Failure, Source, block_on, print};
 use crate::{
-    config::{Config, StoreUrl},
+    config::{self, Config, StoreUrl},
     daemon::{self, control},
     mail::doveadm::has_no_server,
     maps::{self, Layout, Maps, Reader},
@@ -51,6 +51,7 @@ pub(super) fn maps(command: MapsCommand) -> Result<ExitCode, Failure> {
             let config = arguments.source.load()?;
             match block_on(check(&config, &arguments)) {
                 Ok(status) => Ok(status),
+                Err(failure) if failure.is::<config::Error>() => Err(failure),
                 Err(failure) => {
                     eprintln!("inboxd: cannot check the maps: {}", telemetry::chain(&*failure));
                     Ok(ExitCode::from(NOT_CHECKED))
@@ -94,30 +95,30 @@ async fn check(config: &Config, arguments: &CheckArguments) -> Result<ExitCode, 
 }
 
 fn as_lines(report: &Report, no_dovecot: bool) -> String {
-    let mut text = String::new();
-    for found in &report.maps {
-        let (map, what) = (found.map, found.what);
-        text += &match &found.key {
-            Some(key) => format!("{map} {key}: {what}\n"),
-            None => format!("{map}: {what}\n"),
-        };
-    }
-    for (address, misread) in &report.dovecot {
-        text += &format!("dovecot {address}: {misread}\n");
-    }
-    if let Some(blind) = &report.blind {
-        text += &format!("Dovecot was not asked on: {}\n", telemetry::chain(blind));
-    }
+    let of_maps = report.maps.iter().map(|found| match &found.key {
+        Some(key) => format!("{} {key}: {}", found.map, found.what),
+        None => format!("{}: {}", found.map, found.what),
+    });
+    let of_dovecot = report
+        .dovecot
+        .iter()
+        .map(|(address, misread)| format!("dovecot {address}: {misread}"));
+    let blind = report
+        .blind
+        .iter()
+        .map(|blind| format!("Dovecot was not asked on: {}", telemetry::chain(blind)));
     let differences = report.maps.len() + report.dovecot.len();
     let dovecot = match (no_dovecot, &report.blind) {
         (true, _) => "Dovecot not asked".to_owned(),
         (false, None) => format!("{} asked of Dovecot", report.asked),
         (false, Some(_)) => format!("only {} asked of Dovecot", report.asked),
     };
-    text + &format!(
-        "{differences} differences in {} addresses and {} domains; {dovecot}; {} being published\n",
+    let summary = format!(
+        "{differences} differences in {} addresses and {} domains; {dovecot}; {} being published",
         report.addresses, report.domains, report.in_flight
-    )
+    );
+    let lines = of_maps.chain(of_dovecot).chain(blind).chain([summary]);
+    lines.map(|line| line + "\n").collect()
 }
 
 fn as_json(report: &Report) -> String {
@@ -157,16 +158,16 @@ async fn rebuild(config: &Config) -> Result<(), Failure> {
     } else {
         "without a daemon"
     };
-    let mut text = format!(
+    print(&format!(
         "written anew {by}: {mailboxes} mailboxes, {aliases} aliases, {domains} domains; {removed} removed that did not \
          belong\n"
-    );
+    ))?;
     if new_tables > 0 {
-        text += &format!(
+        print(&format!(
             "{new_tables} tables are new files, which a Postfix that runs does not see by itself: postfix reload\n"
-        );
+        ))?;
     }
-    print(&text)
+    Ok(())
 }
 
 /// Asks the daemon; `None` if none runs.

@@ -124,15 +124,12 @@ impl Survey {
                 }
             }
             Stage::Entries(walk) => {
-                let walk = match walk {
-                    Some(walk) => walk,
-                    None => match source.walk()? {
-                        Some(begun) => walk.insert(Box::new(begun)),
-                        None => {
-                            self.stage = Stage::Over;
-                            return Ok(Some(found));
-                        }
-                    },
+                if walk.is_none() {
+                    *walk = source.walk()?.map(Box::new);
+                }
+                let Some(walk) = walk else {
+                    self.stage = Stage::Over;
+                    return Ok(Some(found));
                 };
                 for _ in 0..limit {
                     match walk.next()? {

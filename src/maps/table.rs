@@ -226,7 +226,7 @@ impl Table {
         // A second name, not another one: at no time is there no table.
         match fs::hard_link(&self.path, &aside) {
             Ok(()) => {
-                tracing::warn!(table = %self.path.display(), aside = %aside.display(), "set a damaged table aside")
+                tracing::warn!(table = %self.path.display(), aside = %aside.display(), "set a damaged table aside");
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(file_error(doing, &self.path)(error)),

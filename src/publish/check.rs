@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Blind, Error, LoginViewer, blocking,
-    compare::{CHECK_PAGE, current, last_of, page_of, served},
+    compare::{CHECK_PAGE, current, last_of, page_by_inbox, page_of, served},
 };
 use crate::{
     maps::{self, Difference, Expected, Reader, Survey, Which},
@@ -103,16 +103,16 @@ impl Checked {
         let domains = served(&self.db, &self.default_domain).await?;
         report.domains = domains.len();
         expected.add(&domains);
-        let mut page = page_of(&self.db, None, CHECK_PAGE).await?;
-        while let Some(last) = last_of(&page) {
+        let (mut page, mut last) = page_by_inbox(&self.db, None).await?;
+        while last.is_some() {
             report.addresses += page.len();
             expected.add(&page);
             let (next, compared) = tokio::join!(
-                page_of(&self.db, Some(&last), CHECK_PAGE),
+                page_by_inbox(&self.db, last),
                 self.compare(page, &mut report, &mut suspects)
             );
             compared?;
-            page = next?;
+            (page, last) = next?;
         }
         self.survey(expected, domains, &mut suspects).await?;
         self.look_again(suspects, &mut report).await?;

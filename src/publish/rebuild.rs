@@ -5,7 +5,7 @@
 //! removed or replaced are opened by their names again, and a table that is damaged is made anew beside its place.
 //!
 //! It goes step by step, between the publisher's batches and in the same task: the state of a page is read and
-//! written with nothing in between, so nothing older than what is published can come over it.
+//! written with nothing published in between, so nothing older than what is published can come over it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     maps::{Expected, Survey, Which},
-    model::address::Address,
+    model::{address::Address, maps::MapChange},
     telemetry,
 };
 
@@ -63,9 +63,27 @@ struct Work {
 enum Stage {
     #[default]
     Open,
-    Addresses(Expected, Option<Address>),
+    Addresses(Box<Addresses>),
     Survey(Box<Survey>),
     Over,
+}
+
+/// How far the addresses have been written.
+struct Addresses {
+    expected: Expected,
+    /// The last one that was written.
+    after: Option<Address>,
+    /// The page behind it, if it was read already.
+    ahead: Option<Vec<MapChange>>,
+}
+
+/// What goes on beside a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Beside {
+    /// Nothing was published since the step before, and nobody waits.
+    Nothing,
+    /// Others published meanwhile: what was read before may be older than what they wrote.
+    Others,
 }
 
 impl Rebuild {
@@ -78,9 +96,8 @@ impl Rebuild {
     }
 
     /// Goes one step further; gives itself back if there is more to do.
-    pub(super) async fn step(mut self, parts: &Parts, is_busy: bool) -> Option<Self> {
-        let limit = if is_busy { STEP_BUSY } else { CHECK_PAGE };
-        let outcome = match self.work.step(parts, limit).await {
+    pub(super) async fn step(mut self, parts: &Parts, beside: Beside) -> Option<Self> {
+        let outcome = match self.work.step(parts, beside).await {
             Ok(true) => return Some(self),
             Ok(false) => {
                 let rebuilt = self.work.rebuilt;
@@ -106,16 +123,16 @@ impl Rebuild {
 /// Writes everything anew, without a publisher: nobody else may have the maps open for writing.
 pub async fn rebuild(parts: &Parts) -> Result<Rebuilt, Error> {
     let mut work = Work::default();
-    while work.step(parts, CHECK_PAGE).await? {}
+    while work.step(parts, Beside::Nothing).await? {}
     Ok(work.rebuilt)
 }
 
 impl Work {
     /// Whether there is more to do.
-    async fn step(&mut self, parts: &Parts, limit: u32) -> Result<bool, Error> {
+    async fn step(&mut self, parts: &Parts, beside: Beside) -> Result<bool, Error> {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Open => self.open(parts).await?,
-            Stage::Addresses(expected, after) => self.addresses(parts, expected, after, limit).await?,
+            Stage::Addresses(addresses) => self.addresses(parts, *addresses, beside).await?,
             Stage::Survey(survey) => self.survey(parts, *survey).await?,
             Stage::Over => Stage::Over,
         };
@@ -138,24 +155,48 @@ impl Work {
                 .await?,
         );
         self.rebuilt.domains = expected.count(Which::Domains);
-        Ok(Stage::Addresses(expected, None))
+        Ok(Stage::Addresses(Box::new(Addresses {
+            expected,
+            after: None,
+            ahead: None,
+        })))
     }
 
     async fn addresses(
         &mut self,
         parts: &Parts,
-        mut expected: Expected,
-        after: Option<Address>,
-        limit: u32,
+        mut addresses: Addresses,
+        beside: Beside,
     ) -> Result<Stage, Error> {
-        let page = page_of(&parts.db, after.as_ref(), limit).await?;
+        let limit = match beside {
+            Beside::Nothing => CHECK_PAGE,
+            Beside::Others => STEP_BUSY,
+        };
+        let page = match addresses.ahead.take().filter(|_| beside == Beside::Nothing) {
+            Some(page) => page,
+            None => page_of(&parts.db, addresses.after.as_ref(), limit).await?,
+        };
         let Some(last) = last_of(&page) else {
+            let expected = addresses.expected;
             self.rebuilt.mailboxes = expected.count(Which::Mailboxes);
             self.rebuilt.aliases = expected.count(Which::Aliases);
             return Ok(Stage::Survey(Box::new(Survey::new(expected))));
         };
-        expected.add(&parts.write(page).await?);
-        Ok(Stage::Addresses(expected, Some(last)))
+        let (written, ahead) = match beside {
+            // The next page is read from the store while this one is written.
+            Beside::Nothing => {
+                let ahead = page_of(&parts.db, Some(&last), CHECK_PAGE);
+                let (written, ahead) = tokio::join!(parts.write(page), ahead);
+                (written?, Some(ahead?))
+            }
+            Beside::Others => (parts.write(page).await?, None),
+        };
+        addresses.expected.add(&written);
+        Ok(Stage::Addresses(Box::new(Addresses {
+            after: Some(last),
+            ahead,
+            ..addresses
+        })))
     }
 
     /// What was created or deleted since its page was written looks unexpected, too: what the store says of it now is

@@ -29,7 +29,7 @@ const HARMS: &[Harm] = &[
                 maps.join("passdb/inboxd.test/zz"),
                 "zz@inboxd.test:{PLAIN}x:::::\n",
             )
-            .unwrap()
+            .unwrap();
         },
         &["passdb zz@inboxd.test: nothing in the store asks for it"],
     ),
@@ -194,10 +194,7 @@ async fn what_cannot_be_checked_is_no_difference_and_no_success() {
             "store.url=sqlite:/nowhere/inboxd.db",
             "there is no store /nowhere/inboxd.db",
         ),
-        (
-            "maps.dir=/nowhere",
-            "look at the folder /nowhere: No such file",
-        ),
+        ("maps.dir=/nowhere", "look at the folder /nowhere: No such file"),
     ] {
         let (status, text) = daemon
             .command(&["maps", "check", "--no-dovecot", "--set", setting])

@@ -129,6 +129,7 @@ async fn without_a_daemon_the_command_does_it_itself() {
         assert!(!daemon.log().contains("have been repaired"), "{}", daemon.log());
 
         // One that was killed leaves its socket, at which nobody listens.
+        until_controlled(&daemon).await;
         daemon.kill();
         assert!(daemon.maps().join(".control").exists());
         assert_eq!(daemon.command(REBUILD).await, (0, whole.to_owned()));
@@ -144,11 +145,7 @@ async fn maps_of_which_nothing_is_left_are_made_again_under_the_daemon() {
     fs::remove_dir_all(daemon.maps()).unwrap();
     let refused = tenant.post("/v1/inboxes", &json!({ "username": "second" })).await;
     assert_eq!(refused.status, 503);
-    let socket = daemon.maps().join(".control");
-    until("the daemon listens there again", || {
-        std::future::ready(socket.exists().then_some(()))
-    })
-    .await;
+    until_controlled(&daemon).await;
     let (status, text) = daemon.command(REBUILD).await;
     assert_eq!(status, 0, "{text}");
     assert!(
@@ -159,4 +156,13 @@ async fn maps_of_which_nothing_is_left_are_made_again_under_the_daemon() {
     let completed = tenant.post("/v1/inboxes", &json!({ "username": "second" })).await;
     assert_eq!(completed.status, 201);
     assert_eq!(daemon.command(CHECK).await.0, 0);
+}
+
+/// Waits until the daemon can be asked.
+async fn until_controlled(daemon: &Daemon) {
+    let socket = daemon.maps().join(".control");
+    until("the daemon has its control socket", || {
+        std::future::ready(socket.exists().then_some(()))
+    })
+    .await;
 }

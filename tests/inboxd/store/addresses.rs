@@ -235,6 +235,55 @@ async fn states_come_in_pages_by_domain_and_local_part_in_the_order_of_octets() 
 }
 
 #[tokio::test]
+async fn states_come_in_pages_by_inbox_and_no_inbox_is_on_two() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let mut tx = store.db.write().await.unwrap();
+        let now = Machine.now();
+        let mut expected = Vec::new();
+        for number in 0..7 {
+            let email = format!("inbox-{number}@example.com");
+            let id = add_inbox(&mut tx, &acme, acme.default_workspace, &email, None).await;
+            expected.push(email);
+            // One has more of them than a small page.
+            for further in 0..if number == 3 { 9 } else { number % 3 } {
+                let email = format!("further-{number}-{further}@example.org");
+                assert!(
+                    tx.claim_address(&address(&email), acme.id, id, None, now)
+                        .await
+                        .unwrap()
+                );
+                expected.push(email);
+            }
+        }
+        let buried = add_inbox(&mut tx, &acme, acme.default_workspace, "gone@example.com", None).await;
+        tx.delete_inboxes_of(Owner::Inbox(buried), now, now)
+            .await
+            .unwrap();
+        expected.sort();
+        for limit in [1, 2, 5, 36] {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let (page, last) = tx.address_states_after_inbox(after, limit).await.unwrap();
+                if last.is_none() {
+                    assert!(page.is_empty());
+                    break;
+                }
+                assert!(last > after);
+                after = last;
+                for (address, state) in page {
+                    assert_eq!(state, tx.address_state(&address).await.unwrap());
+                    listed.push(address.to_string());
+                }
+            }
+            listed.sort();
+            assert_eq!(listed, expected, "pages of {limit}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn exactly_one_address_of_an_inbox_is_primary() {
     on_both(async |store| {
         let acme = store.tenant("Acme", Limits::default()).await;

@@ -52,7 +52,8 @@ const MAY_SCAN: [(&str, &str); 2] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 11] = [
+const MUST_USE: [(&str, &str); 12] = [
+    ("WHERE a.inbox_id > $1", "addresses_of_inbox (inbox_id>?)"),
     ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
     (
         "AND requested_local_part = $3",
@@ -212,6 +213,7 @@ async fn call_everything(store: &Store) {
         .unwrap();
     tx.address_state(&scout).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
+    tx.address_states_after_inbox(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
         .await
         .unwrap();
