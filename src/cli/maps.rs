@@ -1,6 +1,11 @@
 //! `inboxd maps`: look at the maps, and write them anew.
 
-use std::{os::unix::fs::MetadataExt as _, process::ExitCode, sync::Arc};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -18,6 +23,9 @@ use crate::{
 /// Exit status of a check that found a difference, and of one that could not be done.
 const DIFFERENT: u8 = 1;
 const NOT_CHECKED: u8 = 2;
+/// How long a daemon that has the maps open may take until it listens for commands, and the pause between two tries.
+const CONTROL_TIMEOUT_MS: u64 = 5_000;
+const CONTROL_PAUSE_MS: u64 = 200;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum MapsCommand {
@@ -142,9 +150,22 @@ fn as_json(report: &Report) -> String {
 
 async fn rebuild(config: &Config) -> Result<(), Failure> {
     let layout = config.maps_layout()?;
-    let (rebuilt, by_daemon) = match ask(&layout).await? {
-        Some(rebuilt) => (rebuilt, true),
-        None => (alone(config, layout).await?, false),
+    let begun = Instant::now();
+    let (rebuilt, by_daemon) = loop {
+        if let Some(rebuilt) = ask(&layout).await? {
+            break (rebuilt, true);
+        }
+        if let Some(rebuilt) = alone(config, &layout).await? {
+            break (rebuilt, false);
+        }
+        if begun.elapsed() > Duration::from_millis(CONTROL_TIMEOUT_MS) {
+            return Err(format!(
+                "an inboxd has the maps in {} open and does not answer at its control socket: is it still starting?",
+                layout.root.display()
+            )
+            .into());
+        }
+        tokio::time::sleep(Duration::from_millis(CONTROL_PAUSE_MS)).await;
     };
     let Rebuilt {
         mailboxes,
@@ -191,8 +212,8 @@ async fn ask(layout: &Layout) -> Result<Option<Rebuilt>, Failure> {
     }
 }
 
-/// Does what the daemon would do, where none runs.
-async fn alone(config: &Config, layout: Layout) -> Result<Rebuilt, Failure> {
+/// Does what the daemon would do, where none runs; `None` if one does.
+async fn alone(config: &Config, layout: &Layout) -> Result<Option<Rebuilt>, Failure> {
     let me = nix::unistd::geteuid().as_raw();
     if let Ok(root) = std::fs::metadata(&layout.root)
         && root.uid() != me
@@ -202,14 +223,9 @@ async fn alone(config: &Config, layout: Layout) -> Result<Rebuilt, Failure> {
             format!("{folder} belongs to the user with the id {owner}: run this as that user").into(),
         );
     }
-    let maps = match tokio::task::spawn_blocking(move || Maps::open(&layout)).await? {
-        Err(maps::Error::Taken { folder }) => {
-            return Err(format!(
-                "an inboxd has the maps in {} open and does not answer at its control socket: is it still starting?",
-                folder.display()
-            )
-            .into());
-        }
+    let opening = layout.clone();
+    let maps = match tokio::task::spawn_blocking(move || Maps::open(&opening)).await? {
+        Err(maps::Error::Taken { .. }) => return Ok(None),
         opened => Arc::new(opened?),
     };
     let db = daemon::open_store(config).await?;
@@ -222,5 +238,5 @@ async fn alone(config: &Config, layout: Layout) -> Result<Rebuilt, Failure> {
     })
     .await?;
     db.close().await;
-    Ok(rebuilt)
+    Ok(Some(rebuilt))
 }

@@ -7,7 +7,10 @@
 //! It goes step by step, between the publisher's batches and in the same task: the state of a page is read and
 //! written with nothing published in between, so nothing older than what is published can come over it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -22,8 +25,12 @@ use crate::{
     telemetry,
 };
 
-/// Entries written in one step while requests wait; it bounds how long they do.
-const STEP_BUSY: u32 = 256;
+/// How long a step may take, as whoever asks for a change then waits for it: the next one is of fewer entries if it took
+/// longer, and of more if it took less than half of it.
+const STEP_AIM_MS: u64 = 200;
+/// Entries written in the first step, and the fewest; also the most after a step beside which others published.
+const STEP_MIN: u32 = 64;
+const STEP_FIRST: u32 = 256;
 
 /// What a rebuild wrote and removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -50,6 +57,8 @@ pub(super) struct RebuildRequest {
 pub(super) struct Rebuild {
     request: RebuildRequest,
     work: Work,
+    /// Entries that the next step writes.
+    limit: u32,
 }
 
 /// The work of it, step by step.
@@ -80,7 +89,7 @@ struct Addresses {
 /// What goes on beside a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Beside {
-    /// Nothing was published since the step before, and nobody waits.
+    /// Nothing was published since the step before, and nobody waited.
     Nothing,
     /// Others published meanwhile: what was read before may be older than what they wrote.
     Others,
@@ -92,13 +101,26 @@ impl Rebuild {
         Self {
             request,
             work: Work::default(),
+            limit: STEP_FIRST,
         }
     }
 
     /// Goes one step further; gives itself back if there is more to do.
     pub(super) async fn step(mut self, parts: &Parts, beside: Beside) -> Option<Self> {
-        let outcome = match self.work.step(parts, beside).await {
-            Ok(true) => return Some(self),
+        if beside == Beside::Others {
+            self.limit = self.limit.min(STEP_FIRST);
+        }
+        let begun = Instant::now();
+        let outcome = match self.work.step(parts, beside, self.limit).await {
+            Ok(true) => {
+                let (took, aim) = (begun.elapsed(), Duration::from_millis(STEP_AIM_MS));
+                if took > aim {
+                    self.limit = (self.limit / 2).max(STEP_MIN);
+                } else if took < aim / 2 {
+                    self.limit = (self.limit * 2).min(CHECK_PAGE);
+                }
+                return Some(self);
+            }
             Ok(false) => {
                 let rebuilt = self.work.rebuilt;
                 tracing::info!(
@@ -123,16 +145,16 @@ impl Rebuild {
 /// Writes everything anew, without a publisher: nobody else may have the maps open for writing.
 pub async fn rebuild(parts: &Parts) -> Result<Rebuilt, Error> {
     let mut work = Work::default();
-    while work.step(parts, Beside::Nothing).await? {}
+    while work.step(parts, Beside::Nothing, CHECK_PAGE).await? {}
     Ok(work.rebuilt)
 }
 
 impl Work {
     /// Whether there is more to do.
-    async fn step(&mut self, parts: &Parts, beside: Beside) -> Result<bool, Error> {
+    async fn step(&mut self, parts: &Parts, beside: Beside, limit: u32) -> Result<bool, Error> {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Open => self.open(parts).await?,
-            Stage::Addresses(addresses) => self.addresses(parts, *addresses, beside).await?,
+            Stage::Addresses(addresses) => self.addresses(parts, *addresses, beside, limit).await?,
             Stage::Survey(survey) => self.survey(parts, *survey).await?,
             Stage::Over => Stage::Over,
         };
@@ -167,11 +189,8 @@ impl Work {
         parts: &Parts,
         mut addresses: Addresses,
         beside: Beside,
+        limit: u32,
     ) -> Result<Stage, Error> {
-        let limit = match beside {
-            Beside::Nothing => CHECK_PAGE,
-            Beside::Others => STEP_BUSY,
-        };
         let page = match addresses.ahead.take().filter(|_| beside == Beside::Nothing) {
             Some(page) => page,
             None => page_of(&parts.db, addresses.after.as_ref(), limit).await?,
@@ -185,7 +204,7 @@ impl Work {
         let (written, ahead) = match beside {
             // The next page is read from the store while this one is written.
             Beside::Nothing => {
-                let ahead = page_of(&parts.db, Some(&last), CHECK_PAGE);
+                let ahead = page_of(&parts.db, Some(&last), limit);
                 let (written, ahead) = tokio::join!(parts.write(page), ahead);
                 (written?, Some(ahead?))
             }
