@@ -1,5 +1,5 @@
 # What people and CI type. The targets say what they do: `make help`.
-.PHONY: help run test test-compose lint deb
+.PHONY: help run test test-compose bench lint deb
 .DEFAULT_GOAL := help
 
 SCRIPTS := scripts/install-deps scripts/build-deb scripts/test-compose $(wildcard scripts/compose/*) .ci/run
@@ -21,6 +21,10 @@ test: ## install what is missing and run every test
 
 test-compose: ## build the images, start the stack with docker compose, and test it from outside
 	@scripts/test-compose
+
+bench: ## measure the speed (SCALE=quick, normal or full): a table, and target/bench.json
+	@scripts/install-deps run
+	cargo bench --locked --bench speed $(if $(AS_ROOT),$(SUDO_RUNNER))
 
 lint: ## formatting, clippy, and the scripts
 	cargo fmt --check

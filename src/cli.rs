@@ -3,6 +3,7 @@
 mod bootstrap;
 mod dev;
 mod healthcheck;
+mod import;
 mod keys;
 mod maps;
 mod serve;
@@ -75,6 +76,8 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Bring in mailboxes of another server, from a passwd-file with their password hashes
+    Import(import::ImportArguments),
     /// Look at the maps, and write them anew
     Maps {
         #[command(subcommand)]
@@ -114,6 +117,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         } => check(&source),
         Command::Openapi => openapi(),
         Command::Keys { command } => keys::keys(command),
+        Command::Import(arguments) => import::import(&arguments),
         Command::Maps { command } => return status(maps::maps(command)),
         Command::Verify(arguments) => verify::verify(&arguments),
     };

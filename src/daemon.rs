@@ -3,6 +3,7 @@
 pub mod bootstrap;
 mod certificate;
 pub mod control;
+pub mod import;
 pub mod sealing_key;
 
 use std::{
@@ -17,7 +18,8 @@ use std::{
 
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use sqlx::postgres::PgConnectOptions;
+use tokio::{net::TcpListener, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -36,14 +38,14 @@ use crate::{
         address::Address,
         maps::{Answer, BarrierMode},
     },
-    ops::{Service, idempotency, in_flight::InFlight},
+    ops::{Service, idempotency},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
     stack::{
         key,
         render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
         tls::TlsError,
     },
-    store::{self, Db},
+    store::{self, Db, OnlyDaemon},
     telemetry,
 };
 
@@ -128,28 +130,51 @@ pub enum Error {
 
 /// Opens the store that the configuration names.
 pub async fn open_store(config: &Config) -> Result<Db, Error> {
-    match &config.store {
-        StoreUrl::Sqlite(file) => {
-            let opened = Db::open_sqlite(file).await;
-            opened.map_err(|source| Error::Store(file.display().to_string(), source))
-        }
+    let opened = match &config.store {
+        StoreUrl::Sqlite(file) => Db::open_sqlite(file).await,
         StoreUrl::Postgres {
             options,
             password_file,
-        } => {
+        } => Db::open_postgres(with_password(options, password_file.as_deref()).await?).await,
+    };
+    opened.map_err(|source| Error::Store(store_name(config), source))
+}
+
+/// Takes the store that the configuration names for this daemon alone.
+async fn take_store(config: &Config) -> Result<OnlyDaemon, Error> {
+    let taken = match &config.store {
+        StoreUrl::Sqlite(file) => OnlyDaemon::of_sqlite(file),
+        StoreUrl::Postgres {
+            options,
+            password_file,
+        } => OnlyDaemon::of_postgres(with_password(options, password_file.as_deref()).await?).await,
+    };
+    taken.map_err(|source| Error::Store(store_name(config), source))
+}
+
+/// What the store is called in messages.
+fn store_name(config: &Config) -> String {
+    match &config.store {
+        StoreUrl::Sqlite(file) => file.display().to_string(),
+        StoreUrl::Postgres { options, .. } => {
             let host = options.get_socket().map_or_else(
                 || options.get_host().to_owned(),
                 |folder| folder.display().to_string(),
             );
-            let name = format!("{} on {host}", options.get_database().unwrap_or("postgres"));
-            let mut options = (**options).clone();
-            if let Some(file) = password_file {
-                options = options.password(&password_in(file).await?);
-            }
-            let opened = Db::open_postgres(options).await;
-            opened.map_err(|source| Error::Store(name, source))
+            format!("{} on {host}", options.get_database().unwrap_or("postgres"))
         }
     }
+}
+
+async fn with_password(
+    options: &PgConnectOptions,
+    password_file: Option<&Path>,
+) -> Result<PgConnectOptions, Error> {
+    let options = options.clone();
+    Ok(match password_file {
+        Some(file) => options.password(&password_in(file).await?),
+        None => options,
+    })
 }
 
 /// The password in a file, without the newline that editors leave at its end.
@@ -181,6 +206,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     if let Some(certificate) = &certificate {
         certificate.ensure(&*clock).await?;
     }
+    let mut only_daemon = take_store(config).await?;
     let db = open_store(config).await?;
     let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
     let layout = config.maps_layout()?;
@@ -195,24 +221,14 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         barrier: Barrier::new(config.barrier, Arc::new(auth_client(config))),
     })
     .await?;
-    let forgotten = idempotency::forget_unfinished(&db, clock.now()).await?;
-    if forgotten > 0 {
-        tracing::info!(
-            requests = forgotten,
-            "forgot requests that an earlier run did not finish"
-        );
-    }
-    let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock) as _);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let service = Arc::new(Service {
-        db: db.clone(),
-        clock: Arc::clone(&clock) as _,
-        entropy: Arc::clone(&clock) as _,
+    forget_unfinished(&db, &clock).await?;
+    let (service, writing) = Service::start(
+        db.clone(),
+        Arc::clone(&clock) as _,
+        Arc::clone(&clock) as _,
         sealing,
-        settings: config.settings.clone(),
-        in_flight,
-        hashing: Arc::new(Semaphore::new(cores)),
-    });
+        config.settings.clone(),
+    );
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }
@@ -245,7 +261,17 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
     ready();
-    server::serve(api, router, stop).await;
+    let mut taken = None;
+    let until = async {
+        tokio::select! {
+            () = stop => {}
+            error = only_daemon.lost() => {
+                tracing::error!("another inboxd has taken the store; this one stops");
+                taken = Some(error);
+            }
+        }
+    };
+    server::serve(api, router, until).await;
 
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
@@ -258,8 +284,13 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     // A rebuild that is under way ends with the publisher, and its caller is told.
     publishing.await?;
     controlling.await?;
-    acknowledging.await?;
+    for task in writing {
+        task.await?;
+    }
     db.close().await;
+    if let Some(error) = taken {
+        return Err(Error::Store(store_name(config), error));
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -281,6 +312,18 @@ fn recorder() -> &'static PrometheusHandle {
         }
         handle
     })
+}
+
+/// Requests that an earlier run did not finish can be made again.
+async fn forget_unfinished(db: &Db, clock: &Machine) -> Result<(), Error> {
+    let forgotten = idempotency::forget_unfinished(db, clock.now()).await?;
+    if forgotten > 0 {
+        tracing::info!(
+            requests = forgotten,
+            "forgot requests that an earlier run did not finish"
+        );
+    }
+    Ok(())
 }
 
 fn endpoints(config: &Config) -> Endpoints {

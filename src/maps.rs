@@ -18,8 +18,10 @@ mod table;
 
 use std::{
     io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
+    thread,
 };
 
 use nix::unistd::geteuid;
@@ -217,22 +219,32 @@ impl Maps {
     /// The first part of [`Self::write`]: the password entries that there should be.
     pub fn write_entries(&self, changes: &[MapChange]) -> Result<(), Error> {
         self.find_folder()?;
+        let entries: Vec<_> = changes
+            .iter()
+            .filter_map(|change| entry_of(change, &self.layout.home))
+            .collect();
         let mut written = self.passdb.batch();
-        for change in changes {
-            if let Some((address, line)) = entry_of(change, &self.layout.home) {
-                written.write(address, &line)?;
-            }
-        }
+        written.write(&entries)?;
         written.flush()
     }
 
     /// The part of [`Self::write`] that is for Postfix: where the password entries are known to be right.
     pub fn write_tables(&self, changes: &[MapChange]) -> Result<(), Error> {
         self.find_folder()?;
-        Which::ALL.into_iter().try_for_each(|which| {
+        for which in Which::ALL {
             let entries = changes.iter().filter_map(|change| which.entry(change));
-            self.table(which).change(entries)
-        })
+            self.table(which).change(entries)?;
+        }
+        self.flush_tables()
+    }
+
+    /// Makes the changes of the tables durable, all at the same time, so that the file system makes one commit of it.
+    fn flush_tables(&self) -> Result<(), Error> {
+        let mut unflushed = self.tables.iter().filter(|table| table.is_unflushed());
+        let Some(own) = unflushed.next() else {
+            return Ok(());
+        };
+        in_parallel(|| own.flush(), unflushed.map(|table| || table.flush()))
     }
 
     /// Whether the tables are those that Postfix opens, every one of them.
@@ -330,6 +342,19 @@ fn entry_of<'a>(change: &'a MapChange, home: &MailHome) -> Option<(&'a Address, 
 
 /// Whether a key is of the kind that a table holds.
 type Belongs = fn(&MapKey) -> bool;
+
+/// Runs something here and the others each on a thread of its own, and returns the first failure of all.
+fn in_parallel<F: FnOnce() -> Result<(), Error> + Send>(
+    own: impl FnOnce() -> Result<(), Error>,
+    others: impl Iterator<Item = F>,
+) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let others: Vec<_> = others.map(|other| scope.spawn(other)).collect();
+        others.into_iter().fold(own(), |done, other| {
+            done.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    })
+}
 
 fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();

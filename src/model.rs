@@ -11,6 +11,7 @@ pub mod limits;
 pub mod maps;
 pub mod metadata;
 pub mod names;
+pub mod passwd_file;
 pub mod password;
 pub mod sealing;
 pub mod tenant;

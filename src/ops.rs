@@ -6,19 +6,21 @@
 pub mod authenticate;
 pub mod create_inbox;
 pub mod idempotency;
+pub mod import;
 pub mod in_flight;
 pub mod inboxes;
 pub mod keys;
 pub mod secrets;
 pub mod tenants;
+pub mod together;
 pub mod workspaces;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use uuid::Uuid;
 
-use self::in_flight::InFlight;
+use self::{in_flight::InFlight, together::Together};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     model::{
@@ -49,8 +51,10 @@ pub struct Service {
     pub settings: Settings,
     /// Creations between allocation and answer.
     pub in_flight: InFlight,
+    /// Creations that wait to be written.
+    together: Together,
     /// Lets as many passwords be hashed at a time as there are cores.
-    pub hashing: Arc<Semaphore>,
+    hashing: Arc<Semaphore>,
 }
 
 /// What the operator decided about inboxes.
@@ -163,6 +167,31 @@ pub enum Error {
 }
 
 impl Service {
+    /// The operations on a store, and the tasks that write what several of them share. The tasks end when the last
+    /// operation has ended and everything is written.
+    pub fn start(
+        db: Db,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        sealing: SealingKey,
+        settings: Settings,
+    ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
+        let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock));
+        let (together, writing) = Together::start(db.clone());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let service = Self {
+            db,
+            clock,
+            entropy,
+            sealing,
+            settings,
+            in_flight,
+            together,
+            hashing: Arc::new(Semaphore::new(cores)),
+        };
+        (Arc::new(service), [writing, acknowledging])
+    }
+
     /// What time it is.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -53,7 +53,7 @@ use crate::{
 /// Requests that may wait for the publisher; more of them wait to be let in.
 const QUEUE_MAX: usize = 1024;
 /// Keys published in one batch. It bounds how long look-ups may wait for the tables.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = store::ROWS_MAX;
 /// The same as a number of rows.
 const BATCH_MAX_ROWS: u32 = 256;
 /// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
@@ -203,6 +203,7 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         ending: JoinSet::new(),
         looking: JoinSet::new(),
         seen: BTreeSet::new(),
+        again: None,
         rebuild: None,
     };
     // What is marked is known to differ; but it cannot be published into tables that are not there yet.
@@ -237,8 +238,16 @@ struct Task {
     looking: JoinSet<Vec<Unseen>>,
     /// The marks that the last look saw.
     seen: BTreeSet<Uuid>,
+    /// What is marked is being published again.
+    again: Option<Again>,
     /// A rebuild that is under way: a step of it comes after each round of everything else.
     rebuild: Option<Rebuild>,
+}
+
+/// Everything that is marked, published page by page: the marks up to this one are behind it.
+#[derive(Default)]
+struct Again {
+    after: Option<Uuid>,
 }
 
 impl Task {
@@ -256,10 +265,9 @@ impl Task {
             let mut beside = Beside::Others;
             tokio::select! {
                 biased;
-                () = retry.due(), if self.failing => {
-                    self.retry().await;
-                    let settled = !self.failing && self.ending.is_empty();
-                    retry = if settled { Retry::soon() } else { retry.later() };
+                () = retry.due(), if self.failing && self.again.is_none() => {
+                    self.failing = false;
+                    self.again = Some(Again::default());
                 }
                 _ = look.tick() => self.look().await,
                 Some(ended) = self.ending.join_next() => {
@@ -284,8 +292,18 @@ impl Task {
                 Some(request) = rebuilds.recv(), if self.rebuild.is_none() => {
                     self.rebuild = Some(Rebuild::new(request));
                 }
-                // Nobody waits: the rebuild goes on.
-                () = std::future::ready(()), if self.rebuild.is_some() => beside = Beside::Nothing,
+                // Nobody waits: what is under way goes on.
+                () = std::future::ready(()), if self.again.is_some() || self.rebuild.is_some() => {
+                    beside = Beside::Nothing;
+                }
+            }
+            if let Some(again) = self.again.take() {
+                beside = Beside::Others;
+                self.again = self.retry(again).await;
+                if self.again.is_none() {
+                    let settled = !self.failing && self.ending.is_empty();
+                    retry = if settled { Retry::soon() } else { retry.later() };
+                }
             }
             if let Some(rebuild) = self.rebuild.take() {
                 self.rebuild = rebuild.step(&self.parts, beside).await;
@@ -389,10 +407,11 @@ impl Task {
         }
     }
 
-    /// Publishes what is still marked although nobody waits for it.
-    async fn retry(&mut self) {
-        match self.publish_all_marked().await {
-            Ok(()) => {
+    /// Publishes a page of what is still marked although nobody waits for it. `None`: that was all, or it failed.
+    async fn retry(&mut self, again: Again) -> Option<Again> {
+        match self.publish_marked(again).await {
+            Ok(Some(again)) => return Some(again),
+            Ok(None) => {
                 if !self.failing {
                     tracing::info!("everything that could not be published is published");
                 }
@@ -402,16 +421,18 @@ impl Task {
                 tracing::error!(error = telemetry::chain(&error), "still cannot publish");
             }
         }
+        None
     }
 
     /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
     async fn look(&mut self) {
-        let marked = async { self.parts.db.read().await?.unpublished(None, LOOK_MAX).await };
+        let marked = async { self.parts.db.look().await?.unpublished(None, LOOK_MAX).await };
         match marked.await {
             Ok(marked) => {
                 let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
-                // Marks whose sessions are being ended just now are seen twice for a good reason.
-                if !self.failing && self.ending.is_empty() && !now.is_disjoint(&self.seen) {
+                // Marks that are being published, or whose sessions are being ended, just now are seen twice for a good reason.
+                let is_under_way = self.again.is_some() || !self.ending.is_empty();
+                if !self.failing && !is_under_way && !now.is_disjoint(&self.seen) {
                     tracing::info!("publishing what is marked and nobody asked for");
                     self.failing = true;
                 }
@@ -423,30 +444,28 @@ impl Task {
 
     /// Publishes everything that is marked now. What cannot be cut off stays marked, and the task is failing.
     async fn publish_all_marked(&mut self) -> Result<(), Error> {
-        self.failing = false;
-        let mut after = None;
-        loop {
-            let marked = self
-                .parts
-                .db
-                .read()
-                .await?
-                .unpublished(after, BATCH_MAX_ROWS)
-                .await?;
-            let Some(last) = marked.last() else { return Ok(()) };
-            after = Some(last.mark);
-            let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
-            let published = match self.publish(&keys).await {
-                Ok((published, _)) => published,
-                Err(error) => {
-                    self.failing = true;
-                    return Err(error);
-                }
-            };
-            let (with_sessions, without) = by_sessions(published);
-            clear(&self.parts.db, &without).await?;
-            self.cut_off(with_sessions);
+        let mut again = Again::default();
+        while let Some(further) = self.publish_marked(again).await? {
+            again = further;
         }
+        Ok(())
+    }
+
+    /// Publishes one page of what is marked. `None`: there is nothing behind it.
+    async fn publish_marked(&mut self, again: Again) -> Result<Option<Again>, Error> {
+        let mut store = self.parts.db.look().await?;
+        let marked = store.unpublished(again.after, BATCH_MAX_ROWS).await?;
+        drop(store);
+        let Some(last) = marked.last() else {
+            return Ok(None);
+        };
+        let after = Some(last.mark);
+        let keys: Vec<MapKey> = marked.into_iter().map(|pending| pending.key).collect();
+        let (published, _) = self.publish(&keys).await?;
+        let (with_sessions, without) = by_sessions(published);
+        clear(&self.parts.db, &without).await?;
+        self.cut_off(with_sessions);
+        Ok(Some(Again { after }))
     }
 
     /// Ends sessions for whoever asked earlier, beside the task. If some are being ended just now, these wait for the
@@ -469,12 +488,9 @@ impl Task {
     async fn publish(&self, keys: &[MapKey]) -> Result<(Vec<Pending>, Vec<MapChange>), Error> {
         let (mut settled, mut published) = (Vec::new(), Vec::with_capacity(keys.len()));
         for keys in keys.chunks(BATCH_MAX) {
-            let mut changes = Vec::with_capacity(keys.len());
             let mut tx = self.parts.db.read().await?;
-            for key in keys {
-                settled.extend(tx.unpublished_key(key).await?);
-                changes.push(self.parts.current(&mut tx, key).await?);
-            }
+            settled.extend(tx.unpublished_keys(keys).await?);
+            let changes = self.parts.current(&mut tx, keys).await?;
             drop(tx);
             published.extend(self.parts.apply(changes).await?);
         }
@@ -483,11 +499,12 @@ impl Task {
 }
 
 impl Parts {
-    /// What the maps should say of a key now.
-    async fn current(&self, tx: &mut Tx, key: &MapKey) -> Result<MapChange, Error> {
-        Ok(compare::current(tx, &self.default_domain, key).await?)
+    /// What the maps should say of these keys now, in their order.
+    async fn current(&self, tx: &mut Tx, keys: &[MapKey]) -> Result<Vec<MapChange>, Error> {
+        Ok(compare::current(tx, &self.default_domain, keys).await?)
     }
 
+    /// Applies changes and gives them back.
     async fn apply(&self, changes: Vec<MapChange>) -> Result<Vec<MapChange>, Error> {
         let maps = Arc::clone(&self.maps);
         blocking(move || maps.apply(&changes).map(|()| changes)).await

@@ -5,16 +5,22 @@
 //! `RETURNING` mean the same on both; nothing else is used that does not.
 //!
 //! Writing transactions are `BEGIN IMMEDIATE` on SQLite, because a deferred one that reads first fails under
-//! load when it comes to write, and all of them go through one connection, because SQLite has one writer.
+//! load when it comes to write, and all of them go through one connection, because SQLite has one writer: see
+//! [`group`].
 
 mod addresses;
+mod bulk;
 mod domains;
+mod fresh;
+mod group;
 mod idempotency;
 mod inboxes;
 mod keys;
 mod meta;
+mod only_daemon;
 mod tenants;
 mod unpublished;
+mod values;
 mod workspaces;
 
 use std::{
@@ -25,15 +31,20 @@ use std::{
 };
 
 use sqlx::{
-    PgPool, Postgres, Sqlite, SqlitePool, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::group::{Group, Member};
 pub use self::{
+    bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
+    fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
+    only_daemon::OnlyDaemon,
     unpublished::{Pending, SessionsToEnd},
 };
 
@@ -48,16 +59,19 @@ const SQLITE_ROWS_AHEAD: usize = 1_000;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
+/// Rows that one statement names at most.
+pub const ROWS_MAX: usize = 256;
+
 /// Runs one piece of code on whichever database the transaction is on.
 macro_rules! on {
     ($tx:expr, $connection:ident => $run:expr) => {
         match &mut $tx.0 {
-            $crate::store::Inner::Sqlite(tx) => {
-                let $connection = &mut **tx;
-                $run
-            }
+            $crate::store::Inner::Sqlite(tx) => match tx.connection() {
+                Ok($connection) => $run,
+                Err(error) => Err(error),
+            },
             $crate::store::Inner::Postgres(tx) => {
-                let $connection = &mut **tx;
+                let $connection = tx.connection();
                 $run
             }
         }
@@ -71,7 +85,7 @@ pub struct Db(Pool);
 
 #[derive(Clone, Debug)]
 enum Pool {
-    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Sqlite { writer: Group, readers: SqlitePool },
     Postgres(PgPool),
 }
 
@@ -81,8 +95,47 @@ pub struct Tx(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    Sqlite(SqliteTx),
+    Postgres(PostgresTx),
+}
+
+/// How far statements belong together.
+#[derive(Debug)]
+enum SqliteTx {
+    /// Each by itself.
+    Single(PoolConnection<Sqlite>),
+    /// They read the same state.
+    Reading(Transaction<'static, Sqlite>),
+    /// They write, all or nothing.
+    Writing(Member),
+}
+
+/// How far statements belong together.
+#[derive(Debug)]
+enum PostgresTx {
+    /// Each by itself.
+    Single(PoolConnection<Postgres>),
+    /// They read the same state, or write, all or nothing.
+    Transaction(Transaction<'static, Postgres>),
+}
+
+impl SqliteTx {
+    fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        match self {
+            Self::Single(connection) => Ok(connection),
+            Self::Reading(tx) => Ok(tx),
+            Self::Writing(member) => member.connection(),
+        }
+    }
+}
+
+impl PostgresTx {
+    fn connection(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Single(connection) => connection,
+            Self::Transaction(tx) => tx,
+        }
+    }
 }
 
 impl Db {
@@ -102,20 +155,21 @@ impl Db {
             source: sqlx::Error::Io(source),
         })?;
         let acquire = Duration::from_millis(ACQUIRE_TIMEOUT_MS);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(acquire)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .map_err(Error::while_doing(doing))?;
+        let writer = Group::new(options.clone());
         let readers = SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .acquire_timeout(acquire)
-            .connect_lazy_with(options.row_buffer_size(SQLITE_ROWS_AHEAD));
+            .before_acquire(|connection, _| {
+                // After a failure of the disk SQLite rolls back by itself, and our own rollback fails: sqlx takes
+                // such a connection to be in a transaction for ever. It is closed, and another one opened.
+                let usable = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(usable)))
+            })
+            .connect_with(options.row_buffer_size(SQLITE_ROWS_AHEAD))
+            .await
+            .map_err(Error::while_doing(doing))?;
         sqlx::migrate!("migrations/sqlite")
-            .run(&writer)
+            .run(&readers)
             .await
             .map_err(|source| Error::Migrate { source })?;
         Ok(Self(Pool::Sqlite { writer, readers }))
@@ -136,40 +190,57 @@ impl Db {
         Ok(Self(Pool::Postgres(pool)))
     }
 
+    /// Statements that read, each by itself: for those whose answers need not be of the same moment.
+    pub async fn look(&self) -> Result<Tx, Error> {
+        let doing = "get a connection to read the store";
+        Ok(Tx(match &self.0 {
+            Pool::Sqlite { readers, .. } => {
+                let connection = readers.acquire().await;
+                Inner::Sqlite(SqliteTx::Single(connection.map_err(Error::while_doing(doing))?))
+            }
+            Pool::Postgres(pool) => {
+                let connection = pool.acquire().await;
+                Inner::Postgres(PostgresTx::Single(connection.map_err(Error::while_doing(doing))?))
+            }
+        }))
+    }
+
     /// A transaction that only reads: one consistent view.
     pub async fn read(&self) -> Result<Tx, Error> {
         let doing = "begin reading the store";
-        let inner = match &self.0 {
+        Ok(Tx(match &self.0 {
             Pool::Sqlite { readers, .. } => {
-                Inner::Sqlite(readers.begin().await.map_err(Error::while_doing(doing))?)
+                let tx = readers.begin().await;
+                Inner::Sqlite(SqliteTx::Reading(tx.map_err(Error::while_doing(doing))?))
             }
-            Pool::Postgres(pool) => Inner::Postgres(
-                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                    .await
-                    .map_err(Error::while_doing(doing))?,
-            ),
-        };
-        Ok(Tx(inner))
+            Pool::Postgres(pool) => {
+                let tx = pool
+                    .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    .await;
+                Inner::Postgres(PostgresTx::Transaction(tx.map_err(Error::while_doing(doing))?))
+            }
+        }))
     }
 
-    /// A transaction that writes.
+    /// A transaction that writes. On SQLite those that wait for their turn at the same time share one commit and its
+    /// flush, and nothing else: one that is rolled back takes nothing of the others with it.
     pub async fn write(&self) -> Result<Tx, Error> {
         let doing = "begin writing to the store";
-        let inner = match &self.0 {
-            Pool::Sqlite { writer, .. } => Inner::Sqlite(
-                writer
-                    .begin_with("BEGIN IMMEDIATE")
-                    .await
-                    .map_err(Error::while_doing(doing))?,
-            ),
-            Pool::Postgres(pool) => Inner::Postgres(pool.begin().await.map_err(Error::while_doing(doing))?),
-        };
-        Ok(Tx(inner))
+        Ok(Tx(match &self.0 {
+            Pool::Sqlite { writer, .. } => {
+                let member = writer.begin().await;
+                Inner::Sqlite(SqliteTx::Writing(member.map_err(Error::while_doing(doing))?))
+            }
+            Pool::Postgres(pool) => {
+                let tx = pool.begin().await;
+                Inner::Postgres(PostgresTx::Transaction(tx.map_err(Error::while_doing(doing))?))
+            }
+        }))
     }
 
     /// Answers when the database does: for readiness.
     pub async fn ping(&self) -> Result<(), Error> {
-        let mut tx = self.read().await?;
+        let mut tx = self.look().await?;
         on!(tx, db => sqlx::query("SELECT 1").execute(db).await.map(drop))
             .map_err(Error::while_doing("ask the store whether it is there"))
     }
@@ -187,11 +258,19 @@ impl Db {
 }
 
 impl Tx {
+    /// Whether nobody else can be writing at the same time, so that no order of locks has to be kept.
+    fn has_one_writer(&self) -> bool {
+        matches!(self.0, Inner::Sqlite(_))
+    }
+
     /// Makes the transaction's changes durable.
     pub async fn commit(self) -> Result<(), Error> {
         match self.0 {
-            Inner::Sqlite(tx) => tx.commit().await,
-            Inner::Postgres(tx) => tx.commit().await,
+            Inner::Sqlite(SqliteTx::Writing(member)) => member.commit().await,
+            Inner::Sqlite(SqliteTx::Reading(tx)) => tx.commit().await,
+            Inner::Postgres(PostgresTx::Transaction(tx)) => tx.commit().await,
+            // Each statement was a transaction.
+            Inner::Sqlite(SqliteTx::Single(_)) | Inner::Postgres(PostgresTx::Single(_)) => Ok(()),
         }
         .map_err(Error::while_doing("commit to the store"))
     }
@@ -209,6 +288,11 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
+    /// Another daemon has the store.
+    #[error(
+        "it is already used by another inboxd: stop it first, or give this one another store (store.url)"
+    )]
+    Taken,
     /// The schema could not be brought up to date.
     #[error("bring the store's schema up to date")]
     Migrate {
@@ -264,8 +348,9 @@ impl Error {
 
 /// SQLite's result codes are numbers (primary code in the low byte), PostgreSQL's five characters.
 fn is_transient_code(code: &str) -> bool {
-    /// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
-    const SQLITE: [u32; 7] = [5, 6, 8, 10, 13, 14, 15];
+    /// BUSY, LOCKED, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL. CORRUPT is also what SQLite makes of a disk that
+    /// does not read (EIO), and it says nothing of the call.
+    const SQLITE: [u32; 8] = [5, 6, 8, 10, 11, 13, 14, 15];
     /// Connection, transaction rollback (deadlock, serialization), resources, operator intervention, system error.
     const POSTGRES: [&str; 5] = ["08", "40", "53", "57", "58"];
     if code.len() == 5 && !code.starts_with('0') || code.len() == 5 && code.starts_with("08") {
@@ -311,11 +396,12 @@ mod tests {
     #[test]
     fn codes_that_pass_are_told_from_codes_that_do_not() {
         for transient in [
-            "5", "517", "10", "3338", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01", "57P03",
+            "5", "517", "10", "3338", "11", "13", "14", "8", "08006", "40001", "40P01", "53100", "57P01",
+            "57P03",
         ] {
             assert!(is_transient_code(transient), "{transient}");
         }
-        for lasting in ["1", "19", "2067", "11", "23505", "42601", "22001", "0A000"] {
+        for lasting in ["1", "19", "2067", "23505", "42601", "22001", "0A000"] {
             assert!(!is_transient_code(lasting), "{lasting}");
         }
     }

@@ -392,11 +392,11 @@ async fn create_once(
         Err(problem) => (Answer::new(problem.status(), &problem.body())?, Some(problem)),
     };
     let kept = if answer.status.is_server_error() {
-        idempotency::abandon(&app.service, record).await
+        idempotency::abandon(&app.service, &record).await
     } else {
         idempotency::finish(
             &app.service,
-            record,
+            &record,
             answer.status.as_u16(),
             &answer.body,
             answer.inbox,
@@ -405,7 +405,7 @@ async fn create_once(
     };
     if let Err(error) = kept {
         // Without its record the first answer could not be given again: better none than two different ones.
-        idempotency::abandon(&app.service, record).await?;
+        idempotency::abandon(&app.service, &record).await?;
         return Err(error.into());
     }
     Ok(problem.map_or_else(|| answer.into_response(), IntoResponse::into_response))

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::syncfs;
+
 pub(super) use self::{
     reading::Shown,
     walk::{Found, Walk},
@@ -18,11 +20,18 @@ pub(super) use self::{
 use super::{
     Cleaned, Error, file_error,
     files::{FILE_MODE, FOLDER_MODE, ensure_folder, flush_folder, own},
+    in_parallel,
 };
 use crate::model::address::{Address, DomainName};
 
 /// What a file that is being written is called: no local part starts with a dot.
 const UNFINISHED_PREFIX: &str = ".new-";
+/// Files open at the same time.
+const OPEN_MAX: usize = 64;
+/// Files flushed at the same time.
+const FLUSHES_AT_ONCE: usize = 8;
+/// From this number of files on, the whole file system is flushed instead of each of them.
+const FLUSH_ALL_FROM: usize = 512;
 
 /// The tree of password entries.
 #[derive(Debug)]
@@ -38,6 +47,12 @@ pub(super) struct PassdbTree {
 pub(super) struct Batch<'a> {
     tree: &'a PassdbTree,
     touched: BTreeSet<PathBuf>,
+}
+
+/// A file under a name that nobody reads, written and perhaps not flushed yet.
+struct Unfinished {
+    path: PathBuf,
+    open: File,
 }
 
 impl PassdbTree {
@@ -87,7 +102,10 @@ impl PassdbTree {
     /// Writes, flushes and removes a file.
     pub(super) fn probe(&self) -> Result<(), Error> {
         let path = self.root.join(format!("{UNFINISHED_PREFIX}probe"));
-        self.write_file(&path, b"probe\n")?;
+        let written = self.write_file(&path, b"probe\n")?;
+        written
+            .sync_all()
+            .map_err(file_error("flush the probe file", &path))?;
         fs::remove_file(&path).map_err(file_error("remove the probe file", &path))
     }
 
@@ -99,7 +117,21 @@ impl PassdbTree {
         self.folder(&address.domain).join(address.local_part.as_str())
     }
 
-    fn write_file(&self, path: &Path, contents: &[u8]) -> Result<(), Error> {
+    /// Writes a line under a name beside the entry's that nobody reads. Not durable yet.
+    fn begin(&self, address: &Address, line: &str) -> Result<Unfinished, Error> {
+        let folder = self.folder(&address.domain);
+        let path = folder.join(format!("{UNFINISHED_PREFIX}{}", address.local_part));
+        let open = match self.write_file(&path, line.as_bytes()) {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                ensure_folder(&folder, Some(self.gid))?;
+                self.write_file(&path, line.as_bytes())?
+            }
+            other => other?,
+        };
+        Ok(Unfinished { path, open })
+    }
+
+    fn write_file(&self, path: &Path, contents: &[u8]) -> Result<File, Error> {
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -108,33 +140,63 @@ impl PassdbTree {
             .open(path)
             .map_err(file_error("make the file", path))?;
         own(&file, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the file", path))?;
-        let written = file.write_all(contents).and_then(|()| file.sync_all());
-        if let Err(error) = written {
+        if let Err(error) = file.write_all(contents) {
             // Half a file of no name that anybody reads; if even this fails, the start-up check removes it.
             let _ = fs::remove_file(path);
             return Err(file_error("write the file", path)(error));
         }
-        Ok(())
+        Ok(file)
     }
 }
 
 impl Batch<'_> {
-    /// Writes an entry: a reader sees the old line or the new one, whole.
-    pub(super) fn write(&mut self, address: &Address, line: &str) -> Result<(), Error> {
-        let folder = self.tree.folder(&address.domain);
-        let unfinished = folder.join(format!("{UNFINISHED_PREFIX}{}", address.local_part));
-        match self.tree.write_file(&unfinished, line.as_bytes()) {
-            Ok(()) => {}
-            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                ensure_folder(&folder, Some(self.tree.gid))?;
-                self.tree.write_file(&unfinished, line.as_bytes())?;
+    /// Writes entries and makes them durable: a reader sees the old line or the new one, whole, also after a power
+    /// cut. All are written and flushed under names that nobody reads before the first of them is put in place.
+    pub(super) fn write(&mut self, entries: &[(&Address, String)]) -> Result<(), Error> {
+        let mut unfinished = Vec::with_capacity(entries.len());
+        let written = if entries.len() >= FLUSH_ALL_FROM {
+            self.begin_all(entries, &mut unfinished)
+        } else {
+            entries
+                .chunks(OPEN_MAX)
+                .try_for_each(|entries| self.begin_each(entries, &mut unfinished))
+        };
+        if let Err(error) = written {
+            // Files of names that nobody reads; what even this leaves, the start-up check removes.
+            for path in &unfinished {
+                let _ = fs::remove_file(path);
             }
-            Err(error) => return Err(error),
+            return Err(error);
         }
-        let entry = self.tree.entry(address);
-        fs::rename(&unfinished, &entry).map_err(file_error("put in place the password entry", &entry))?;
-        self.touched.insert(folder);
+        for ((address, _), path) in entries.iter().zip(&unfinished) {
+            let entry = self.tree.entry(address);
+            fs::rename(path, &entry).map_err(file_error("put in place the password entry", &entry))?;
+            self.touched.insert(self.tree.folder(&address.domain));
+        }
         Ok(())
+    }
+
+    /// Writes some files and flushes each of them.
+    fn begin_each(&self, entries: &[(&Address, String)], begun: &mut Vec<PathBuf>) -> Result<(), Error> {
+        let mut files = Vec::with_capacity(entries.len());
+        for (address, line) in entries {
+            let file = self.tree.begin(address, line)?;
+            begun.push(file.path.clone());
+            files.push(file);
+        }
+        flush_files(&files)
+    }
+
+    /// Writes many files and flushes them all at once, with whatever else the file system has to write. syncfs(2)
+    /// reports what could not be written since Linux 5.8.
+    fn begin_all(&self, entries: &[(&Address, String)], begun: &mut Vec<PathBuf>) -> Result<(), Error> {
+        for (address, line) in entries {
+            begun.push(self.tree.begin(address, line)?.path);
+        }
+        let root = &self.tree.root;
+        File::open(root)
+            .and_then(|open| Ok(syncfs(&open)?))
+            .map_err(file_error("flush the file system of", root))
     }
 
     /// Removes an entry, if there is one.
@@ -157,10 +219,27 @@ impl Batch<'_> {
         }
     }
 
-    /// Makes the batch durable: one flush a folder.
+    /// Makes durable what the batch put in place and removed: one flush a folder.
     pub(super) fn flush(self) -> Result<(), Error> {
         self.touched.iter().try_for_each(|folder| flush_folder(folder))
     }
+}
+
+/// Flushes the contents of files, several at a time, because the file system makes one commit of flushes that wait
+/// together.
+fn flush_files(files: &[Unfinished]) -> Result<(), Error> {
+    let flush = |file: &Unfinished| {
+        file.open
+            .sync_all()
+            .map_err(file_error("flush the file", &file.path))
+    };
+    let share = files.len().div_ceil(FLUSHES_AT_ONCE).max(1);
+    let mut shares = files.chunks(share);
+    let own = shares.next().unwrap_or_default();
+    in_parallel(
+        || own.iter().try_for_each(flush),
+        shares.map(|share| move || share.iter().try_for_each(flush)),
+    )
 }
 
 fn is_missing(error: &io::Error) -> bool {

@@ -15,7 +15,10 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -63,6 +66,8 @@ pub(super) struct Table {
 struct Open {
     env: Env<WithoutTls>,
     database: Database<Bytes, Bytes>,
+    /// Whether something was committed that may not be flushed.
+    unflushed: AtomicBool,
     /// Its own open file description: the lock belongs to it, not to the process, so that closing another
     /// descriptor of the file does not drop it.
     lock: File,
@@ -207,6 +212,7 @@ impl Table {
         Ok(Open {
             env,
             database,
+            unflushed: AtomicBool::new(false),
             lock,
             is_in_place,
         })
@@ -219,6 +225,8 @@ impl Table {
         let Some(table) = open.as_mut().filter(|table| !table.is_in_place) else {
             return Ok(());
         };
+        // All of it under the name, or nothing.
+        self.flush_open(table)?;
         let unfinished = self.path.with_extension(UNFINISHED_EXTENSION);
         let aside = self.path.with_extension(DAMAGED_EXTENSION);
         let doing = "set aside the damaged table";
@@ -236,37 +244,63 @@ impl Table {
         flush_folder(self.path.parent().unwrap_or(&self.path))
     }
 
-    /// Sets (`Some`) or removes (`None`) names, and flushes them.
+    /// Sets (`Some`) or removes (`None`) names, not too many in one transaction. Not durable before [`Table::flush`].
     pub(super) fn change(
         &self,
         changes: impl Iterator<Item = (String, Option<String>)>,
     ) -> Result<(), Error> {
-        let mut changes = changes.peekable();
-        if changes.peek().is_none() {
+        let changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = changes
+            .map(|(name, value)| (with_nul(&name), value.as_deref().map(with_nul)))
+            .collect();
+        if changes.is_empty() {
             return Ok(());
         }
         let open = self.opened()?;
-        while changes.peek().is_some() {
+        for changes in changes.chunks(TRANSACTION_NAMES) {
+            // A table that somebody replaced says the right thing to nobody: the look under the lock finds out.
+            if self.shows_all(&open, changes)? && self.find(&open, "change").is_ok() {
+                continue;
+            }
             self.locked(&open, "change", |txn| {
-                for (name, value) in changes.by_ref().take(TRANSACTION_NAMES) {
-                    let key = with_nul(&name);
+                for (key, value) in changes {
                     match value {
                         Some(value) => {
-                            let value = with_nul(&value);
-                            if open.database.get(txn, &key)? != Some(value.as_slice()) {
-                                open.database.put(txn, &key, &value)?;
+                            if open.database.get(txn, key)? != Some(value.as_slice()) {
+                                open.database.put(txn, key, value)?;
                             }
                         }
-                        None => {
-                            open.database.delete(txn, &key)?;
-                        }
+                        None => drop(open.database.delete(txn, key)?),
                     }
                 }
                 Ok(())
             })?;
         }
-        // Also when nothing changed: what is there may be from a batch that failed before its flush.
-        self.flush(&open)
+        Ok(())
+    }
+
+    /// Whether the table says all of this already.
+    fn shows_all(&self, open: &Open, expected: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<bool, Error> {
+        let read = || {
+            let txn = open.env.read_txn()?;
+            for (key, value) in expected {
+                if open.database.get(&txn, key)? != value.as_deref() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        read().map_err(|error: heed::Error| self.failed("read", error.into()))
+    }
+
+    /// Whether there is something to flush.
+    pub(super) fn is_unflushed(&self) -> bool {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().is_some_and(Open::is_unflushed)
+    }
+
+    /// Makes durable what was committed, also by a change that failed before its flush.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        self.flush_open(&*self.opened()?)
     }
 
     /// Of some names, whether a Postfix that looks them up now finds these values (`None`: does not find the name): the
@@ -305,7 +339,7 @@ impl Table {
             keys.iter()
                 .try_for_each(|key| open.database.delete(txn, key).map(drop))
         })?;
-        self.flush(&open)
+        self.flush_open(&open)
     }
 
     /// The entries behind a key, in order of their keys: what is in the file, by itself or beside its place. Not while
@@ -332,10 +366,14 @@ impl Table {
         Ok(Opened(open))
     }
 
-    fn flush(&self, open: &Open) -> Result<(), Error> {
-        open.env
-            .force_sync()
-            .map_err(|error| self.failed("flush", error.into()))
+    fn flush_open(&self, open: &Open) -> Result<(), Error> {
+        if open.is_unflushed() {
+            open.env
+                .force_sync()
+                .map_err(|error| self.failed("flush", error.into()))?;
+            open.unflushed.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Runs a transaction under the write lock, from begin to commit.
@@ -350,6 +388,8 @@ impl Table {
         (|| {
             let mut txn = open.env.write_txn()?;
             let result = run(&mut txn)?;
+            // Before the commit: one that fails may have written all the same.
+            open.unflushed.store(true, Ordering::Release);
             txn.commit()?;
             Ok(result)
         })()
@@ -379,6 +419,10 @@ impl Table {
 }
 
 impl Open {
+    fn is_unflushed(&self) -> bool {
+        self.unflushed.load(Ordering::Acquire)
+    }
+
     /// Whether this is the file that is open here.
     fn is(&self, there: &fs::Metadata) -> bool {
         let here = self.lock.metadata();
@@ -421,6 +465,7 @@ fn is_damage(error: &TableError) -> bool {
 struct Lock<'a>(&'a File);
 
 impl<'a> Lock<'a> {
+    /// `kind`: `F_RDLCK` or `F_WRLCK`.
     fn take(file: &'a File, kind: libc::c_int) -> Result<Self, TableError> {
         let begun = Instant::now();
         let mut pause_us = *LOCK_PAUSE_US.start();

@@ -89,6 +89,12 @@ impl PasswordHash {
         }
     }
 
+    /// The name between the braces, as it was written.
+    pub fn scheme(&self) -> &str {
+        let end = self.0.find('}').unwrap_or(self.0.len());
+        &self.0[1..end]
+    }
+
     /// The text of it, scheme included.
     pub fn as_str(&self) -> &str {
         &self.0

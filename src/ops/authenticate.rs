@@ -10,7 +10,7 @@ pub async fn authenticate(service: &Service, presented: &str) -> Result<Caller, 
     let key = ApiKey::parse(presented).ok_or(Error::InvalidApiKey)?;
     let found = service
         .db
-        .read()
+        .look()
         .await?
         .key_by_hash(&key.hash())
         .await?

@@ -2,15 +2,18 @@
 
 use super::{
     Changed, Error, Service, in_flight::Claim, inboxes::WRITE, keys::issue, require, secrets::FreshPassword,
+    together::Fresh,
 };
 use crate::{
+    clock::Timestamp,
     model::{
         address::{Address, DomainName, LocalPart},
         allocation,
-        api_key::{ApiKey, Caller, Scope},
-        ids::{InboxId, TenantId, WorkspaceId},
+        api_key::{ApiKey, Caller, KeyKind, Scope},
+        ids::{InboxId, KeyId, TenantId, WorkspaceId},
         inbox::{Inbox, InboxAddress},
         limits::Limited,
+        maps::MapKey,
         metadata::Metadata,
         names::DisplayName,
         tenant::Tenant,
@@ -81,7 +84,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         domain: target.domain.clone(),
     };
     loop {
-        let found = find_existing(&mut service.db.read().await?, &target, &wanted).await?;
+        let found = find_existing(&mut service.db.look().await?, &target, &wanted).await?;
         let Some(inbox) = found else {
             match allocate(service, &target, request, Some(&wanted)).await? {
                 Some(created) => return Ok(created),
@@ -96,7 +99,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
         let was_sent = claim.was_sent();
         // Read before the match and not in its head, where the transaction would live, and occupy a connection, until
         // the creation is completed.
-        let current = service.db.read().await?.inbox(inbox.id).await?;
+        let current = service.db.look().await?.inbox(inbox.id).await?;
         match current {
             // Deleted while we waited.
             None => {}
@@ -117,7 +120,7 @@ pub async fn create_inbox(service: &Service, caller: &Caller, request: &Request)
 async fn create_unnamed(service: &Service, target: &Target, request: &Request) -> Result<Outcome, Error> {
     let unfinished = service
         .db
-        .read()
+        .look()
         .await?
         .unfinished_unnamed_inboxes(target.workspace, &target.domain, UNFINISHED_LOOKED_AT_MAX)
         .await?;
@@ -128,7 +131,7 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
         if claim.was_sent() {
             continue;
         }
-        let current = service.db.read().await?.inbox(inbox.id).await?;
+        let current = service.db.look().await?.inbox(inbox.id).await?;
         if let Some(inbox) = current.filter(|inbox| inbox.acknowledged_at.is_none())
             && let Some(created) = complete(service, inbox, request, claim).await?
         {
@@ -144,7 +147,7 @@ async fn create_unnamed(service: &Service, target: &Target, request: &Request) -
 
 async fn target_of(service: &Service, caller: &Caller, request: &Request) -> Result<Target, Error> {
     require(caller, WRITE)?;
-    let mut tx = service.db.read().await?;
+    let mut tx = service.db.look().await?;
     let (tenant_id, sees_only) = match caller.scope {
         Scope::Tenant { tenant } => (tenant, None),
         Scope::Workspace { tenant, workspace } => {
@@ -220,6 +223,26 @@ async fn allocate(
     let claim = service.in_flight.claim(id).await;
     let password = service.fresh_password(id).await?;
     let now = service.now();
+    let draft = Draft {
+        id,
+        password,
+        created_at: now,
+    };
+    let first_choice = candidates.first().filter(|first| **first == base);
+    if let (Some(wanted), Some(_)) = (wanted, first_choice)
+        && let Some(key) = write_together(service, target, request, wanted, &draft).await
+    {
+        let publish = vec![MapKey::Address(wanted.clone())];
+        return Ok(Some(created(
+            target,
+            request,
+            wanted.clone(),
+            draft,
+            key,
+            claim,
+            publish,
+        )));
+    }
 
     let mut tx = service.db.write().await?;
     if !tx.count_new_inbox(target.tenant.id).await? {
@@ -244,7 +267,7 @@ async fn allocate(
         canonical: &canonical,
         requested: request.username.as_ref(),
         display_name: request.display_name.as_ref(),
-        secrets: password.secrets(),
+        secrets: draft.password.secrets(),
         created_at: now,
     };
     tx.insert_inbox(&new).await?;
@@ -261,9 +284,54 @@ async fn allocate(
         .mark(&mut tx, [canonical.clone()], SessionsToEnd::None)
         .await?;
     tx.commit().await?;
+    Ok(Some(created(
+        target, request, canonical, draft, key, claim, publish,
+    )))
+}
 
+/// What a new inbox has before it has a name.
+struct Draft {
+    id: InboxId,
+    password: FreshPassword,
+    created_at: Timestamp,
+}
+
+/// Rule 3, as it nearly always is: the name was never used. `None` if it is not as simple, or cannot be known.
+async fn write_together(
+    service: &Service,
+    target: &Target,
+    request: &Request,
+    wanted: &Address,
+    draft: &Draft,
+) -> Option<ApiKey> {
+    let key = ApiKey::generate(KeyKind::Inbox, &*service.entropy);
+    let fresh = Fresh {
+        id: draft.id,
+        tenant: target.tenant.id,
+        workspace: target.workspace,
+        canonical: wanted.clone(),
+        display_name: request.display_name.clone(),
+        hash: draft.password.hash.clone(),
+        sealed: draft.password.sealed.clone(),
+        key: key.clone(),
+        key_id: KeyId(service.new_id()),
+        mark: service.new_id(),
+        created_at: draft.created_at,
+    };
+    service.together.write(fresh).await.then_some(key)
+}
+
+fn created(
+    target: &Target,
+    request: &Request,
+    canonical: Address,
+    draft: Draft,
+    key: ApiKey,
+    claim: Claim,
+    publish: Vec<MapKey>,
+) -> Outcome {
     let inbox = Inbox {
-        id,
+        id: draft.id,
         tenant: target.tenant.id,
         workspace: target.workspace,
         addresses: vec![InboxAddress {
@@ -274,20 +342,17 @@ async fn allocate(
         requested: request.username.clone(),
         display_name: request.display_name.clone(),
         metadata: Metadata::default(),
-        created_at: now,
+        created_at: draft.created_at,
         acknowledged_at: None,
     };
-    let created = Created {
+    let value = Created {
         inbox,
-        password,
+        password: draft.password,
         key,
         completed: false,
         claim,
     };
-    Ok(Some(Outcome::Created(Box::new(Changed {
-        value: created,
-        publish,
-    }))))
+    Outcome::Created(Box::new(Changed { value, publish }))
 }
 
 async fn already_there(tx: &mut Tx, target: &Target, wanted: Option<&Address>) -> Result<bool, Error> {
@@ -331,6 +396,20 @@ async fn claim_name(
     id: InboxId,
 ) -> Result<LocalPart, Error> {
     let now = service.now();
+    let address_of = |local_part: &LocalPart| Address {
+        local_part: local_part.clone(),
+        domain: target.domain.clone(),
+    };
+    // Most names that are wanted are free: the others are looked at if this one is not.
+    if let Some(first) = candidates.first() {
+        let address = address_of(first);
+        if tx
+            .claim_address(&address, target.tenant.id, id, Some(now), now)
+            .await?
+        {
+            return Ok(address.local_part);
+        }
+    }
     loop {
         let taken = tx
             .taken_names(&target.domain, candidates, target.tenant.id, now)
@@ -350,10 +429,7 @@ async fn claim_name(
                 });
             }
         };
-        let address = Address {
-            local_part: name,
-            domain: target.domain.clone(),
-        };
+        let address = address_of(&name);
         // On PostgreSQL another transaction may have taken it since the look: then look again.
         if tx
             .claim_address(&address, target.tenant.id, id, Some(now), now)

@@ -4,10 +4,9 @@
 //! answer is sealed, because it may carry credentials.
 
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Error, Service};
+use super::{Error, Service, in_flight::Running};
 use crate::{
     model::{api_key::Caller, ids::InboxId, sealing::Sealed},
     store::{self, Db, Started},
@@ -26,9 +25,9 @@ pub enum Begin {
     Again(Answer),
 }
 
-/// A request that is running.
-#[derive(Clone, Copy, Debug)]
-pub struct Record(Uuid);
+/// A request that is running, as long as this is held.
+#[derive(Debug)]
+pub struct Record(Running);
 
 /// An answer as it was sent the first time.
 pub struct Answer {
@@ -66,7 +65,9 @@ pub async fn begin(
     };
     let mut tx = service.db.write().await?;
     if let Some(kept) = tx.kept_request(&started).await? {
-        if kept.started_at.plus_seconds(KEPT_SECONDS) > started.started_at {
+        // A record without an answer that nobody works on is left of a request whose end could not be written down.
+        let is_left_over = kept.answer.is_none() && !service.in_flight.is_running(kept.id);
+        if !is_left_over && kept.started_at.plus_seconds(KEPT_SECONDS) > started.started_at {
             if kept.request_hash != started.request_hash {
                 return Err(Error::IdempotencyKeyReused);
             }
@@ -83,30 +84,32 @@ pub async fn begin(
     if !tx.start_idempotent(&started).await? {
         return Err(Error::IdempotencyInProgress);
     }
+    // Before anybody can see the record.
+    let running = service.in_flight.run(started.id);
     tx.commit().await?;
-    Ok(Begin::First(Record(started.id)))
+    Ok(Begin::First(Record(running)))
 }
 
 /// Keeps the answer of a request.
 pub async fn finish(
     service: &Service,
-    record: Record,
+    record: &Record,
     status: u16,
     body: &[u8],
     inbox: Option<InboxId>,
 ) -> Result<(), Error> {
     let sealed = service
         .sealing
-        .seal(Sealed::Answer(record.0), body, &*service.entropy)?;
+        .seal(Sealed::Answer(record.0.record()), body, &*service.entropy)?;
     let mut tx = service.db.write().await?;
-    tx.keep_answer(record.0, status, &sealed, inbox).await?;
+    tx.keep_answer(record.0.record(), status, &sealed, inbox).await?;
     Ok(tx.commit().await?)
 }
 
 /// Forgets a request that has no lasting answer, so that the same one can run again.
-pub async fn abandon(service: &Service, record: Record) -> Result<(), Error> {
+pub async fn abandon(service: &Service, record: &Record) -> Result<(), Error> {
     let mut tx = service.db.write().await?;
-    tx.forget_request(record.0).await?;
+    tx.forget_request(record.0.record()).await?;
     Ok(tx.commit().await?)
 }
 

@@ -1,4 +1,4 @@
-//! Creations between allocation and answer.
+//! Creations between allocation and answer, and requests with an `Idempotency-Key` that run.
 //!
 //! An inbox is finished when its 201 was sent, not when it was written. So a creation holds a [`Claim`] on its inbox
 //! from before it is visible until its answer has been handed to the connection, or dropped. Whoever else asks for
@@ -14,6 +14,7 @@ use std::{
 };
 
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use uuid::Uuid;
 
 use crate::{
     clock::Clock,
@@ -36,6 +37,15 @@ pub struct InFlight {
     /// Inboxes whose 201 was sent and that the store does not know yet.
     sent: Arc<Mutex<HashSet<InboxId>>>,
     acknowledge: mpsc::UnboundedSender<InboxId>,
+    /// The records of requests with an `Idempotency-Key` that run.
+    running: Arc<Mutex<HashSet<Uuid>>>,
+}
+
+/// A request with an `Idempotency-Key` runs as long as this is held.
+#[derive(Debug)]
+pub struct Running {
+    record: Uuid,
+    running: Arc<Mutex<HashSet<Uuid>>>,
 }
 
 /// The right to create or complete one inbox. Dropped without [`Claim::sent`], the creation stays unfinished.
@@ -58,6 +68,7 @@ impl InFlight {
                 claims: Arc::default(),
                 sent,
                 acknowledge,
+                running: Arc::default(),
             },
             task,
         )
@@ -83,6 +94,33 @@ impl InFlight {
             in_flight: self.clone(),
             guard: Some(guard),
         })
+    }
+
+    /// Notes that the request of a record runs.
+    pub fn run(&self, record: Uuid) -> Running {
+        held(&self.running).insert(record);
+        Running {
+            record,
+            running: Arc::clone(&self.running),
+        }
+    }
+
+    /// Whether the request of a record runs.
+    pub fn is_running(&self, record: Uuid) -> bool {
+        held(&self.running).contains(&record)
+    }
+}
+
+impl Running {
+    /// The record's id.
+    pub fn record(&self) -> Uuid {
+        self.record
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        held(&self.running).remove(&self.record);
     }
 }
 
@@ -157,8 +195,6 @@ async fn write_acknowledgements(
 
 async fn acknowledge(db: &Db, clock: &dyn Clock, inboxes: &[InboxId]) -> Result<(), store::Error> {
     let mut tx = db.write().await?;
-    for &inbox in inboxes {
-        tx.acknowledge_inbox(inbox, clock.now()).await?;
-    }
+    tx.acknowledge_inboxes(inboxes, clock.now()).await?;
     tx.commit().await
 }

@@ -5,7 +5,7 @@
 //! store and its mark once more. Only what differs while the store stood still, and was not marked as to be published,
 //! is told.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, path::PathBuf, slice, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -289,8 +289,9 @@ impl Checked {
     /// What the store says of a key, and whether it is marked as to be published.
     async fn state(&self, key: &MapKey) -> Result<(MapChange, bool), Error> {
         let mut tx = self.db.read().await?;
-        let change = current(&mut tx, &self.default_domain, key).await?;
-        let is_marked = tx.unpublished_key(key).await?.is_some();
+        let key = slice::from_ref(key);
+        let change = current(&mut tx, &self.default_domain, key).await?.swap_remove(0);
+        let is_marked = !tx.unpublished_keys(key).await?.is_empty();
         Ok((change, is_marked))
     }
 }

@@ -1,6 +1,9 @@
 //! All of the store against all of the maps, both ways, and what differs repaired in place.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{Error, Parts, blocking};
 use crate::{
@@ -117,11 +120,8 @@ impl Parts {
             .await?;
         }
         for keys in found.keys.chunks(CHECK_PAGE as usize) {
-            let mut changes = Vec::with_capacity(keys.len());
             let mut tx = self.db.read().await?;
-            for key in keys {
-                changes.push(self.current(&mut tx, key).await?);
-            }
+            let changes = self.current(&mut tx, keys).await?;
             drop(tx);
             let extra = changes.iter().filter(|change| is_nothing(change)).count();
             resolved.extra += extra;
@@ -206,19 +206,37 @@ pub(super) async fn page_by_inbox(
     Ok((page.collect(), last))
 }
 
-/// What the maps should say of a key now.
+/// What the maps should say of these keys now, in their order.
 pub(super) async fn current(
     tx: &mut Tx,
     default_domain: &DomainName,
-    key: &MapKey,
-) -> Result<MapChange, store::Error> {
-    Ok(match key {
-        MapKey::Address(address) => MapChange::Address(address.clone(), tx.address_state(address).await?),
-        MapKey::Domain(domain) => {
-            let served = domain == default_domain || tx.is_verified_domain(domain).await?;
-            MapChange::Domain(domain.clone(), served)
-        }
-    })
+    keys: &[MapKey],
+) -> Result<Vec<MapChange>, store::Error> {
+    let addresses: Vec<&Address> = keys
+        .iter()
+        .filter_map(|key| match key {
+            MapKey::Address(address) => Some(address),
+            MapKey::Domain(_) => None,
+        })
+        .collect();
+    let mut states: HashMap<Address, AddressState> = HashMap::with_capacity(addresses.len());
+    for addresses in addresses.chunks(store::ROWS_MAX) {
+        states.extend(tx.address_states(addresses).await?);
+    }
+    let mut changes = Vec::with_capacity(keys.len());
+    for key in keys {
+        changes.push(match key {
+            MapKey::Address(address) => {
+                let state = states.get(address).cloned().unwrap_or(AddressState::Absent);
+                MapChange::Address(address.clone(), state)
+            }
+            MapKey::Domain(domain) => {
+                let served = domain == default_domain || tx.is_verified_domain(domain).await?;
+                MapChange::Domain(domain.clone(), served)
+            }
+        });
+    }
+    Ok(changes)
 }
 
 /// What was done about keys that the maps had otherwise than expected.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::LazyLock};
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Tx, on};
+use super::{Error, Tx, on, values};
 use crate::{
     clock::Timestamp,
     model::{
@@ -135,19 +135,32 @@ impl Tx {
         Ok(rows == 1)
     }
 
-    /// What the maps should say of an address.
-    pub async fn address_state(&mut self, address: &Address) -> Result<AddressState, Error> {
-        let row: Option<StateRow> = on!(self, db => sqlx::query_as(
-                "SELECT i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
-                 FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
-                 WHERE a.domain = $1 AND a.local_part = $2",
-            )
-            .bind(address.domain.as_str())
-            .bind(address.local_part.as_str())
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("read what the maps should say of an address"))?;
-        row.map_or(Ok(AddressState::Absent), |row| row.parse(address))
+    /// What the maps should say of these addresses, in any order; of those that are left out, nothing. At most
+    /// [`ROWS_MAX`] addresses.
+    pub async fn address_states(
+        &mut self,
+        addresses: &[&Address],
+    ) -> Result<Vec<(Address, AddressState)>, Error> {
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "WITH wanted (domain, local_part) AS (VALUES {})
+             SELECT a.local_part AS address_local_part, a.domain AS address_domain,
+                 i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+             FROM wanted w JOIN addresses a ON a.domain = w.domain AND a.local_part = w.local_part
+                 JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id",
+            values::rows(addresses.len(), 2)
+        );
+        let rows: Vec<EntryRow> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(addresses.len()));
+            for address in addresses {
+                query = query.bind(address.domain.as_str()).bind(address.local_part.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("read what the maps should say of addresses"))?;
+        parse_states(rows)
     }
 
     /// A page of everything that the maps should say of addresses, in order of domain and local part (their

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Owner, Tx, addresses::parse_address, on, one_row};
+use super::{Error, Owner, ROWS_MAX, Tx, addresses::parse_address, on, one_row, values};
 use crate::{
     clock::Timestamp,
     model::{
@@ -352,15 +352,25 @@ impl Tx {
         one_row(doing, rows)
     }
 
-    /// Writes that a 201 was sent for an inbox. The first time stays.
-    pub async fn acknowledge_inbox(&mut self, id: InboxId, now: Timestamp) -> Result<(), Error> {
-        on!(self, db => sqlx::query("UPDATE inboxes SET acknowledged_at = $2 WHERE id = $1 AND acknowledged_at IS NULL")
-            .bind(id.0)
-            .bind(now.as_micros())
-            .execute(db)
-            .await
-            .map(drop))
-        .map_err(Error::while_doing("acknowledge an inbox"))
+    /// Notes that the 201 of these inboxes was sent; the first note of an inbox stays.
+    pub async fn acknowledge_inboxes(&mut self, ids: &[InboxId], now: Timestamp) -> Result<(), Error> {
+        for ids in ids.chunks(ROWS_MAX) {
+            let sql = format!(
+                "UPDATE inboxes SET acknowledged_at = $1 WHERE acknowledged_at IS NULL AND id IN ({})",
+                values::list(ids.len(), 2)
+            );
+            on!(self, db => {
+                let mut query = sqlx::query(AssertSqlSafe(sql))
+                    .persistent(values::is_kept(ids.len()))
+                    .bind(now.as_micros());
+                for id in ids {
+                    query = query.bind(id.0);
+                }
+                query.execute(db).await.map(drop)
+            })
+            .map_err(Error::while_doing("acknowledge inboxes"))?;
+        }
+        Ok(())
     }
 
     /// The canonical addresses of the owner's live inboxes.

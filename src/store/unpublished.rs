@@ -1,9 +1,9 @@
 //! What is still to be published: keys of the maps whose published state may be behind the store.
 
-use sqlx::FromRow;
+use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Owner, Tx, addresses::parse_address, on};
+use super::{Error, Owner, ROWS_MAX, Tx, addresses::parse_address, on, values};
 use crate::{
     clock::Timestamp,
     model::{address::Address, maps::MapKey},
@@ -73,16 +73,24 @@ impl Tx {
         .map_err(Error::while_doing("mark a key of the maps as unpublished"))
     }
 
-    /// The marking of one key, if it is still to be published.
-    pub async fn unpublished_key(&mut self, key: &MapKey) -> Result<Option<Pending>, Error> {
-        let row: Option<PendingRow> = on!(self, db => sqlx::query_as(
-                "SELECT map_key, mark, end_sessions_since FROM unpublished WHERE map_key = $1",
-            )
-            .bind(key.to_string())
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up an unpublished key of the maps"))?;
-        row.map(PendingRow::parse).transpose()
+    /// The markings of these keys, of those that are still to be published. At most [`ROWS_MAX`] keys.
+    pub async fn unpublished_keys(&mut self, keys: &[MapKey]) -> Result<Vec<Pending>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT map_key, mark, end_sessions_since FROM unpublished WHERE map_key IN ({})",
+            values::list(keys.len(), 1)
+        );
+        let rows: Vec<PendingRow> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(keys.len()));
+            for key in keys {
+                query = query.bind(key.to_string());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look up unpublished keys of the maps"))?;
+        rows.into_iter().map(PendingRow::parse).collect()
     }
 
     /// A page of the keys that are to be published, the oldest marks first, behind the given mark.
@@ -126,17 +134,25 @@ impl Tx {
     /// Clears marks, except of keys that were marked again meanwhile.
     pub async fn clear_unpublished(&mut self, published: &[Pending]) -> Result<(), Error> {
         // In the order in which keys are marked: on PostgreSQL two transactions that touch the same marks in different
-        // orders would wait for each other.
+        // orders would wait for each other. There each mark is cleared by itself, because many in one statement come in
+        // an order of the database's. SQLite has one writer.
         let mut in_order: Vec<&Pending> = published.iter().collect();
         in_order.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        for pending in in_order {
-            on!(self, db => sqlx::query("DELETE FROM unpublished WHERE map_key = $1 AND mark = $2")
-                .bind(pending.key.to_string())
-                .bind(pending.mark)
-                .execute(db)
-                .await
-                .map(drop))
-            .map_err(Error::while_doing("clear the mark of a published key"))?;
+        let at_once = if self.has_one_writer() { ROWS_MAX } else { 1 };
+        for some in in_order.chunks(at_once) {
+            // A mark is one key's, and a key that is marked again has another.
+            let sql = format!(
+                "DELETE FROM unpublished WHERE mark IN ({})",
+                values::list(some.len(), 1)
+            );
+            on!(self, db => {
+                let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(values::is_kept(some.len()));
+                for pending in some {
+                    query = query.bind(pending.mark);
+                }
+                query.execute(db).await.map(drop)
+            })
+            .map_err(Error::while_doing("clear the marks of published keys"))?;
         }
         Ok(())
     }

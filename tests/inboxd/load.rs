@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use inboxd::maps::Layout;
 use serde_json::json;
 
 use crate::support::{
@@ -14,12 +13,6 @@ use crate::support::{
 
 const TENANTS: usize = 50;
 const CREATES_EACH: usize = 4;
-
-/// The maps of a daemon, as it has them without mail servers.
-fn layout_of(daemon: &Daemon) -> Layout {
-    let written = inboxd::config::read(Some(&daemon.config), std::iter::empty(), &[]).unwrap();
-    written.check().unwrap().maps_layout().unwrap()
-}
 
 async fn two_hundred_creates_of_one_name(database: Database) {
     let mut daemon = Daemon::start(database).await;
@@ -74,9 +67,9 @@ async fn two_hundred_creates_of_one_name(database: Database) {
 
     let db = open(&daemon.store_url).await;
     until_published(&db).await;
-    assert_equal(&db, &layout_of(&daemon)).await;
+    assert_equal(&db, &daemon.maps_layout()).await;
     assert!(daemon.stop().await.success());
-    assert_equal(&db, &layout_of(&daemon)).await;
+    assert_equal(&db, &daemon.maps_layout()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,9 +7,13 @@
 
 mod api;
 mod e2e;
+mod faults;
+mod import;
 mod law;
 mod load;
 mod maps;
+mod outages;
+mod power;
 mod stack;
 mod store;
 #[path = "../suite/mod.rs"]

@@ -28,6 +28,8 @@ const IDLE_LIMIT: Duration = Duration::from_mins(10);
 
 /// A session of a mailbox's owner.
 pub type Imap = async_imap::Session<TlsStream<TcpStream>>;
+/// An IMAP connection on which nobody has logged in yet.
+pub struct Greeted(async_imap::Client<TlsStream<TcpStream>>);
 /// A dialogue with submission after STARTTLS.
 pub type Submitting = Smtp<TlsStream<TcpStream>>;
 
@@ -78,8 +80,8 @@ impl Mail {
         }
     }
 
-    /// A new IMAP connection and a login on it. The error is the server's word.
-    pub async fn try_log_in(&self, login: &str, password: &str) -> Result<Imap, String> {
+    /// A new IMAP connection, greeted.
+    pub async fn try_imap(&self) -> Result<Greeted, String> {
         let tcp = TcpStream::connect((HOST, self.servers.ports.imaps))
             .await
             .map_err(|error| format!("connect: {error}"))?;
@@ -88,9 +90,12 @@ impl Mail {
         if !matches!(greeting, Ok(Some(_))) {
             return Err("no greeting".to_owned());
         }
-        in_time(client.login(login, password))
-            .await?
-            .map_err(|(error, _)| error.to_string())
+        Ok(Greeted(client))
+    }
+
+    /// A new IMAP connection and a login on it. The error is the server's word.
+    pub async fn try_log_in(&self, login: &str, password: &str) -> Result<Imap, String> {
+        self.try_imap().await?.try_log_in(login, password).await
     }
 
     /// A login that must succeed.
@@ -200,6 +205,15 @@ impl Mail {
         self.deliver("friend@example.net", &inbox.email, &delivered).await;
         self.receive(inbox, &submitted).await;
         self.receive(inbox, &delivered).await;
+    }
+}
+
+impl Greeted {
+    /// A login on this connection. The error is the server's word.
+    pub async fn try_log_in(self, login: &str, password: &str) -> Result<Imap, String> {
+        in_time(self.0.login(login, password))
+            .await?
+            .map_err(|(error, _)| error.to_string())
     }
 }
 

@@ -3,7 +3,7 @@
 //! LMDB maps the file and trusts what it finds: a page that a power cut left unwritten, or a file that ends too early, is
 //! not an error to it but the end of this process (SIGBUS). And what it has mapped and looked at counts as this
 //! process's memory. So whoever only looks reads instead: page by page, each one checked before it is believed. The
-//! format is that of LMDB 0.9 (`mdb.c`: `MDB_page`, `MDB_node`, `MDB_meta`), in the byte order of the machine.
+//! format is that of LMDB 0.9 (`mdb.c`: `MDB_page`, `MDB_node`, `MDB_meta`, `MDB_IDL`), in the byte order of the machine.
 
 use std::{cmp::Ordering, fs::File, io, ops::Range, os::unix::fs::FileExt};
 
@@ -22,6 +22,8 @@ const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const OVERFLOW: u16 = 0x04;
 const META: u16 = 0x08;
+/// Pages of databases with several values a key, which none of ours is.
+const OF_DUPLICATES: u16 = 0x20 | 0x40;
 /// Of a node: the value lies on overflow pages.
 const BIG: u16 = 0x01;
 /// Deepest tree that LMDB can walk.
@@ -40,12 +42,28 @@ pub(super) enum PagesError {
 /// What one of the two meta pages says.
 pub(super) struct Meta {
     page_octets: usize,
-    free_list: u64,
-    main: u64,
+    /// The list of free pages: transaction to pages that it freed.
+    pub(super) free: Tree,
+    /// The table itself.
+    pub(super) main: Tree,
     last_page: u64,
-    transaction: u64,
+    pub(super) transaction: u64,
     /// Pages that the file has room for.
     pages: u64,
+}
+
+/// The record of a database.
+pub(super) struct Tree {
+    root: u64,
+    pub(super) depth: usize,
+    pub(super) entries: u64,
+}
+
+impl Tree {
+    /// Its root, if it has entries.
+    pub(super) fn root(&self) -> Option<u64> {
+        (self.root != NO_PAGE).then_some(self.root)
+    }
 }
 
 impl Meta {
@@ -68,7 +86,14 @@ impl Meta {
         let mut page = [0; META_OCTETS];
         read_exact(file, &mut page, offset)?;
         let databases = PAGE_HEADER + 24;
-        let root = |database: usize| long(&page, databases + database * DATABASE_OCTETS + 40);
+        let tree = |database: usize| {
+            let record = databases + database * DATABASE_OCTETS;
+            Tree {
+                depth: short(&page, record + 6).into(),
+                entries: long(&page, record + 32),
+                root: long(&page, record + 40),
+            }
+        };
         // The free list's record keeps the size of pages where others keep padding.
         let page_octets = word(&page, databases) as usize;
         let is_meta = short(&page, 10) & META != 0
@@ -81,28 +106,21 @@ impl Meta {
         }
         Ok(Self {
             page_octets,
-            free_list: root(0),
-            main: root(1),
+            free: tree(0),
+            main: tree(1),
             last_page: long(&page, databases + 2 * DATABASE_OCTETS),
             transaction: long(&page, databases + 2 * DATABASE_OCTETS + 8),
             pages: octets / page_octets as u64,
         })
     }
 
-    /// The roots of the free list and of the table itself, as far as they have entries.
-    pub(super) fn roots(&self) -> impl Iterator<Item = u64> {
-        [self.free_list, self.main]
-            .into_iter()
-            .filter(|&root| root != NO_PAGE)
-    }
-
-    /// The root of the table itself, if it has entries.
-    pub(super) fn main(&self) -> Option<u64> {
-        (self.main != NO_PAGE).then_some(self.main)
+    /// Whether a page of this number was ever in use.
+    pub(super) fn was_used(&self, number: u64) -> bool {
+        (2..=self.last_page).contains(&number)
     }
 
     fn exists(&self, number: u64) -> bool {
-        (2..=self.last_page).contains(&number) && number < self.pages
+        self.was_used(number) && number < self.pages
     }
 }
 
@@ -133,7 +151,7 @@ impl Page {
         }
         let mut octets = vec![0; meta.page_octets];
         read_exact(file, &mut octets, number * meta.page_octets as u64)?;
-        let flags = short(&octets, 10) & (BRANCH | LEAF | OVERFLOW | META);
+        let flags = short(&octets, 10) & (BRANCH | LEAF | OVERFLOW | META | OF_DUPLICATES);
         let (lower, upper) = (usize::from(short(&octets, 12)), usize::from(short(&octets, 14)));
         let is_sound = long(&octets, 0) == number
             && (flags == BRANCH || flags == LEAF)
@@ -154,6 +172,10 @@ impl Page {
         }
     }
 
+    pub(super) fn is_branch(&self) -> bool {
+        self.is_branch
+    }
+
     pub(super) fn len(&self) -> usize {
         self.nodes.len().div_ceil(2)
     }
@@ -167,10 +189,11 @@ impl Page {
         let [low, high, flags, key] = [0, 2, 4, 6].map(|at| short(page, node + at));
         let data = node + NODE_HEADER + usize::from(key);
         let size = usize::from(low) | usize::from(high) << 16;
-        let octets = match (self.is_branch, flags & BIG != 0) {
+        let octets = match (self.is_branch, flags) {
             (true, _) => 0,
-            (false, true) => 8,
-            (false, false) => size,
+            (false, BIG) => 8,
+            (false, 0) => size,
+            (false, _) => return false,
         };
         data + octets <= page.len()
     }
@@ -184,7 +207,7 @@ impl Page {
         let size = u64::from(low) | u64::from(high) << 16;
         let behind = if self.is_branch {
             Behind::Child(size | u64::from(flags) << 32)
-        } else if flags & BIG != 0 {
+        } else if flags == BIG {
             Behind::Overflow(long(page, data), size)
         } else {
             let end = data + usize::from(low) + (usize::from(high) << 16);
@@ -194,24 +217,45 @@ impl Page {
     }
 }
 
-/// Whether the pages of one large value are there.
-pub(super) fn is_whole_overflow(
+/// The pages of one large value, all of which are there.
+pub(super) fn overflow_pages(
     file: &File,
     meta: &Meta,
     number: u64,
     octets: u64,
-) -> Result<bool, PagesError> {
+) -> Result<Range<u64>, PagesError> {
     if !meta.exists(number) {
-        return Ok(false);
+        return Err(PagesError::Damaged);
     }
     let mut header = [0; PAGE_HEADER];
     let size = meta.page_octets as u64;
     read_exact(file, &mut header, number * size)?;
     let pages = u64::from(word(&header, 12));
-    Ok(long(&header, 0) == number
+    let is_whole = long(&header, 0) == number
         && short(&header, 10) & OVERFLOW != 0
         && octets + PAGE_HEADER as u64 <= pages * size
-        && meta.exists(number + pages - 1))
+        && meta.exists(number + pages - 1);
+    if is_whole {
+        Ok(number..number + pages)
+    } else {
+        Err(PagesError::Damaged)
+    }
+}
+
+/// A value on pages of its own, which [are there](overflow_pages).
+pub(super) fn overflow_value(
+    file: &File,
+    meta: &Meta,
+    number: u64,
+    octets: u64,
+) -> Result<Vec<u8>, PagesError> {
+    let mut value = vec![0; usize::try_from(octets).map_err(|_| PagesError::Damaged)?];
+    read_exact(
+        file,
+        &mut value,
+        number * meta.page_octets as u64 + PAGE_HEADER as u64,
+    )?;
+    Ok(value)
 }
 
 /// The entries behind a key (from the first one without it), in order of their keys, as many as `limit` of them.
@@ -230,7 +274,7 @@ pub(super) fn entries_after(
         limit,
         found: Vec::new(),
     };
-    if let Some(root) = meta.main() {
+    if let Some(root) = meta.main.root() {
         search.pages_from(&meta, root, 1)?;
     }
     Ok(search.found)
@@ -307,7 +351,7 @@ fn word(octets: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(word)
 }
 
-fn long(octets: &[u8], at: usize) -> u64 {
+pub(super) fn long(octets: &[u8], at: usize) -> u64 {
     let mut long = [0; 8];
     long.copy_from_slice(&octets[at..at + 8]);
     u64::from_ne_bytes(long)

@@ -96,7 +96,7 @@ async fn a_second_daemon_on_the_same_maps_is_refused() {
         let refused = world.compose.output(&[&run[..], &serve].concat()).await;
         assert_eq!(refused.status.code(), Some(1), "{}", told(&refused));
         assert!(
-            told(&refused).contains("already written by another inboxd"),
+            told(&refused).contains("already used by another inboxd"),
             "{}",
             told(&refused)
         );

@@ -95,7 +95,7 @@ async fn the_daemon_starts_and_repairs_the_maps_while_the_mail_servers_run() {
 }
 
 #[tokio::test]
-async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
+async fn without_dovecot_mail_is_taken_and_changes_hold_when_it_is_back() {
     World::run(async |world| {
         wait_until_ready(&world.daemon).await;
         let tenant = world.tenant("Acme").await;
@@ -103,6 +103,7 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
             world.create(&tenant, "ada").await,
             world.create(&tenant, "gone").await,
         );
+        let bob = world.create(&tenant, "bob").await;
         world.take_down(Kind::Dovecot).await;
         let (status, parts) = readiness(&world.daemon).await;
         assert_eq!(status, 503);
@@ -115,7 +116,6 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
             (&json!("ok"), &json!("ok"), &json!("ok"))
         );
 
-        let bob = world.create(&tenant, "bob").await;
         let rotated = tenant
             .send(tenant.request(
                 reqwest::Method::POST,
@@ -125,7 +125,7 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
         assert_eq!(rotated.status, 200, "{rotated:?}");
         let deleted = tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
         assert_eq!(deleted.status, 200, "{deleted:?}");
-        // Mail for it is taken, and kept in the queue.
+        // Mail is taken, and kept in the queue.
         let waiting = Message::new("waiting");
         world
             .mail
@@ -137,7 +137,7 @@ async fn without_dovecot_creates_are_answered_and_hold_when_it_is_back() {
         world.mail.assert_login_refused(&ada.email, &ada.password).await;
         world.mail.assert_login_refused(&gone.email, &gone.password).await;
         let ada = ada.with_password(rotated.text("imapPassword"));
-        world.mail.assert_works(&bob, "made without Dovecot").await;
+        world.mail.assert_works(&bob, "made before").await;
         world.mail.assert_works(&ada, "rotated without Dovecot").await;
         wait_until_ready(&world.daemon).await;
     })

@@ -2,7 +2,9 @@
 //! `tests/suite`.
 
 mod bad_days;
+mod barrier;
 mod custom_domain;
+mod damaged_maps;
 mod dev;
 mod service_manager;
 mod stopping;

@@ -185,7 +185,7 @@ async fn a_start_that_fails_is_never_told_as_ready() {
     let refused = second("log.filter=info");
     let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
-        complaint.contains("already written by another inboxd"),
+        complaint.contains("already used by another inboxd"),
         "{complaint}"
     );
     assert_eq!(refused.status.code(), Some(1), "another try may succeed");

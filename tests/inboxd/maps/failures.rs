@@ -29,10 +29,10 @@ use crate::support::{
 
 /// Another process that holds the lock that Postfix holds around a look-up (`myflock()`: `fcntl`, a read lock on the
 /// whole file).
-struct LookUp(Child);
+pub(super) struct LookUp(Child);
 
 impl LookUp {
-    fn hold(table: &Path) -> Self {
+    pub(super) fn hold(table: &Path) -> Self {
         let script = "import fcntl, sys\n\
             f = open(sys.argv[1], 'rb')\n\
             fcntl.lockf(f, fcntl.LOCK_SH)\n\

@@ -1,5 +1,6 @@
 //! The maps and their publisher on a real store: read as Postfix reads them, damaged, filled up, crashed.
 
+mod barrier;
 mod check;
 mod failures;
 mod properties;
@@ -20,16 +21,16 @@ use crate::support::{
 };
 
 /// A service with one tenant, and a place for its maps.
-struct Rig {
-    store: Store,
-    service: Arc<Service>,
-    acme: Tenant,
-    layout: Layout,
-    folder: Folder,
+pub struct Rig {
+    pub store: Store,
+    pub service: Arc<Service>,
+    pub acme: Tenant,
+    pub layout: Layout,
+    pub folder: Folder,
 }
 
 impl Rig {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let store = Store::new(Database::Sqlite).await;
         let service = service(&store.db);
         let folder = Folder::new();

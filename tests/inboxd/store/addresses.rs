@@ -15,7 +15,7 @@ use inboxd::{
 };
 
 use crate::support::store::{
-    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both,
+    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
 };
 
 /// Names that collations of languages sort otherwise than their octets: `-` and `.` before digits and letters, `_`
@@ -99,7 +99,7 @@ async fn a_claimed_tombstone_is_live_and_shows_nothing_of_the_old_inbox() {
         assert!(inbox.addresses[0].is_primary);
         assert_eq!(tx.inbox(first).await.unwrap(), None);
         assert!(matches!(
-            tx.address_state(&scout).await.unwrap(),
+            state_of(&mut tx, &scout).await,
             AddressState::Mailbox(mailbox) if mailbox.inbox == second
         ));
     })
@@ -158,11 +158,11 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         let (scout, second) = (address("scout@example.com"), address("second@example.com"));
         let now = Machine.now();
         let mut tx = store.db.write().await.unwrap();
-        assert_eq!(tx.address_state(&scout).await.unwrap(), AddressState::Absent);
+        assert_eq!(state_of(&mut tx, &scout).await, AddressState::Absent);
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
         assert!(tx.claim_address(&second, acme.id, id, None, now).await.unwrap());
 
-        let login = async |tx: &mut Tx| match tx.address_state(&scout).await.unwrap() {
+        let login = async |tx: &mut Tx| match state_of(tx, &scout).await {
             AddressState::Mailbox(mailbox) => {
                 assert_eq!(mailbox.inbox, id);
                 mailbox.login
@@ -171,7 +171,7 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         };
         assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
         assert_eq!(
-            tx.address_state(&second).await.unwrap(),
+            state_of(&mut tx, &second).await,
             AddressState::Alias(scout.clone())
         );
         acme.suspended_at = Some(now);
@@ -192,7 +192,7 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         addresses.sort();
         assert_eq!((addresses, inboxes), (vec![scout.clone(), second.clone()], 1));
         for address in [&scout, &second] {
-            assert_eq!(tx.address_state(address).await.unwrap(), AddressState::Absent);
+            assert_eq!(state_of(&mut tx, address).await, AddressState::Absent);
         }
     })
     .await;
@@ -272,7 +272,7 @@ async fn states_come_in_pages_by_inbox_and_no_inbox_is_on_two() {
                 assert!(last > after);
                 after = last;
                 for (address, state) in page {
-                    assert_eq!(state, tx.address_state(&address).await.unwrap());
+                    assert_eq!(state, state_of(&mut tx, &address).await);
                     listed.push(address.to_string());
                 }
             }

@@ -125,8 +125,10 @@ async fn unfinished_creations_without_a_name_are_found_until_they_are_acknowledg
         store.inbox(&acme, home, "acme@example.org").await;
         let now = Machine.now();
         let mut tx = store.db.write().await.unwrap();
-        tx.acknowledge_inbox(ids[1], now).await.unwrap();
-        tx.acknowledge_inbox(ids[1], now.plus_seconds(5)).await.unwrap();
+        tx.acknowledge_inboxes(&ids[1..2], now).await.unwrap();
+        tx.acknowledge_inboxes(&ids[1..2], now.plus_seconds(5))
+            .await
+            .unwrap();
         assert_eq!(
             tx.inbox(ids[1]).await.unwrap().unwrap().acknowledged_at,
             Some(now),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod concurrency;
+mod group;
 mod idempotency;
 mod inboxes;
 mod keys;
@@ -10,5 +11,6 @@ mod plans;
 mod races;
 mod schema;
 mod tenants;
+mod together;
 mod unpublished;
 mod workspaces;

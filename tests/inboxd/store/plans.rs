@@ -11,13 +11,17 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         api_key::{ApiKey, KeyKind, Scope},
-        ids::KeyId,
+        ids::{InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
         metadata::Metadata,
         names::Slug,
+        tenant::Tenant,
     },
-    store::{InboxFilter, NewKey, NewSecrets, Owner, SessionsToEnd, Started},
+    store::{
+        FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner, SessionsToEnd, Started,
+        Tx,
+    },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tracing::{
@@ -39,7 +43,7 @@ use crate::support::{
 static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
-const MAY_SCAN: [(&str, &str); 2] = [
+const MAY_SCAN: [(&str, &str); 3] = [
     (
         "SELECT name FROM domains WHERE verified_at IS NOT NULL",
         "all domains, at start",
@@ -48,11 +52,15 @@ const MAY_SCAN: [(&str, &str); 2] = [
         "SELECT a.local_part AS address_local_part, a.domain AS address_domain, i.id, i.local_part",
         "all addresses, page by page, at start",
     ),
+    (
+        "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part,",
+        "the scans are planned for a statement that breaks foreign keys, and are left out otherwise (OP_FkIfZero)",
+    ),
 ];
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 12] = [
+const MUST_USE: [(&str, &str); 20] = [
     ("WHERE a.inbox_id > $1", "addresses_of_inbox (inbox_id>?)"),
     ("WHERE k.hash = $1", "api_keys_hash (hash=?)"),
     (
@@ -72,12 +80,44 @@ const MUST_USE: [(&str, &str); 12] = [
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
     ),
     (
+        "WHERE a.domain = $1 AND a.local_part IN (",
+        "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "WHERE mark <= $1 AND end_sessions_since IS NULL",
+        "unpublished_mark (mark<?)",
+    ),
+    (
         "(SELECT inbox_id FROM addresses WHERE domain",
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
     ),
     (
-        "WHERE a.domain = $1 AND a.local_part = $2",
+        "FROM wanted w JOIN addresses a",
         "sqlite_autoindex_addresses_1 (domain=? AND local_part=?)",
+    ),
+    (
+        "SELECT tenant_id, domain, requested_local_part FROM inboxes",
+        "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
+    ),
+    (
+        "FROM unpublished WHERE map_key IN",
+        "sqlite_autoindex_unpublished_1 (map_key=?)",
+    ),
+    (
+        "DELETE FROM unpublished WHERE mark IN",
+        "unpublished_mark (mark=?)",
+    ),
+    (
+        "UPDATE inboxes SET acknowledged_at",
+        "sqlite_autoindex_inboxes_1 (id=?)",
+    ),
+    (
+        "SET inbox_count = inbox_count + $1 WHERE deleted_at IS NULL AND (max",
+        "sqlite_autoindex_tenants_1 (id=?)",
+    ),
+    (
+        "SET inbox_count = inbox_count + $1 WHERE deleted_at IS NULL AND id",
+        "sqlite_autoindex_workspaces_1 (id=?)",
     ),
     (
         "WHERE (a.domain, a.local_part) > ($1, $2)",
@@ -207,11 +247,11 @@ async fn call_everything(store: &Store) {
     tx.describe_inbox(inbox, None, &Metadata::default())
         .await
         .unwrap();
-    tx.acknowledge_inbox(inbox, now).await.unwrap();
+    tx.acknowledge_inboxes(&[inbox, inbox], now).await.unwrap();
     tx.taken_names(&domain("example.com"), &[local_part("scout")], tenant.id, now)
         .await
         .unwrap();
-    tx.address_state(&scout).await.unwrap();
+    tx.address_states(&[&scout, &scout]).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
     tx.address_states_after_inbox(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
@@ -223,11 +263,47 @@ async fn call_everything(store: &Store) {
     tx.mark_unpublished(&key, fresh_id(), SessionsToEnd::All, now)
         .await
         .unwrap();
-    let pending = tx.unpublished_key(&key).await.unwrap().unwrap();
-    tx.unpublished(None, 10).await.unwrap();
-    tx.clear_unpublished(std::slice::from_ref(&pending))
+    let pending = tx
+        .unpublished_keys(&[key.clone(), key])
         .await
+        .unwrap()
+        .pop()
         .unwrap();
+    tx.unpublished(None, 10).await.unwrap();
+    tx.clear_unpublished(&[pending.clone(), pending]).await.unwrap();
+    call_everything_in_bulk(&mut tx, &tenant).await;
+    let fresh = [("new", fresh_id()), ("newer", fresh_id())].map(|(name, id)| {
+        (
+            InboxId(id),
+            address(&format!("{name}@example.com")),
+            ApiKey::generate(KeyKind::Inbox, &Machine),
+        )
+    });
+    let (password_hash, scope) = (hash(3), Scope::Tenant { tenant: tenant.id });
+    let rows = fresh.each_ref().map(|(id, canonical, key)| FreshInbox {
+        inbox: NewInbox {
+            id: *id,
+            tenant: tenant.id,
+            workspace: home,
+            canonical,
+            requested: Some(&canonical.local_part),
+            display_name: None,
+            secrets: NewSecrets {
+                password_hash: &password_hash,
+                sealed_password: None,
+            },
+            created_at: now,
+        },
+        key: NewKey {
+            id: KeyId(fresh_id()),
+            key,
+            scope,
+            name: None,
+            created_at: now,
+        },
+        mark: fresh_id(),
+    });
+    assert_eq!(tx.insert_fresh_inboxes(&rows).await.unwrap(), Vec::<usize>::new());
     let started = Started {
         id: fresh_id(),
         caller,
@@ -260,6 +336,31 @@ async fn call_everything(store: &Store) {
     tx.commit().await.unwrap();
 }
 
+/// Runs every statement of an import once, for two inboxes at a time.
+async fn call_everything_in_bulk(tx: &mut Tx, tenant: &Tenant) {
+    let names = ["ada", "bob"].map(local_part);
+    let addresses = names
+        .each_ref()
+        .map(|name| address(&format!("{name}@example.com")));
+    tx.holders(&domain("example.com"), &names.each_ref())
+        .await
+        .unwrap();
+    let counted = tx.count_new_inboxes(tenant.id, tenant.default_workspace, 2).await;
+    assert!(counted.unwrap());
+    let hash = hash(1);
+    let inboxes = addresses.each_ref().map(|address| ImportedInbox {
+        id: InboxId(fresh_id()),
+        address,
+        hash: &hash,
+    });
+    let inserted = tx.insert_imported(tenant.id, tenant.default_workspace, &inboxes, Machine.now());
+    assert!(inserted.await.unwrap());
+    let marks = addresses.map(|address| (MapKey::Address(address), fresh_id()));
+    tx.mark_all_unpublished(&marks).await.unwrap();
+    let last = marks.iter().map(|(_, mark)| *mark).max().unwrap();
+    assert_eq!(tx.unpublished_until(last).await.unwrap(), 2);
+}
+
 /// SQLite's plan for a statement, a line a step.
 async fn plan(db: &mut SqliteConnection, statement: &str) -> Vec<String> {
     let rows: Vec<(i64, i64, i64, String)> =
@@ -286,7 +387,7 @@ async fn no_statement_of_the_request_path_reads_a_whole_table() {
         .unwrap()
         .iter()
         .filter(|text| {
-            ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM "]
+            ["SELECT ", "WITH ", "INSERT INTO ", "UPDATE ", "DELETE FROM "]
                 .iter()
                 .any(|start| text.starts_with(start))
         })
@@ -308,9 +409,14 @@ async fn no_statement_of_the_request_path_reads_a_whole_table() {
         let steps = plan(&mut db, statement).await;
         let scans = steps
             .iter()
-            // A scan of the page that a subquery picked is as long as the page.
+            // A scan of the page that a subquery picked is as long as the page; one of the values of the statement
+            // itself is as long as the statement.
             .any(|step| {
-                step.starts_with("SCAN ") && !["SCAN i", "SCAN CONSTANT ROW"].contains(&step.as_str())
+                step.starts_with("SCAN ")
+                    && !["VALUES CLAUSE", "CONSTANT ROW", "CONSTANT ROWS"]
+                        .iter()
+                        .any(|values| step.ends_with(values))
+                    && !["SCAN i", "SCAN w"].contains(&step.as_str())
             });
         let sorts = steps.iter().any(|step| step == "USE TEMP B-TREE FOR ORDER BY");
         for (part, index) in MUST_USE.iter().filter(|(part, _)| statement.contains(part)) {

@@ -3,12 +3,14 @@
 use std::{
     ffi::OsString,
     fs,
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use inboxd::maps::Layout;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -72,6 +74,11 @@ impl Daemon {
     /// is repeated must repeat whole keys only once, so the extra text should name sections that are not used below.
     pub async fn with_config(database: Database, folder: Folder, extra: &str) -> Self {
         let store_url = database.url(folder.path()).await;
+        Self::on_store(store_url, folder, extra).await
+    }
+
+    /// The same on a store with this URL.
+    pub async fn on_store(store_url: String, folder: Folder, extra: &str) -> Self {
         let [api, metrics] = free_ports();
         let dir = folder.path().display();
         let config = folder.join("inboxd.toml");
@@ -133,13 +140,20 @@ impl Daemon {
     /// Starts it (again) and waits until it answers.
     pub async fn up(&mut self) {
         self.spawn();
+        assert!(self.comes_up().await, "the daemon ended:\n{}", self.log());
+    }
+
+    /// Waits until it answers, or has ended instead.
+    pub async fn comes_up(&self) -> bool {
         let http = reqwest::Client::new();
         until("the daemon answers", || async {
-            assert!(self.is_running(), "the daemon ended:\n{}", self.log());
+            if !self.is_running() {
+                return Some(false);
+            }
             let answer = http.get(format!("{}/healthz", self.base)).send().await.ok()?;
-            answer.status().is_success().then_some(())
+            answer.status().is_success().then_some(true)
         })
-        .await;
+        .await
     }
 
     /// Starts it without waiting.
@@ -190,8 +204,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().unwrap().id();
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
     /// Waits until it has ended by itself.
@@ -234,7 +247,39 @@ impl Daemon {
         self.folder.join("maps")
     }
 
-    fn is_running(&self) -> bool {
+    /// Where its maps are and who reads them, by its configuration.
+    pub fn maps_layout(&self) -> Layout {
+        let written = inboxd::config::read(Some(&self.config), std::iter::empty(), &[]).unwrap();
+        written.check().unwrap().maps_layout().unwrap()
+    }
+
+    /// `inboxd` with a command and this daemon's configuration, given this on standard input.
+    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(INBOXD)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        // A command that ends before it has read everything is judged by what it says.
+        let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        drop(writing.join().unwrap());
+        output
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Whether its process is there and has not ended.
+    pub fn is_running(&self) -> bool {
         // try_wait needs the child for itself; signal 0 asks without touching.
         let pid = self
             .child

@@ -13,13 +13,13 @@ use heed::{EnvFlags, EnvOpenOptions, types::Bytes};
 use inboxd::{
     maps::{Layout, MailHome, Maps, passwd_line},
     model::maps::{AddressState, Login},
-    publish::{self, Parts, Publisher, SessionEnder},
+    publish::{self, Barrier, Parts, Publisher, SessionEnder},
     store::Db,
 };
 use nix::unistd::Group;
 use tokio::task::JoinHandle;
 
-use super::{Folder, daemon::DEFAULT_DOMAIN, store::domain, wait::until};
+use super::{Folder, daemon::DEFAULT_DOMAIN, inbox::Inbox, store::domain, wait::until};
 
 pub const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
 const LOCK_FILE: &str = ".writer.lock";
@@ -44,6 +44,15 @@ impl Running {
         layout: &Layout,
         sessions: Option<Arc<dyn SessionEnder>>,
     ) -> Result<Self, publish::Error> {
+        Self::with_barrier(db, layout, sessions, None).await
+    }
+
+    pub async fn with_barrier(
+        db: &Db,
+        layout: &Layout,
+        sessions: Option<Arc<dyn SessionEnder>>,
+        barrier: Option<Barrier>,
+    ) -> Result<Self, publish::Error> {
         let opening = layout.clone();
         let maps = Arc::new(
             tokio::task::spawn_blocking(move || Maps::open(&opening))
@@ -56,7 +65,7 @@ impl Running {
             maps: Arc::clone(&maps),
             default_domain: domain(DEFAULT_DOMAIN),
             sessions,
-            barrier: None,
+            barrier,
         })
         .await?;
         Ok(Self {
@@ -138,7 +147,8 @@ pub fn said(layout: &Layout) -> Said {
     for entry in fs::read_dir(&layout.root).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(
-            ["passdb", "postfix", LOCK_FILE].contains(&name.as_str()),
+            ["passdb", "postfix", LOCK_FILE].contains(&name.as_str())
+                || layout.root.join(&name) == layout.control_socket(),
             "{name}"
         );
     }
@@ -180,6 +190,20 @@ fn must_be(path: &Path, gid: Option<u32>, mode: u32) {
     if let Some(gid) = gid {
         assert_eq!(found.gid(), gid, "{}", path.display());
     }
+}
+
+/// Whether the password entry of an inbox is there and takes its password.
+pub fn opens(layout: &Layout, inbox: &Inbox) -> bool {
+    let (local_part, domain) = inbox.email.split_once('@').unwrap();
+    let line = fs::read_to_string(layout.passdb().join(domain).join(local_part)).unwrap_or_default();
+    let Some(hash) = line.split(':').nth(1) else {
+        return false;
+    };
+    let checked = Command::new("doveadm")
+        .args(["-c", "/dev/null", "pw", "-t", hash, "-p", &inbox.password])
+        .output()
+        .expect("apt-get install dovecot-core");
+    String::from_utf8_lossy(&checked.stdout).contains("(verified)")
 }
 
 /// Every key and value of a table, octet by octet, read from a copy.

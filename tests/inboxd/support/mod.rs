@@ -4,6 +4,7 @@
 pub mod api;
 #[path = "../../support/attempt.rs"]
 pub mod attempt;
+pub mod callers;
 pub mod daemon;
 pub mod domains;
 #[path = "../../support/inbox.rs"]
@@ -16,6 +17,9 @@ pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod service;
+pub mod shim;
+#[path = "../../support/show.rs"]
+pub mod show;
 pub mod store;
 #[path = "../../support/wait.rs"]
 pub mod wait;
@@ -29,23 +33,58 @@ use std::{
 
 pub use ports::{free_ports, free_ports_in_a_row};
 
+use self::mount::SmallDisk;
+
+/// The most that a folder in memory takes.
+const IN_MEMORY_SIZE: &str = "256m";
+
 /// A folder of a test, removed at its end. Everybody may pass through it, as the mail servers' users must.
 #[derive(Debug)]
-pub struct Folder(tempfile::TempDir);
+pub struct Folder {
+    // Before the folder: it is unmounted, then the folder removed.
+    _memory: Option<SmallDisk>,
+    dir: tempfile::TempDir,
+}
 
 impl Folder {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("inboxd-test-").tempdir().unwrap();
+        Self::open_to_all(folder)
+    }
+
+    /// One inside another folder, such as that of a file system of the test's own.
+    pub fn inside(parent: &Path) -> Self {
+        Self::open_to_all(
+            tempfile::Builder::new()
+                .prefix("inboxd-")
+                .tempdir_in(parent)
+                .unwrap(),
+        )
+    }
+
+    fn open_to_all(folder: tempfile::TempDir) -> Self {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self(folder)
+        Self {
+            _memory: None,
+            dir: folder,
+        }
+    }
+
+    /// One in memory, for a test that flushes very often and cuts no power.
+    pub fn in_memory() -> Self {
+        let folder = Self::new();
+        Self {
+            _memory: Some(SmallDisk::at(folder.path(), IN_MEMORY_SIZE)),
+            ..folder
+        }
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 }
 

@@ -1,4 +1,5 @@
-//! A throwaway PostgreSQL server, one for the whole run; each test gets a database of its own.
+//! Throwaway PostgreSQL servers: one for the whole run, of which each test gets a database of its own; and one of a test's
+//! own, to be crashed.
 
 use std::{
     fs,
@@ -20,7 +21,7 @@ use super::{Folder, free_ports, wait::LIMIT};
 
 const INSTALL: &str = "PostgreSQL's server is not installed: apt-get install postgresql";
 
-/// `$0` is the folder, the rest is the server and its arguments.
+/// `$0` is a folder to remove at the end, or nothing; the rest is the server and its arguments.
 const KEEPER: &str = r#""$@" & read -r _; kill -QUIT $!; wait $!; rm -rf "$0""#;
 
 /// Where the server's UNIX socket is, in its folder.
@@ -31,20 +32,37 @@ host all      postgres 127.0.0.1/32 trust
 host sameuser all      127.0.0.1/32 scram-sha-256
 ";
 
-static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let cluster = Cluster::new();
+    // Nobody drops a static.
+    let folder = cluster.folder.path().to_owned();
+    cluster.serve(Some(&folder))
+});
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-struct Server {
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    cluster: Cluster,
+    /// Its standard input is closed when this process ends.
+    keeper: Child,
+}
+
+/// What a server serves.
+#[derive(Debug)]
+pub struct Cluster {
     port: u16,
     folder: Folder,
-    /// Its standard input is closed when this process ends.
-    _keeper: Child,
 }
 
 /// The URL of a new, empty database.
 pub async fn new_database() -> String {
     // The first use starts the server, which takes a while: not on an async thread.
-    let port = tokio::task::spawn_blocking(|| SERVER.port).await.unwrap();
+    let port = tokio::task::spawn_blocking(|| SERVER.cluster.port).await.unwrap();
+    new_database_at(port).await
+}
+
+async fn new_database_at(port: u16) -> String {
     let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     let options = PgConnectOptions::from_str(&url(port, "postgres")).unwrap();
     let mut connection = PgConnection::connect_with(&options).await.unwrap();
@@ -76,8 +94,8 @@ pub async fn new_guarded_database(password: &str) -> [String; 2] {
             .await
             .unwrap();
     }
-    let folder = SERVER.folder.join(SOCKET_FOLDER);
-    let (folder, port) = (folder.display(), SERVER.port);
+    let folder = SERVER.cluster.folder.join(SOCKET_FOLDER);
+    let (folder, port) = (folder.display(), SERVER.cluster.port);
     [
         format!("postgres:///{name}?host={folder}&port={port}&user={name}"),
         server.replace("postgres@", &format!("{name}@")) + "/" + name,
@@ -105,7 +123,29 @@ fn url(port: u16, database: &str) -> String {
 }
 
 impl Server {
-    fn start() -> Self {
+    /// A server of a test's own. Blocks until it answers.
+    pub fn start() -> Self {
+        Cluster::new().serve(None)
+    }
+
+    /// The URL of a new, empty database.
+    pub async fn new_database(&self) -> String {
+        new_database_at(self.cluster.port).await
+    }
+
+    /// Ends it as a crash would: no transaction is finished, no client is told, and what is on the disk is recovered at
+    /// the next start. Blocks until every process of it has ended.
+    pub fn crash(self) -> Cluster {
+        let Self { cluster, mut keeper } = self;
+        // The keeper's sign.
+        drop(keeper.stdin.take());
+        keeper.wait().unwrap();
+        cluster
+    }
+}
+
+impl Cluster {
+    fn new() -> Self {
         let programs = programs();
         let folder = Folder::new();
         let data = folder.join("data");
@@ -137,17 +177,29 @@ impl Server {
         fs::write(&access, ACCESS.to_owned() + &trusting).unwrap();
 
         let [port] = free_ports();
+        Self { port, folder }
+    }
+
+    /// Starts a server again that has crashed. Blocks until it answers.
+    pub fn start_again(self) -> Server {
+        self.serve(None)
+    }
+
+    /// Starts a server; its keeper removes a folder at the end.
+    fn serve(self, remove: Option<&Path>) -> Server {
+        let programs = programs();
+        let port = self.port;
         let mut command = as_postgres(&programs.join("postgres"));
         command
             .arg("-D")
-            .arg(&data)
+            .arg(self.folder.join("data"))
             .args(["-h", "127.0.0.1", "-c", "max_connections=300", "-k"])
-            .arg(&socket);
+            .arg(self.folder.join(SOCKET_FOLDER));
         command.args(["-p", &port.to_string()]);
         // A process that waits for the end of ours, however it comes, and then stops the server and removes the folder.
         let keeper = Command::new("sh")
             .args(["-c", KEEPER])
-            .arg(folder.path())
+            .arg(remove.unwrap_or(Path::new("")))
             .arg(command.get_program())
             .args(command.get_args())
             .current_dir("/")
@@ -171,10 +223,9 @@ impl Server {
             );
             thread::sleep(Duration::from_millis(20));
         }
-        Self {
-            port,
-            folder,
-            _keeper: keeper,
+        Server {
+            cluster: self,
+            keeper,
         }
     }
 }

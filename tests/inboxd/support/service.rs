@@ -17,12 +17,10 @@ use inboxd::{
     ops::{
         Error, Service, Settings,
         create_inbox::{Created, Outcome, Request, create_inbox},
-        in_flight::InFlight,
         tenants,
     },
     store::Db,
 };
-use tokio::sync::Semaphore;
 
 use super::{
     daemon::DEFAULT_DOMAIN,
@@ -30,22 +28,22 @@ use super::{
 };
 
 pub fn service(db: &Db) -> Arc<Service> {
-    let (in_flight, _acknowledging) = InFlight::start(db.clone(), Arc::new(Machine));
-    Arc::new(Service {
-        db: db.clone(),
-        clock: Arc::new(Machine),
-        entropy: Arc::new(Machine),
-        sealing: SealingKey::generate(&Machine),
-        settings: Settings {
-            default_domain: domain(DEFAULT_DOMAIN),
-            reserved_usernames: BTreeSet::new(),
-            tombstone_days: 90,
-            default_limits: Limits::default(),
-            reveal_passwords: true,
-        },
-        in_flight,
-        hashing: Arc::new(Semaphore::new(2)),
-    })
+    let settings = Settings {
+        default_domain: domain(DEFAULT_DOMAIN),
+        reserved_usernames: BTreeSet::new(),
+        tombstone_days: 90,
+        default_limits: Limits::default(),
+        reveal_passwords: true,
+    };
+    let sealing = SealingKey::generate(&Machine);
+    let (service, _writing) = Service::start(
+        db.clone(),
+        Arc::new(Machine),
+        Arc::new(Machine),
+        sealing,
+        settings,
+    );
+    service
 }
 
 pub fn super_admin() -> Caller {

@@ -39,8 +39,10 @@ pub const MESSAGE_MAX_OCTETS: u64 = 1_000_000;
 pub struct World {
     pub daemon: Daemon,
     pub mail: Mail,
-    pub stack: PrivateStack,
     pub layout: Layout,
+    settings: Settings,
+    /// None while both servers are gone, not stopped one by one.
+    stack: Option<PrivateStack>,
 }
 
 impl World {
@@ -51,10 +53,15 @@ impl World {
 
     /// The same with a store on this database.
     pub async fn run_on(database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        let mut world = Self::start(database).await;
+        Self::run_in(Folder::new(), database, test).await;
+    }
+
+    /// The same in this folder.
+    pub async fn run_in(folder: Folder, database: Database, test: impl AsyncFnOnce(&mut Self)) {
+        let mut world = Self::start(folder, database).await;
         let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
-        let Self { stack, layout, .. } = world;
-        stack.stop().await;
+        world.stop_mail_servers().await;
+        let Self { layout, .. } = world;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
                 let lines = fs::read_to_string(&log).unwrap_or_default();
@@ -70,8 +77,7 @@ impl World {
         );
     }
 
-    async fn start(database: Database) -> Self {
-        let folder = Folder::new();
+    async fn start(folder: Folder, database: Database) -> Self {
         let layout = Layout::of(folder.path()).unwrap();
         for dir in ["tls", "dovecot"] {
             fs::DirBuilder::new()
@@ -117,9 +123,7 @@ impl World {
             ports,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
-        let stack = PrivateStack::start(&settings, &Machine, &Machine).await;
-        let stack = stack.unwrap_or_else(|error| panic!("{}", inboxd::telemetry::chain(&error)));
-        Self {
+        let mut world = Self {
             mail: Mail::new(Servers {
                 host: HOST.to_owned(),
                 hostname: HOSTNAME.to_owned(),
@@ -128,9 +132,30 @@ impl World {
             })
             .await,
             daemon,
-            stack,
             layout,
+            settings,
+            stack: None,
+        };
+        world.start_mail_servers().await;
+        world
+    }
+
+    /// Starts both mail servers on what is in the folder.
+    pub async fn start_mail_servers(&mut self) {
+        assert!(self.stack.is_none(), "they run already");
+        let started = PrivateStack::start(&self.settings, &Machine, &Machine).await;
+        self.stack = Some(started.unwrap_or_else(|error| panic!("{}", inboxd::telemetry::chain(&error))));
+    }
+
+    /// Stops both, until nothing of them is left.
+    pub async fn stop_mail_servers(&mut self) {
+        if let Some(stack) = self.stack.take() {
+            stack.stop().await;
         }
+    }
+
+    fn stack(&mut self) -> &mut PrivateStack {
+        self.stack.as_mut().expect("the mail servers run")
     }
 
     /// A name in this world, where no other test makes any.
@@ -163,12 +188,12 @@ impl World {
 
     /// Stops a mail server.
     pub async fn take_down(&mut self, kind: Kind) {
-        self.stack.take_down(kind).await;
+        self.stack().take_down(kind).await;
     }
 
     /// Starts it again; returns when it answers.
     pub async fn bring_up(&mut self, kind: Kind) {
-        self.stack.bring_up(kind).await.unwrap();
+        self.stack().bring_up(kind).await.unwrap();
     }
 
     /// Whether anybody is logged in to an inbox over IMAP. Asked of Dovecot, which counts a session until it is gone.

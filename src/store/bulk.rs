@@ -1,0 +1,219 @@
+//! Many inboxes in a few statements, for imports. What the rows say is what `inboxes.rs`, `addresses.rs` and
+//! `unpublished.rs` write one at a time.
+
+use std::fmt::Write as _;
+
+use sqlx::{AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::{Error, Tx, on, values};
+use crate::{
+    clock::Timestamp,
+    model::{
+        address::{Address, DomainName, LocalPart},
+        ids::{InboxId, TenantId, WorkspaceId},
+        maps::MapKey,
+        metadata::Metadata,
+        password::PasswordHash,
+    },
+};
+
+/// Rows of one statement: at most four values each, and SQLite takes 32,766 values (PostgreSQL 65,535).
+pub const BULK_ROWS_MAX: usize = 4_000;
+
+/// An inbox of an import: finished, because somebody outside has its password, and without a recoverable one.
+#[derive(Debug)]
+pub struct ImportedInbox<'a> {
+    /// Its id.
+    pub id: InboxId,
+    /// Its canonical and only address, which is also the name that was asked for.
+    pub address: &'a Address,
+    /// What Dovecot checks a password against.
+    pub hash: &'a PasswordHash,
+}
+
+/// Who has a name at a domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// A live inbox whose canonical address it is.
+    Inbox(TenantId, WorkspaceId),
+    /// A live inbox of which it is a further address.
+    Alias,
+    /// Nobody, but only this tenant gets it until then.
+    Tombstone(TenantId, Timestamp),
+}
+
+#[derive(FromRow)]
+struct HolderRow {
+    local_part: String,
+    tenant_id: Uuid,
+    workspace_id: Option<Uuid>,
+    held_until: Option<i64>,
+    is_canonical: Option<i32>,
+}
+
+impl HolderRow {
+    fn parse(self) -> Result<(String, Holder), Error> {
+        let tenant = TenantId(self.tenant_id);
+        let holder = match (self.workspace_id, self.held_until) {
+            (None, Some(until)) => Holder::Tombstone(tenant, Timestamp::from_micros(until)),
+            (Some(workspace), None) if self.is_canonical == Some(1) => {
+                Holder::Inbox(tenant, WorkspaceId(workspace))
+            }
+            (Some(_), None) => Holder::Alias,
+            _ => {
+                return Err(Error::Row {
+                    what: "an address",
+                    source: crate::model::Refused::because("must be an inbox's or a tombstone"),
+                });
+            }
+        };
+        Ok((self.local_part, holder))
+    }
+}
+
+impl Tx {
+    /// Who has which of these names at a domain; those that nobody has are left out. At most [`BULK_ROWS_MAX`] names.
+    pub async fn holders(
+        &mut self,
+        domain: &DomainName,
+        names: &[&LocalPart],
+    ) -> Result<Vec<(String, Holder)>, Error> {
+        let places = values::list(names.len(), 2);
+        let sql = format!(
+            "SELECT a.local_part, a.tenant_id, i.workspace_id, a.held_until,
+                 CAST(i.local_part = a.local_part AND i.domain = a.domain AS INTEGER) AS is_canonical
+             FROM addresses a LEFT JOIN inboxes i ON i.id = a.inbox_id WHERE a.domain = $1 AND a.local_part IN ({places})"
+        );
+        let rows: Vec<HolderRow> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(domain.as_str());
+            for name in names {
+                query = query.bind(name.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look who has these names"))?;
+        rows.into_iter().map(HolderRow::parse).collect()
+    }
+
+    /// Counts so many new inboxes of a tenant and its workspace, if the tenant's cap allows, and takes the tenant's turn.
+    /// `false` if it does not, or there is no such tenant or workspace.
+    pub async fn count_new_inboxes(
+        &mut self,
+        tenant: TenantId,
+        workspace: WorkspaceId,
+        inboxes: u32,
+    ) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE tenants SET inbox_count = inbox_count + $2
+                 WHERE id = $1 AND deleted_at IS NULL AND (max_inboxes IS NULL OR inbox_count + $2 <= max_inboxes)",
+            )
+            .bind(tenant.0)
+            .bind(i64::from(inboxes))
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("count new inboxes"))?;
+        Ok(rows == 1
+            && self
+                .count_inboxes_of_workspace(workspace, i64::from(inboxes))
+                .await?)
+    }
+
+    /// Writes new inboxes with their addresses, finished. `false` if somebody has got one of the addresses meanwhile:
+    /// then roll back and look again. At most [`BULK_ROWS_MAX`] inboxes.
+    pub async fn insert_imported(
+        &mut self,
+        tenant: TenantId,
+        workspace: WorkspaceId,
+        inboxes: &[ImportedInbox<'_>],
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = values::rows_of(inboxes.len(), 4, 3, |text, first| {
+            let (local_part, inbox) = (first + 1, first + 2);
+            write!(text, "(${first}, ${local_part}, $1, ${inbox}, $2)")
+        });
+        let claim = format!(
+            "INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since) VALUES {rows}
+             ON CONFLICT (domain, local_part) DO UPDATE SET tenant_id = excluded.tenant_id,
+                 inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL
+             WHERE addresses.inbox_id IS NULL AND (addresses.tenant_id = excluded.tenant_id OR addresses.held_until <= $3)"
+        );
+        let claimed = on!(self, db => {
+            let mut query = sqlx::query(AssertSqlSafe(claim))
+                .bind(tenant.0)
+                .bind(now.as_micros())
+                .bind(now.as_micros());
+            for inbox in inboxes {
+                query = query
+                    .bind(inbox.address.domain.as_str())
+                    .bind(inbox.address.local_part.as_str())
+                    .bind(inbox.id.0);
+            }
+            query.execute(db).await.map(|done| done.rows_affected())
+        })
+        .map_err(Error::while_doing("claim many addresses"))?;
+        if claimed != inboxes.len() as u64 {
+            return Ok(false);
+        }
+        let rows = values::rows_of(inboxes.len(), 5, 4, |text, first| {
+            let (local_part, domain, hash) = (first + 1, first + 2, first + 3);
+            write!(
+                text,
+                "(${first}, $1, $2, ${local_part}, ${domain}, ${local_part}, $3, ${hash}, $4, $4)"
+            )
+        });
+        let insert = format!(
+            "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part, metadata,
+                 password_hash, created_at, acknowledged_at) VALUES {rows}"
+        );
+        let metadata = Metadata::default().to_json();
+        on!(self, db => {
+            let mut query = sqlx::query(AssertSqlSafe(insert))
+                .bind(tenant.0)
+                .bind(workspace.0)
+                .bind(&metadata)
+                .bind(now.as_micros());
+            for inbox in inboxes {
+                query = query
+                    .bind(inbox.id.0)
+                    .bind(inbox.address.local_part.as_str())
+                    .bind(inbox.address.domain.as_str())
+                    .bind(inbox.hash.as_str());
+            }
+            query.execute(db).await.map(drop)
+        })
+        .map_err(Error::while_doing("insert many inboxes"))?;
+        Ok(true)
+    }
+
+    /// Marks keys as to be published, which no open session depends on. At most [`BULK_ROWS_MAX`] keys.
+    pub async fn mark_all_unpublished(&mut self, marks: &[(MapKey, Uuid)]) -> Result<(), Error> {
+        let rows = values::rows(marks.len(), 2);
+        let sql = format!(
+            "INSERT INTO unpublished (map_key, mark) VALUES {rows}
+             ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark"
+        );
+        on!(self, db => {
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for (key, mark) in marks {
+                query = query.bind(key.to_string()).bind(mark);
+            }
+            query.execute(db).await.map(drop)
+        })
+        .map_err(Error::while_doing("mark many keys of the maps as unpublished"))
+    }
+
+    /// How many keys are still to be published of those that were marked until this mark. Those whose sessions have to
+    /// end, too, are not counted: a server that hangs may hold them up.
+    pub async fn unpublished_until(&mut self, last: Uuid) -> Result<u64, Error> {
+        let left: i64 = on!(self, db => sqlx::query_scalar(
+                "SELECT COUNT(*) FROM unpublished WHERE mark <= $1 AND end_sessions_since IS NULL",
+            )
+            .bind(last)
+            .fetch_one(db)
+            .await)
+        .map_err(Error::while_doing("count the unpublished keys of the maps"))?;
+        Ok(u64::try_from(left).unwrap_or(0))
+    }
+}

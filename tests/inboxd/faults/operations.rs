@@ -1,0 +1,233 @@
+//! The operations that are swept: what is there before, the call, and what must hold of its answers.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    api::{Answer, Api},
+    daemon::{DEFAULT_DOMAIN, Daemon},
+    inbox::Inbox,
+};
+
+/// An operation of the API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Create,
+    /// A create without a name, under an `Idempotency-Key`.
+    CreateOnce,
+    RotatePassword,
+    RotateKey,
+    Delete,
+    /// Of a tenant with two inboxes.
+    Suspend,
+    Resume,
+}
+
+/// One operation, to be called on things of its own.
+pub struct Trial {
+    operation: Operation,
+    operator: Api,
+    tenant: Api,
+    tenant_id: String,
+    username: String,
+    /// What was there before.
+    inboxes: Vec<Inbox>,
+    call: Call,
+}
+
+struct Call {
+    caller: Api,
+    method: Method,
+    path: String,
+    body: Value,
+    idempotency_key: Option<String>,
+}
+
+/// What must hold in the end.
+pub struct Outcome {
+    pub logs_in: Vec<Inbox>,
+    pub refused: Vec<Inbox>,
+}
+
+impl Trial {
+    /// Makes what the operation is about: a tenant of its own, and inboxes.
+    pub async fn begin(daemon: &Daemon, operation: Operation, name: &str) -> Self {
+        let operator = daemon.api(&daemon.super_admin);
+        let made = operator.post("/v1/tenants", &json!({ "name": name })).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let tenant = operator.with_key(made.text("key"));
+        let tenant_path = format!("/v1/tenants/{}", made.id());
+        let existing = match operation {
+            Operation::Create | Operation::CreateOnce => 0,
+            Operation::RotatePassword | Operation::RotateKey | Operation::Delete => 1,
+            Operation::Suspend | Operation::Resume => 2,
+        };
+        let mut inboxes = Vec::new();
+        for number in 0..existing {
+            let username = format!("{name}-{number}");
+            inboxes.push(Inbox::of(
+                &tenant.post("/v1/inboxes", &json!({ "username": username })).await,
+            ));
+        }
+        let of_inbox = |suffix: &str| format!("/v1/inboxes/{}{suffix}", inboxes[0].id);
+        let (caller, method, path, body) = match operation {
+            Operation::Create => (
+                &tenant,
+                Method::POST,
+                "/v1/inboxes".to_owned(),
+                json!({ "username": name }),
+            ),
+            Operation::CreateOnce => (&tenant, Method::POST, "/v1/inboxes".to_owned(), json!({})),
+            Operation::RotatePassword => (&tenant, Method::POST, of_inbox("/rotate-password"), Value::Null),
+            Operation::RotateKey => (&tenant, Method::POST, of_inbox("/rotate-key"), Value::Null),
+            Operation::Delete => (&tenant, Method::DELETE, of_inbox(""), Value::Null),
+            Operation::Suspend => (
+                &operator,
+                Method::PATCH,
+                tenant_path.clone(),
+                json!({"suspended": true}),
+            ),
+            Operation::Resume => {
+                let suspended = operator.patch(&tenant_path, &json!({"suspended": true})).await;
+                assert_eq!(suspended.status, 200, "{suspended:?}");
+                (
+                    &operator,
+                    Method::PATCH,
+                    tenant_path.clone(),
+                    json!({"suspended": false}),
+                )
+            }
+        };
+        let call = Call {
+            caller: caller.clone(),
+            method,
+            path,
+            body,
+            idempotency_key: (operation == Operation::CreateOnce).then(|| name.to_owned()),
+        };
+        Self {
+            operation,
+            tenant_id: made.id().to_owned(),
+            operator,
+            tenant,
+            username: name.to_owned(),
+            inboxes,
+            call,
+        }
+    }
+
+    /// Calls. No answer, if the connection broke before it came.
+    pub async fn call(&self) -> Option<Answer> {
+        let call = &self.call;
+        // A client of its own: the daemon may be another one than that of the last call.
+        let caller = Api::new(&call.caller.base, &call.caller.key);
+        let mut request = caller.request(call.method.clone(), &call.path);
+        if !call.body.is_null() {
+            request = request.json(&call.body);
+        }
+        if let Some(key) = &call.idempotency_key {
+            request = request.header("Idempotency-Key", key);
+        }
+        caller.try_send(request).await.ok()
+    }
+
+    /// Whether an answer says that it is done.
+    pub fn is_done(&self, answer: &Answer) -> bool {
+        // What an earlier call deleted is not there any more.
+        answer.status < 300 || self.operation == Operation::Delete && answer.status == 404
+    }
+
+    /// What works right after the first call was answered with success, whatever happens then.
+    pub fn promised(&self, answer: &Answer) -> Vec<Inbox> {
+        match self.operation {
+            Operation::Create | Operation::CreateOnce => vec![Inbox::of(answer)],
+            Operation::RotatePassword => vec![self.inboxes[0].with_password(answer.text("imapPassword"))],
+            Operation::RotateKey | Operation::Resume => self.inboxes.clone(),
+            Operation::Delete | Operation::Suspend => Vec::new(),
+        }
+    }
+
+    /// What the answers of the first call, if it had a successful one, and of the last one mean. Between them the
+    /// daemon may have been killed.
+    pub async fn outcome(&self, first: Option<&Answer>, last: &Answer, killed: bool) -> Outcome {
+        let mut refused = Vec::new();
+        let mut logs_in = Vec::new();
+        match self.operation {
+            Operation::Create => {
+                match (first, last.status) {
+                    // The 201 was heard, and is known to have been.
+                    (Some(first), 200) => {
+                        assert_eq!(first.id(), last.id());
+                        logs_in.push(Inbox::of(first));
+                    }
+                    // Killed before it was written down that it was heard: the same inbox, fresh credentials.
+                    (Some(first), 201) if killed => {
+                        assert_eq!(first.id(), last.id());
+                        refused.push(Inbox::of(first));
+                        logs_in.push(Inbox::of(last));
+                    }
+                    (None, 201) => logs_in.push(Inbox::of(last)),
+                    _ => panic!("first {first:?}, then {last:?}"),
+                }
+                assert_eq!(logs_in[0].email, format!("{}@{DEFAULT_DOMAIN}", self.username));
+            }
+            Operation::CreateOnce => {
+                if let Some(first) = first {
+                    assert_eq!((last.status, &last.body), (201, &first.body));
+                }
+                logs_in.push(Inbox::of(last));
+                assert_eq!(logs_in[0].email, format!("{}@{DEFAULT_DOMAIN}", self.username));
+            }
+            Operation::RotatePassword => {
+                let [inbox] = &self.inboxes[..] else {
+                    panic!("one inbox")
+                };
+                refused.push(inbox.clone());
+                refused.extend(first.map(|first| inbox.with_password(first.text("imapPassword"))));
+                logs_in.push(inbox.with_password(last.text("imapPassword")));
+            }
+            Operation::RotateKey => {
+                let [inbox] = &self.inboxes[..] else {
+                    panic!("one inbox")
+                };
+                let key_works = async |key: &str| {
+                    let me = Api::new(&self.tenant.base, key).get("/v1/me").await;
+                    assert!(matches!(me.status, 200 | 401), "{me:?}");
+                    me.status == 200
+                };
+                assert!(!key_works(&inbox.key).await, "the old key works");
+                if let Some(first) = first {
+                    assert!(!key_works(first.text("apiKey")).await, "the key between works");
+                }
+                assert!(key_works(last.text("apiKey")).await, "the new key does not work");
+                logs_in.push(inbox.clone());
+            }
+            Operation::Delete => {
+                let gone = self.tenant.get(&self.call.path).await;
+                assert_eq!(gone.status, 404, "{gone:?}");
+                refused.extend(self.inboxes.clone());
+            }
+            Operation::Suspend => refused.extend(self.inboxes.clone()),
+            Operation::Resume => logs_in.extend(self.inboxes.clone()),
+        }
+        self.assert_counted().await;
+        Outcome { logs_in, refused }
+    }
+
+    /// The tenant has the inboxes that it must have and no other, and they are counted.
+    async fn assert_counted(&self) {
+        let expected = match self.operation {
+            Operation::Create | Operation::CreateOnce | Operation::RotatePassword | Operation::RotateKey => 1,
+            Operation::Delete => 0,
+            Operation::Suspend | Operation::Resume => 2,
+        };
+        let tenant = self
+            .operator
+            .get(&format!("/v1/tenants/{}", self.tenant_id))
+            .await;
+        assert_eq!(tenant.body["inboxCount"], expected, "{tenant:?}");
+        if self.operation != Operation::Suspend {
+            assert_eq!(super::listed(&self.tenant).await.len(), expected);
+        }
+    }
+}

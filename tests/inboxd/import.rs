@@ -1,0 +1,322 @@
+//! `inboxd import`: mailboxes that another server knew.
+
+use std::{fmt::Write as _, process::Command};
+
+use serde_json::json;
+
+use crate::support::{
+    api::Api,
+    daemon::{DEFAULT_DOMAIN, Daemon, Database},
+    domains::insert_domain,
+    inbox::Inbox,
+    maps::assert_equal,
+    store::open,
+    world::World,
+};
+
+/// A hash that no password has.
+const HASH: &str = "{SHA512-CRYPT}$6$rounds=1000$salt$hash";
+/// Mailboxes of an import of several batches.
+const MANY: usize = 4_321;
+
+/// What an import said, and its exit status.
+#[derive(PartialEq, Eq, Debug)]
+struct Said {
+    status: Option<i32>,
+    output: String,
+    errors: String,
+}
+
+/// Imports a passwd-file for a tenant.
+fn import(daemon: &Daemon, tenant: &str, options: &[&str], text: &str) -> Said {
+    let arguments = [&["import", "-", "--tenant", tenant], options].concat();
+    let output = daemon.run(&arguments, text);
+    Said {
+        status: output.status.code(),
+        output: String::from_utf8(output.stdout).unwrap(),
+        errors: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn succeeded(output: &str) -> Said {
+    Said {
+        status: Some(0),
+        output: output.to_owned(),
+        errors: String::new(),
+    }
+}
+
+fn refused(errors: &str) -> Said {
+    Said {
+        status: Some(1),
+        output: String::new(),
+        errors: errors.to_owned(),
+    }
+}
+
+/// Mailboxes that nobody logs in to.
+fn passwd_file<'a>(emails: impl IntoIterator<Item = &'a str>) -> String {
+    let lines = emails.into_iter().map(|email| [email, ":", HASH, "\n"].concat());
+    lines.collect()
+}
+
+async fn id_of(tenant: &Api) -> String {
+    tenant.get("/v1/me").await.text("tenantId").to_owned()
+}
+
+/// Fails unless the maps say exactly what the store says, and nothing is left to be published.
+async fn assert_published(daemon: &Daemon) {
+    let db = open(&daemon.store_url).await;
+    let marked = db.read().await.unwrap().unpublished(None, 1).await.unwrap();
+    assert_eq!(marked, []);
+    assert_equal(&db, &daemon.maps_layout()).await;
+    db.close().await;
+}
+
+/// As `doveadm pw` makes it.
+fn hashed(scheme: &str, password: &str) -> String {
+    let made = Command::new("doveadm")
+        .args(["-O", "pw", "-s", scheme, "-p", password])
+        .output()
+        .expect("apt-get install dovecot-core");
+    assert!(made.status.success(), "{made:?}");
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn imported_mailboxes_work_with_the_passwords_that_they_had() {
+    World::run(async |world| {
+        let tenant = world.tenant("Moved").await;
+        let id = id_of(&tenant).await;
+        let mut file = String::from("# moved from another server\n\n");
+        let mut inboxes = Vec::new();
+        for scheme in ["SHA512-CRYPT", "SSHA512", "BLF-CRYPT"] {
+            let email = format!("{}@{DEFAULT_DOMAIN}", scheme.to_lowercase());
+            let password = format!("the one of {scheme}");
+            let hash = hashed(scheme, &password);
+            writeln!(
+                file,
+                "{email}:{hash}:5000:5000::/home/{email}::userdb_quota_rule=*:storage=1G"
+            )
+            .unwrap();
+            inboxes.push(Inbox {
+                id: String::new(),
+                email,
+                password,
+                key: String::new(),
+            });
+        }
+        assert_eq!(
+            import(&world.daemon, &id, &[], &file),
+            succeeded("imported 3, already there 0\n")
+        );
+        assert_published(&world.daemon).await;
+        for inbox in &inboxes {
+            world.mail.assert_works(inbox, &inbox.email).await;
+            world.mail.assert_login_refused(&inbox.email, "another").await;
+        }
+
+        // The second time with other hashes, which change nothing.
+        let again = passwd_file(inboxes.iter().map(|inbox| inbox.email.as_str()));
+        assert_eq!(
+            import(&world.daemon, &id, &[], &again),
+            succeeded("imported 0, already there 3\n")
+        );
+        world
+            .mail
+            .assert_works(&inboxes[0], "after the second time")
+            .await;
+
+        // It is finished: a create finds it. Its credentials come from the API when somebody asks for others.
+        let found = tenant.post("/v1/inboxes", &json!({"username": "ssha512"})).await;
+        assert_eq!((found.status, &found.body["existed"]), (200, &json!(true)));
+        let path = format!("/v1/inboxes/{}", found.id());
+        assert_eq!(tenant.get(&path).await.body["imapPassword"], json!(null));
+        let rotated = tenant.post(&format!("{path}/rotate-password"), &json!({})).await;
+        world
+            .mail
+            .assert_login_refused(&inboxes[1].email, &inboxes[1].password)
+            .await;
+        world
+            .mail
+            .log_in(&inboxes[1].with_password(rotated.text("imapPassword")))
+            .await;
+    })
+    .await;
+}
+
+async fn many_are_imported(database: Database, beside_a_daemon: bool) {
+    let mut daemon = Daemon::start(database).await;
+    let tenant = daemon.tenant("Moved").await;
+    let id = id_of(&tenant).await;
+    let before = tenant.post("/v1/inboxes", &json!({"username": "before"})).await;
+    assert_eq!(before.status, 201);
+    if !beside_a_daemon {
+        assert!(daemon.stop().await.success());
+    }
+    let emails: Vec<String> = (0..MANY)
+        .map(|number| format!("user{number}@{DEFAULT_DOMAIN}"))
+        .collect();
+    let file = passwd_file(emails.iter().map(String::as_str));
+    // Half of it, as if it had been interrupted there.
+    let half = passwd_file(emails[..MANY / 2].iter().map(String::as_str));
+    assert_eq!(
+        import(&daemon, &id, &[], &half),
+        succeeded(&format!("imported {}, already there 0\n", MANY / 2))
+    );
+    assert_published(&daemon).await;
+    assert_eq!(
+        import(&daemon, &id, &[], &file),
+        succeeded(&format!(
+            "imported {}, already there {}\n",
+            MANY - MANY / 2,
+            MANY / 2
+        ))
+    );
+    assert_published(&daemon).await;
+    if !beside_a_daemon {
+        daemon.up().await;
+    }
+    let operator = daemon.api(&daemon.super_admin);
+    let usage = operator.get(&format!("/v1/tenants/{id}")).await;
+    assert_eq!(usage.body["inboxCount"], json!(MANY + 1), "{usage:?}");
+    let last = tenant
+        .post("/v1/inboxes", &json!({"username": format!("user{}", MANY - 1)}))
+        .await;
+    assert_eq!((last.status, &last.body["existed"]), (200, &json!(true)));
+    assert!(daemon.stop().await.success());
+    assert_published(&daemon).await;
+}
+
+#[tokio::test]
+async fn many_are_imported_without_a_daemon_on_sqlite() {
+    many_are_imported(Database::Sqlite, false).await;
+}
+
+#[tokio::test]
+async fn many_are_imported_without_a_daemon_on_postgres() {
+    many_are_imported(Database::Postgres, false).await;
+}
+
+#[tokio::test]
+async fn many_are_imported_beside_a_daemon_on_sqlite() {
+    many_are_imported(Database::Sqlite, true).await;
+}
+
+#[tokio::test]
+async fn many_are_imported_beside_a_daemon_on_postgres() {
+    many_are_imported(Database::Postgres, true).await;
+}
+
+#[tokio::test]
+async fn one_bad_line_and_nothing_is_imported() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let tenant = daemon.tenant("Moved").await;
+    let id = id_of(&tenant).await;
+    insert_domain(&daemon, &tenant, "pending.example", false).await;
+    let lines = [
+        format!("good@{DEFAULT_DOMAIN}:{HASH}"),
+        "# a comment".to_owned(),
+        format!("clear@{DEFAULT_DOMAIN}:{{PLAIN}}secret"),
+        format!("good@{DEFAULT_DOMAIN}:{HASH}"),
+        format!("postmaster@{DEFAULT_DOMAIN}:{HASH}"),
+        "no line".to_owned(),
+    ];
+    assert_eq!(
+        import(&daemon, &id, &[], &lines.join("\n")),
+        refused(&format!(
+            "inboxd: line 3: password: must be hashed; `doveadm pw` makes a hash of it\n\
+             inboxd: line 4: good@{DEFAULT_DOMAIN} is on line 1 already\n\
+             inboxd: line 5: postmaster is reserved on {DEFAULT_DOMAIN}: --allow-reserved takes it all the same\n\
+             inboxd: line 6: must be address:{{SCHEME}}hash\n\
+             inboxd: 4 lines cannot be imported; nothing was\n"
+        ))
+    );
+    let domains =
+        format!("good@{DEFAULT_DOMAIN}:{HASH}\na@foreign.example:{HASH}\nb@pending.example:{HASH}\n");
+    assert_eq!(
+        import(&daemon, &id, &[], &domains),
+        refused(
+            "inboxd: line 2: domain: foreign.example is neither the service's default domain nor a domain of this workspace\n\
+             inboxd: line 3: domain: pending.example is not verified yet\n\
+             inboxd: 2 lines cannot be imported; nothing was\n"
+        )
+    );
+    let nobody = uuid::Uuid::nil().to_string();
+    for (tenant, options, what) in [
+        (&nobody, vec![], "tenant"),
+        (&id, vec!["--workspace", &nobody], "workspace"),
+    ] {
+        assert_eq!(
+            import(&daemon, tenant, &options, &lines[0]),
+            refused(&format!("inboxd: import: there is no such {what}\n"))
+        );
+    }
+    let listed = tenant.get("/v1/inboxes").await;
+    assert_eq!(listed.body["inboxes"], json!([]));
+    assert_published(&daemon).await;
+
+    let own = insert_domain(&daemon, &tenant, "own.example", true).await;
+    let good = format!("postmaster@{DEFAULT_DOMAIN}:{HASH}\npostmaster@{own}:{HASH}\n");
+    assert_eq!(
+        import(&daemon, &id, &["--allow-reserved"], &good),
+        succeeded("imported 2, already there 0\n")
+    );
+}
+
+async fn names_of_others_and_caps_hold(database: Database) {
+    let daemon = Daemon::start(database).await;
+    let operator = daemon.api(&daemon.super_admin);
+    let limited = operator
+        .post("/v1/tenants", &json!({"name": "Moved", "limits": {"inboxes": 3}}))
+        .await;
+    let (id, moved) = (limited.id(), operator.with_key(limited.text("key")));
+    let other = daemon.tenant("Other").await;
+    for (who, name) in [(&other, "theirs"), (&other, "gone"), (&moved, "left")] {
+        let made = who.post("/v1/inboxes", &json!({"username": name})).await;
+        assert_eq!(made.status, 201);
+        if name != "theirs" {
+            let deleted = who.delete(&format!("/v1/inboxes/{}", made.id())).await;
+            assert_eq!(deleted.status, 200, "{deleted:?}");
+        }
+    }
+    let workspace = moved.post("/v1/workspaces", &json!({"name": "Second"})).await;
+    let elsewhere = json!({"username": "elsewhere", "workspaceId": workspace.id()});
+    assert_eq!(moved.post("/v1/inboxes", &elsewhere).await.status, 201);
+
+    let line = |name: &str| format!("{name}@{DEFAULT_DOMAIN}:{HASH}\n");
+    let too_many: String = ["a", "b", "c", "theirs"].map(line).concat();
+    assert_eq!(
+        import(&daemon, id, &[], &too_many),
+        refused("inboxd: import: the plan allows 3 inboxes, and 1 are in use\n")
+    );
+    // A tombstone of its own is free for the tenant. What others have does not count.
+    let fitting: String = ["theirs", "a", "gone", "left", "elsewhere"].map(line).concat();
+    let said = Said {
+        status: Some(1),
+        output: "imported 2, already there 0\n".to_owned(),
+        errors: ["theirs", "gone", "elsewhere"]
+            .map(|name| format!("inboxd: {name}@{DEFAULT_DOMAIN}: somebody else has this address\n"))
+            .concat()
+            + "inboxd: 3 addresses were not imported\n",
+    };
+    assert_eq!(import(&daemon, id, &[], &fitting), said);
+    assert_published(&daemon).await;
+    let listed = moved.get("/v1/inboxes").await;
+    assert_eq!(listed.body["inboxes"].as_array().unwrap().len(), 3, "{listed:?}");
+    // Into the workspace that has it.
+    assert_eq!(
+        import(&daemon, id, &["--workspace", workspace.id()], &line("elsewhere")),
+        succeeded("imported 0, already there 1\n")
+    );
+}
+
+#[tokio::test]
+async fn names_of_others_and_caps_hold_on_sqlite() {
+    names_of_others_and_caps_hold(Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn names_of_others_and_caps_hold_on_postgres() {
+    names_of_others_and_caps_hold(Database::Postgres).await;
+}
