@@ -256,7 +256,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         }
     };
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
-    let controlling = tokio::spawn(control::serve(control_socket, rebuilder, stopped.clone()));
+    let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");

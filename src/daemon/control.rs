@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, task::JoinHandle};
 
 use crate::{
     publish::{Rebuilder, Rebuilt},
@@ -34,13 +34,28 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// Listens until it is told to stop. Somebody may remove the folder of the maps: then it listens there again.
-pub(super) async fn serve(socket: PathBuf, rebuilder: Rebuilder, stopped: tokio::sync::watch::Receiver<()>) {
+/// Listens from now on, until it is told to stop. Somebody may remove the folder of the maps: then it listens there again.
+pub(super) fn serve(
+    socket: PathBuf,
+    rebuilder: Rebuilder,
+    stopped: tokio::sync::watch::Receiver<()>,
+) -> JoinHandle<()> {
+    let first = listen(&socket);
+    tokio::spawn(serve_from(first, socket, rebuilder, stopped))
+}
+
+async fn serve_from(
+    first: io::Result<(UnixListener, (u64, u64))>,
+    socket: PathBuf,
+    rebuilder: Rebuilder,
+    stopped: tokio::sync::watch::Receiver<()>,
+) {
+    let mut first = Some(first);
     let router = Router::new().route(REBUILD, post(rebuild)).with_state(rebuilder);
     let mut until = std::pin::pin!(super::wait_until_closed(stopped.clone()));
     let mut was_told = false;
     loop {
-        match listen(&socket) {
+        match first.take().unwrap_or_else(|| listen(&socket)) {
             Ok((listener, identity)) => {
                 was_told = false;
                 let (stopped, socket) = (stopped.clone(), socket.clone());
