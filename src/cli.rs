@@ -5,6 +5,7 @@ mod dev;
 mod healthcheck;
 mod import;
 mod keys;
+mod maps;
 mod serve;
 mod stack;
 mod verify;
@@ -77,6 +78,11 @@ enum Command {
     },
     /// Bring in mailboxes of another server, from a passwd-file with their password hashes
     Import(import::ImportArguments),
+    /// Look at the maps, and write them anew
+    Maps {
+        #[command(subcommand)]
+        command: maps::MapsCommand,
+    },
     /// Prove that an inbox works: submit a message to it, wait for it, delete it
     Verify(verify::VerifyArguments),
 }
@@ -97,7 +103,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// again.
 const WRONG_CONFIGURATION: u8 = 78;
 
-/// Runs a command; its exit status is 0 if it did what it was asked, 78 if the configuration is wrong, else 1.
+/// Runs a command; its exit status is 0 if it did what it was asked, 78 if the configuration is wrong, else 1. `maps check`
+/// has a meaning of its own for 1, and another one.
 pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve { source } => serve::serve(&source),
@@ -111,10 +118,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Openapi => openapi(),
         Command::Keys { command } => keys::keys(command),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Maps { command } => return status(maps::maps(command)),
         Command::Verify(arguments) => verify::verify(&arguments),
     };
+    status(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+fn status(outcome: Result<ExitCode, Failure>) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failure) => {
             eprintln!("inboxd: {}", telemetry::chain(&*failure));
             if failure.is::<config::Error>() {

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 mod certificate;
+pub mod control;
 pub mod import;
 pub mod sealing_key;
 
@@ -209,6 +210,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let db = open_store(config).await?;
     let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
     let layout = config.maps_layout()?;
+    let control_socket = layout.control_socket();
     let maps = Arc::new(tokio::task::spawn_blocking(move || Maps::open(&layout)).await??);
     let sessions: Arc<dyn SessionEnder> = Arc::new(doveadm_client(config)?);
     let (publisher, publishing) = publish::start(publish::Parts {
@@ -219,13 +221,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         barrier: Barrier::new(config.barrier, Arc::new(auth_client(config))),
     })
     .await?;
-    let forgotten = idempotency::forget_unfinished(&db, clock.now()).await?;
-    if forgotten > 0 {
-        tracing::info!(
-            requests = forgotten,
-            "forgot requests that an earlier run did not finish"
-        );
-    }
+    forget_unfinished(&db, &clock).await?;
     let (service, writing) = Service::start(
         db.clone(),
         Arc::clone(&clock) as _,
@@ -236,6 +232,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }
+    let rebuilder = publisher.rebuilder();
     let readiness = Arc::new(probes(config, &db, &maps));
     let app = App {
         service: Arc::clone(&service),
@@ -259,6 +256,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         }
     };
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
+    let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
@@ -283,7 +281,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     if let Some(task) = serving_metrics {
         task.await?;
     }
+    // A rebuild that is under way ends with the publisher, and its caller is told.
     publishing.await?;
+    controlling.await?;
     for task in writing {
         task.await?;
     }
@@ -312,6 +312,18 @@ fn recorder() -> &'static PrometheusHandle {
         }
         handle
     })
+}
+
+/// Requests that an earlier run did not finish can be made again.
+async fn forget_unfinished(db: &Db, clock: &Machine) -> Result<(), Error> {
+    let forgotten = idempotency::forget_unfinished(db, clock.now()).await?;
+    if forgotten > 0 {
+        tracing::info!(
+            requests = forgotten,
+            "forgot requests that an earlier run did not finish"
+        );
+    }
+    Ok(())
 }
 
 fn endpoints(config: &Config) -> Endpoints {
@@ -351,6 +363,11 @@ fn auth_client(config: &Config) -> AuthSocket {
         &base_dir.join(LOOKUP_SOCKET),
         &base_dir.join(ADMINISTRATION_SOCKET),
     )
+}
+
+/// Sees logins through Dovecot, for whoever checks what it answers.
+pub fn login_viewer(config: &Config) -> Arc<dyn LoginViewer> {
+    Arc::new(auth_client(config))
 }
 
 impl LoginViewer for AuthSocket {

@@ -12,7 +12,7 @@
 //! - [`maps`]: what Dovecot and Postfix see of the store: a file a mailbox and four LMDB tables. The only `unsafe` is the
 //!   opening of a table.
 //! - [`publish`]: from the store to the maps, before the answer; what could not be published later; the comparison of all
-//!   of both at start.
+//!   of both, at start and on demand; all of the maps written anew.
 //! - [`ops`]: the use cases, one function each: a caller, a typed request, one transaction. They say what is to be
 //!   published, and leave the publishing to whoever answers.
 //! - [`mail`]: the mail servers as a client sees them: IMAP, SMTP, Dovecot's administration socket, and the probe of one
@@ -42,7 +42,7 @@
 //! http       clock, model, ops, publish, store, telemetry
 //! config     mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, http, mail, maps, model, ops, publish, stack, store, telemetry
-//! cli        clock, config, daemon, http, mail, model, ops, stack, telemetry
+//! cli        clock, config, daemon, http, mail, maps, model, ops, publish, stack, telemetry
 //! ```
 
 pub mod cli;

@@ -7,30 +7,41 @@
 //! The mail servers' groups may read them and nobody else; nobody but the daemon writes them. Everything here
 //! blocks on files: not for an async thread.
 
+mod content;
+mod expected;
 mod files;
 mod passdb;
+mod reader;
 mod render;
+mod survey;
 mod table;
 
 use std::{
     io,
     panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
     thread,
 };
 
+use nix::unistd::geteuid;
+
 pub use self::{
-    passdb::PassdbTree,
+    content::Which,
+    expected::Expected,
+    reader::{Difference, Reader, What},
     render::{MailHome, passwd_line},
-    table::{Table, TableError},
+    survey::{Leftover, Survey},
+    table::TableError,
 };
+use self::{passdb::PassdbTree, table::Table};
 use crate::model::{
     address::Address,
-    maps::{AddressState, Login, MapChange, MapKey},
+    maps::{AddressState, MapChange, MapKey},
 };
 
-/// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
-const PRESENT: &str = "1";
+/// The file of the control socket, in the folder of the maps.
+const CONTROL_SOCKET: &str = ".control";
 
 /// Where the maps are and who may read them.
 #[derive(Clone, Debug)]
@@ -55,19 +66,27 @@ impl Layout {
     pub fn postfix(&self) -> PathBuf {
         self.root.join("postfix")
     }
+
+    /// The file of one of them.
+    pub fn table(&self, which: Which) -> PathBuf {
+        self.postfix().join(which.name()).with_extension("lmdb")
+    }
+
+    /// The socket at which whoever has the maps open for writing can be asked to repair them.
+    pub fn control_socket(&self) -> PathBuf {
+        self.root.join(CONTROL_SOCKET)
+    }
 }
 
 /// The maps, open for writing. One process has them at a time.
 #[derive(Debug)]
 pub struct Maps {
-    home: MailHome,
+    layout: Layout,
     passdb: PassdbTree,
-    domains: Table,
-    mailboxes: Table,
-    aliases: Table,
-    sender_logins: Table,
+    /// One for each of [`Which::ALL`], in that order.
+    tables: [Table; Which::ALL.len()],
     /// Held as long as the maps are open; the kernel lets it go when the process ends, however it ends.
-    _only_writer: files::FolderLock,
+    only_writer: RwLock<files::FolderLock>,
 }
 
 /// The maps could not be read or written.
@@ -101,79 +120,93 @@ pub enum Error {
         /// The folder of the maps.
         folder: PathBuf,
     },
+    /// Somebody removed or replaced the folder of the maps.
+    #[error("the folder {} was removed or replaced while inboxd had it open: `inboxd maps rebuild` writes the maps anew", folder.display())]
+    Gone {
+        /// The folder of the maps.
+        folder: PathBuf,
+    },
 }
 
 /// How far the maps were from the store, and what was done about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Differences {
-    /// Entries that were missing or said something else.
+    /// Password entries, and names in the tables, that were missing or said something else.
     pub wrong: usize,
     /// Entries that nothing in the store asks for.
     pub extra: usize,
 }
 
+/// What was found among the password entries, and done about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cleaned {
+    /// Things that cannot be entries, which are no more.
+    pub removed: usize,
+    /// Files that may be entries.
+    pub entries: usize,
+}
+
+/// How password entries differ from what is expected of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct WrongEntries {
+    /// Those that are missing or say something else.
+    pub wrong: Vec<MapChange>,
+    /// How many of them are missing.
+    pub missing: usize,
+}
+
 impl Maps {
-    /// Opens the maps for writing and makes what is missing of folders and tables.
+    /// Opens the maps for writing and makes what is missing of folders. A table that is missing or damaged is not in
+    /// place until it was [written whole](Self::put_in_place).
     pub fn open(layout: &Layout) -> Result<Self, Error> {
         files::ensure_folder(&layout.root, None)?;
         let only_writer = files::FolderLock::take(&layout.root)?;
-        let postfix = layout.postfix();
-        files::ensure_folder(&postfix, Some(layout.postfix_gid))?;
-        let table = |name: &str| Table::open(&postfix.join(name).with_extension("lmdb"), layout.postfix_gid);
+        let passdb = PassdbTree::at(&layout.passdb(), geteuid().as_raw(), layout.passdb_gid);
+        passdb.ensure()?;
+        files::ensure_folder(&layout.postfix(), Some(layout.postfix_gid))?;
+        let table = |which: Which| Table::open(&layout.table(which), layout.postfix_gid);
+        let [first, second, third, fourth] = Which::ALL;
         Ok(Self {
-            home: layout.home.clone(),
-            passdb: PassdbTree::open(&layout.passdb(), layout.passdb_gid)?,
-            domains: table("domains")?,
-            mailboxes: table("mailboxes")?,
-            aliases: table("aliases")?,
-            sender_logins: table("sender_logins")?,
-            _only_writer: only_writer,
+            passdb,
+            tables: [table(first)?, table(second)?, table(third)?, table(fourth)?],
+            only_writer: RwLock::new(only_writer),
+            layout: layout.clone(),
         })
+    }
+
+    /// Opens everything anew by its name: after somebody has removed or replaced folders and tables, the maps can be
+    /// written again. Also lets go of the memory that the tables have mapped. Returns how many tables are other files
+    /// than before.
+    pub fn reopen(&self) -> Result<usize, Error> {
+        files::ensure_folder(&self.layout.root, None)?;
+        let mut only_writer = self.only_writer.write().unwrap_or_else(PoisonError::into_inner);
+        if !only_writer.is_in_place() {
+            *only_writer = files::FolderLock::take(&self.layout.root)?;
+        }
+        drop(only_writer);
+        self.passdb.ensure()?;
+        files::ensure_folder(&self.layout.postfix(), Some(self.layout.postfix_gid))?;
+        let mut others = 0;
+        for table in &self.tables {
+            others += usize::from(table.reopen()?);
+        }
+        Ok(others)
     }
 
     /// Publishes changes and flushes them: when this returns, a new connection to either mail server sees all of
     /// them, and a power cut takes none of them back. Applying a change twice does no harm.
+    pub fn apply(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.find()?;
+        self.write(changes)
+    }
+
+    /// Writes changes, like [`Self::apply`], also into tables that are not in place yet, where nobody sees them.
     ///
     /// Password entries are written before Postfix's keys, and removed after them, so that Dovecot knows every
     /// mailbox that Postfix accepts mail for.
-    pub fn apply(&self, changes: &[MapChange]) -> Result<(), Error> {
-        let mut written = self.passdb.batch();
-        let entries: Vec<(&Address, String)> = changes
-            .iter()
-            .filter_map(|change| match change {
-                MapChange::Address(address, AddressState::Mailbox(mailbox)) => {
-                    Some((address, passwd_line(address, mailbox, &self.home)))
-                }
-                _ => None,
-            })
-            .collect();
-        written.write(&entries)?;
-        written.flush()?;
-
-        self.sender_logins
-            .change(changes.iter().filter_map(|change| match change {
-                MapChange::Address(address, state) => Some((address.to_string(), login_of(address, state))),
-                MapChange::Domain(..) => None,
-            }))?;
-        self.mailboxes
-            .change(changes.iter().filter_map(|change| match change {
-                MapChange::Address(address, state) => Some((address.to_string(), mailbox_of(state))),
-                MapChange::Domain(..) => None,
-            }))?;
-        self.aliases
-            .change(changes.iter().filter_map(|change| match change {
-                MapChange::Address(address, state) => Some((address.to_string(), alias_of(state))),
-                MapChange::Domain(..) => None,
-            }))?;
-        self.domains
-            .change(changes.iter().filter_map(|change| match change {
-                MapChange::Domain(domain, served) => {
-                    Some((domain.to_string(), served.then(|| PRESENT.to_owned())))
-                }
-                MapChange::Address(..) => None,
-            }))?;
-        self.flush_tables()?;
-
+    pub fn write(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.write_entries(changes)?;
+        self.write_tables(changes)?;
         let mut removed = self.passdb.batch();
         for change in changes {
             if let MapChange::Address(address, AddressState::Absent | AddressState::Alias(_)) = change {
@@ -183,208 +216,132 @@ impl Maps {
         removed.flush()
     }
 
+    /// The first part of [`Self::write`]: the password entries that there should be.
+    pub fn write_entries(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.find_folder()?;
+        let entries: Vec<_> = changes
+            .iter()
+            .filter_map(|change| entry_of(change, &self.layout.home))
+            .collect();
+        let mut written = self.passdb.batch();
+        written.write(&entries)?;
+        written.flush()
+    }
+
+    /// The part of [`Self::write`] that is for Postfix: where the password entries are known to be right.
+    pub fn write_tables(&self, changes: &[MapChange]) -> Result<(), Error> {
+        self.find_folder()?;
+        for which in Which::ALL {
+            let entries = changes.iter().filter_map(|change| which.entry(change));
+            self.table(which).change(entries)?;
+        }
+        self.flush_tables()
+    }
+
     /// Makes the changes of the tables durable, all at the same time, so that the file system makes one commit of it.
     fn flush_tables(&self) -> Result<(), Error> {
-        let mut unflushed = [&self.domains, &self.mailboxes, &self.aliases, &self.sender_logins]
-            .into_iter()
-            .filter(|table| table.is_unflushed());
+        let mut unflushed = self.tables.iter().filter(|table| table.is_unflushed());
         let Some(own) = unflushed.next() else {
             return Ok(());
         };
         in_parallel(|| own.flush(), unflushed.map(|table| || table.flush()))
     }
 
-    /// Of these expected states, in any order, those that the maps do not show.
-    pub fn wrong_of(&self, expected: &[MapChange]) -> Result<Vec<MapChange>, Error> {
-        let mut wrong = Vec::new();
-        for change in expected {
-            if !self.shows(change)? {
-                wrong.push(change.clone());
-            }
-        }
-        Ok(wrong)
+    /// Whether the tables are those that Postfix opens, every one of them.
+    pub fn is_in_place(&self) -> bool {
+        self.find().is_ok()
+    }
+
+    /// Gives the tables that were made anew their names, now that they hold everything.
+    pub fn put_in_place(&self) -> Result<(), Error> {
+        self.tables.iter().try_for_each(Table::put_in_place)
+    }
+
+    /// Of these expected states, those whose password entries are not as they should be. Reads on all cores.
+    pub fn wrong_entries(&self, expected: &[MapChange]) -> Result<WrongEntries, Error> {
+        self.passdb.wrong_entries(expected, &self.layout.home)
     }
 
     /// Of these addresses, in their order, whether a Postfix that looks them up now finds what their states say: the
     /// mailbox or alias, who may send from it, and its domain. To be asked also while changes are applied.
     pub fn show_to_postfix(&self, expected: &[(Address, AddressState)]) -> Result<Vec<bool>, Error> {
-        let look = |table: &Table, value: &dyn Fn(&Address, &AddressState) -> Option<String>| {
-            let names = expected.iter();
-            table.shows_to_postfix(names.map(|(address, state)| (address.to_string(), value(address, state))))
-        };
-        let mailboxes = look(&self.mailboxes, &|_, state| mailbox_of(state))?;
-        let aliases = look(&self.aliases, &|_, state| alias_of(state))?;
-        let senders = look(&self.sender_logins, &login_of)?;
-        let served = self.domains.shows_to_postfix(
-            expected
-                .iter()
-                .map(|(address, _)| (address.domain.to_string(), Some(PRESENT.to_owned()))),
-        )?;
-        Ok(expected
+        let changes: Vec<_> = expected
             .iter()
-            .enumerate()
-            .map(|(index, (_, state))| {
-                mailboxes[index]
-                    && aliases[index]
-                    && senders[index]
-                    && (served[index] || *state == AddressState::Absent)
+            .map(|(address, state)| {
+                let is_served = *state != AddressState::Absent;
+                (
+                    MapChange::Address(address.clone(), state.clone()),
+                    MapChange::Domain(address.domain.clone(), true),
+                    is_served,
+                )
             })
-            .collect())
+            .collect();
+        let mut shown = vec![true; expected.len()];
+        for which in Which::ALL {
+            let of_table = changes
+                .iter()
+                .filter_map(|(address, domain, _)| which.entry(address).or_else(|| which.entry(domain)));
+            let found = self.table(which).shows_to_postfix(of_table)?;
+            for (index, found) in found.into_iter().enumerate() {
+                // Of an address that is none, the domain may have gone, too.
+                shown[index] &= found || which == Which::Domains && !changes[index].2;
+            }
+        }
+        Ok(shown)
     }
 
-    /// Removes what nobody reads and no inboxd would leave among the password entries, gives folders their group and
-    /// mode, and returns how much it removed: before the maps are compared with the store.
-    pub fn clean(&self) -> Result<usize, Error> {
+    /// Removes what nobody reads and no inboxd would leave among the password entries, and gives folders their group
+    /// and mode: before the maps are compared with the store. Not while something is written.
+    pub fn clean(&self) -> Result<Cleaned, Error> {
         self.passdb.clean()
     }
 
-    /// Everything that the maps name, in pages: to find what the store does not ask for. Names that no inboxd
-    /// would write are removed on the way; their number is the second value.
-    pub fn names_after(&self, after: Option<&NamedIn>, limit: usize) -> Result<(Vec<NamedIn>, usize), Error> {
-        let place = after.map_or(Place::Passdb, |name| name.place);
-        let mut removed = 0;
-        for place in Place::ALL.into_iter().skip_while(|&candidate| candidate != place) {
-            let start = after
-                .filter(|name| name.place == place)
-                .map(|name| name.name.as_str());
-            let (names, junk) = match place {
-                Place::Passdb => (self.passdb.names_after(start, limit)?, 0),
-                Place::Table(index) => {
-                    let (table, belongs) = self.table(index);
-                    table.names_after(start, limit, belongs)?
-                }
-            };
-            removed += junk;
-            if !names.is_empty() {
-                return Ok((
-                    names.into_iter().map(|name| NamedIn { place, name }).collect(),
-                    removed,
-                ));
-            }
-        }
-        Ok((Vec::new(), removed))
+    /// Removes keys from a table that no inboxd would write.
+    pub fn remove_junk(&self, which: Which, keys: &[Vec<u8>]) -> Result<(), Error> {
+        self.table(which).remove(keys)
     }
 
-    /// How many entries the maps have: of password entries, mailboxes, aliases and domains.
-    pub fn counts(&self) -> Result<Counts, Error> {
-        Ok(Counts {
-            passwords: self.passdb.count()?,
-            mailboxes: self.mailboxes.count()?,
-            aliases: self.aliases.count()?,
-            sender_logins: self.sender_logins.count()?,
-            domains: self.domains.count()?,
-        })
-    }
-
-    /// Learns whether the maps can be written now: writes and removes a file, and looks whether the tables are still
-    /// the ones that Postfix opens.
+    /// Learns whether the maps can be written now: writes and removes a file, and looks whether folder and tables are
+    /// still the ones that the mail servers open.
     pub fn probe(&self) -> Result<(), Error> {
-        for table in [&self.domains, &self.mailboxes, &self.aliases, &self.sender_logins] {
-            table.probe()?;
-        }
+        self.find()?;
         self.passdb.probe()
     }
 
-    fn shows(&self, change: &MapChange) -> Result<bool, Error> {
-        match change {
-            MapChange::Domain(domain, served) => {
-                self.domains.shows(domain.as_str(), served.then_some(PRESENT))
-            }
-            MapChange::Address(address, state) => {
-                let name = address.to_string();
-                let line = match state {
-                    AddressState::Mailbox(mailbox) => Some(passwd_line(address, mailbox, &self.home)),
-                    AddressState::Absent | AddressState::Alias(_) => None,
-                };
-                let present = line.is_some().then_some(PRESENT);
-                Ok(self.passdb.shows(address, line.as_deref())?
-                    && self.mailboxes.shows(&name, present)?
-                    && self.aliases.shows(&name, alias_of(state).as_deref())?
-                    && self
-                        .sender_logins
-                        .shows(&name, login_of(address, state).as_deref())?)
-            }
-        }
+    /// Looks whether folder and tables are still the ones that the mail servers open.
+    fn find(&self) -> Result<(), Error> {
+        self.find_folder()?;
+        self.tables.iter().try_for_each(Table::probe)
     }
 
-    /// A table, and which keys belong into it.
-    fn table(&self, index: usize) -> (&Table, Belongs) {
-        let is_address = |key: &MapKey| matches!(key, MapKey::Address(_));
-        let is_domain = |key: &MapKey| matches!(key, MapKey::Domain(_));
-        let tables: [(&Table, Belongs); 4] = [
-            (&self.mailboxes, is_address),
-            (&self.aliases, is_address),
-            (&self.sender_logins, is_address),
-            (&self.domains, is_domain),
-        ];
-        tables[index]
+    /// In a folder that was removed or replaced, another inboxd may be writing.
+    fn find_folder(&self) -> Result<(), Error> {
+        let only_writer = self.only_writer.read().unwrap_or_else(PoisonError::into_inner);
+        if only_writer.is_in_place() {
+            return Ok(());
+        }
+        Err(Error::Gone {
+            folder: self.layout.root.clone(),
+        })
+    }
+
+    fn table(&self, which: Which) -> &Table {
+        &self.tables[which as usize]
+    }
+}
+
+/// The password entry that a change asks for.
+fn entry_of<'a>(change: &'a MapChange, home: &MailHome) -> Option<(&'a Address, String)> {
+    match change {
+        MapChange::Address(address, AddressState::Mailbox(mailbox)) => {
+            Some((address, passwd_line(address, mailbox, home)))
+        }
+        MapChange::Address(..) | MapChange::Domain(..) => None,
     }
 }
 
 /// Whether a key is of the kind that a table holds.
 type Belongs = fn(&MapKey) -> bool;
-
-/// Entries of each map.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Password entries.
-    pub passwords: u64,
-    /// Virtual mailboxes.
-    pub mailboxes: u64,
-    /// Virtual aliases.
-    pub aliases: u64,
-    /// Sender logins.
-    pub sender_logins: u64,
-    /// Virtual mailbox domains.
-    pub domains: u64,
-}
-
-/// A name that one of the maps holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NamedIn {
-    place: Place,
-    /// The name: an address or a domain.
-    pub name: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    Passdb,
-    Table(usize),
-}
-
-impl Place {
-    const ALL: [Self; 5] = [
-        Self::Passdb,
-        Self::Table(0),
-        Self::Table(1),
-        Self::Table(2),
-        Self::Table(3),
-    ];
-}
-
-/// The login that may send from an address. None for a locked mailbox: a submission session that was logged in before
-/// cannot be ended, but it can name no sender any more.
-pub fn login_of(address: &Address, state: &AddressState) -> Option<String> {
-    match state {
-        AddressState::Absent => None,
-        AddressState::Mailbox(mailbox) => (mailbox.login != Login::Locked).then(|| address.to_string()),
-        AddressState::Alias(canonical) => Some(canonical.to_string()),
-    }
-}
-
-/// The value of a mailbox that has this address as its own.
-fn mailbox_of(state: &AddressState) -> Option<String> {
-    matches!(state, AddressState::Mailbox(_)).then(|| PRESENT.to_owned())
-}
-
-/// Where mail for an address goes instead.
-fn alias_of(state: &AddressState) -> Option<String> {
-    match state {
-        AddressState::Alias(canonical) => Some(canonical.to_string()),
-        AddressState::Absent | AddressState::Mailbox(_) => None,
-    }
-}
 
 /// Runs something here and the others each on a thread of its own, and returns the first failure of all.
 fn in_parallel<F: FnOnce() -> Result<(), Error> + Send>(

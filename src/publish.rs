@@ -9,11 +9,13 @@
 //! One task does all of it. Requests that wait at the same time share one batch and its flushes.
 
 mod barrier;
+mod check;
 mod compare;
+mod rebuild;
 mod retry;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -28,13 +30,21 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub use self::barrier::{Barrier, Blind, LoginViewer, NotSeen};
-use self::{barrier::Unseen, retry::Retry};
+use self::{
+    barrier::Unseen,
+    rebuild::{Beside, Rebuild, RebuildRequest},
+    retry::Retry,
+};
+pub use self::{
+    barrier::{Barrier, Blind, LoginViewer, NotSeen},
+    check::{Checked, Misread, Report},
+    rebuild::{Rebuilt, rebuild},
+};
 use crate::{
     maps::{self, Differences, Maps},
     model::{
         address::{Address, DomainName},
-        maps::{AddressState, MapChange, MapKey},
+        maps::{MapChange, MapKey},
     },
     store::{self, Db, Pending, SessionsToEnd, Tx},
     telemetry::{self, metric},
@@ -48,6 +58,8 @@ const BATCH_MAX: usize = store::ROWS_MAX;
 const BATCH_MAX_ROWS: u32 = 256;
 /// Logins whose sessions are ended at the same time; each takes a process of Dovecot.
 const SESSION_ENDINGS_AT_ONCE: usize = 16;
+/// Rebuilds that may wait for one that is under way.
+const REBUILDS_MAX: usize = 4;
 /// Pause between two looks for marks that nobody asked to publish.
 const LOOK_PAUSE_MS: u64 = 5_000;
 /// Marks looked at in one such look.
@@ -118,7 +130,14 @@ pub struct Parts {
 
 /// Asks the publisher to publish.
 #[derive(Clone, Debug)]
-pub struct Publisher(mpsc::Sender<Request>);
+pub struct Publisher {
+    requests: mpsc::Sender<Request>,
+    rebuilds: mpsc::Sender<RebuildRequest>,
+}
+
+/// Asks the publisher to write all maps anew. Unlike a [`Publisher`], it does not keep the task running.
+#[derive(Clone, Debug)]
+pub struct Rebuilder(mpsc::Sender<RebuildRequest>);
 
 struct Request {
     keys: Vec<MapKey>,
@@ -142,7 +161,7 @@ impl Publisher {
     async fn ask(&self, keys: Vec<MapKey>, to_be_seen: bool) -> Result<(), Error> {
         let begun = Instant::now();
         let (done, published) = oneshot::channel();
-        self.0
+        self.requests
             .send(Request {
                 keys,
                 to_be_seen,
@@ -153,6 +172,24 @@ impl Publisher {
         let result = published.await.map_err(|_| Error::Stopped)?;
         telemetry::seconds(metric::PUBLISH_SECONDS, begun.elapsed());
         result
+    }
+
+    /// Another way to the same task.
+    pub fn rebuilder(&self) -> Rebuilder {
+        Rebuilder(self.rebuilds.clone())
+    }
+}
+
+impl Rebuilder {
+    /// Writes all maps anew, while changes go on being published. Two that are asked for at the same time happen one
+    /// after the other.
+    pub async fn rebuild(&self) -> Result<Rebuilt, Error> {
+        let (done, rebuilt) = oneshot::channel();
+        self.0
+            .send(RebuildRequest { done })
+            .await
+            .map_err(|_| Error::Stopped)?;
+        rebuilt.await.map_err(|_| Error::Stopped)?
     }
 }
 
@@ -166,8 +203,14 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
         ending: JoinSet::new(),
         looking: JoinSet::new(),
         seen: BTreeSet::new(),
+        again: None,
+        rebuild: None,
     };
-    task.publish_all_marked().await?;
+    // What is marked is known to differ; but it cannot be published into tables that are not there yet.
+    let is_in_place = task.parts.maps.is_in_place();
+    if is_in_place {
+        task.publish_all_marked().await?;
+    }
     let differences = task.parts.compare().await?;
     if differences != Differences::default() {
         tracing::info!(
@@ -176,8 +219,13 @@ pub async fn start(parts: Parts) -> Result<(Publisher, tokio::task::JoinHandle<(
             "the maps differed from the store and have been repaired"
         );
     }
-    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    Ok((Publisher(sender), tokio::spawn(task.run(receiver))))
+    if !is_in_place {
+        task.publish_all_marked().await?;
+    }
+    let (requests, asked) = mpsc::channel(QUEUE_MAX);
+    let (rebuilds, rebuilds_asked) = mpsc::channel(REBUILDS_MAX);
+    let publisher = Publisher { requests, rebuilds };
+    Ok((publisher, tokio::spawn(task.run(asked, rebuilds_asked))))
 }
 
 struct Task {
@@ -190,22 +238,36 @@ struct Task {
     looking: JoinSet<Vec<Unseen>>,
     /// The marks that the last look saw.
     seen: BTreeSet<Uuid>,
+    /// What is marked is being published again.
+    again: Option<Again>,
+    /// A rebuild that is under way: a step of it comes after each round of everything else.
+    rebuild: Option<Rebuild>,
+}
+
+/// Everything that is marked, published page by page: the marks up to this one are behind it.
+#[derive(Default)]
+struct Again {
+    after: Option<Uuid>,
 }
 
 impl Task {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut rebuilds: mpsc::Receiver<RebuildRequest>,
+    ) {
         let (clear, marks) = mpsc::channel(CLEAR_QUEUE_MAX);
         let clearing = tokio::spawn(clear_marks(self.parts.db.clone(), marks));
         // Points in time, not pauses: requests that never stop coming must not put them off.
         let mut retry = Retry::soon();
         let mut look = pausing(LOOK_PAUSE_MS);
         loop {
+            let mut beside = Beside::Others;
             tokio::select! {
                 biased;
-                () = retry.due(), if self.failing => {
-                    self.retry().await;
-                    let settled = !self.failing && self.ending.is_empty();
-                    retry = if settled { Retry::soon() } else { retry.later() };
+                () = retry.due(), if self.failing && self.again.is_none() => {
+                    self.failing = false;
+                    self.again = Some(Again::default());
                 }
                 _ = look.tick() => self.look().await,
                 Some(ended) = self.ending.join_next() => {
@@ -227,6 +289,24 @@ impl Task {
                     }
                     None => break,
                 },
+                Some(request) = rebuilds.recv(), if self.rebuild.is_none() => {
+                    self.rebuild = Some(Rebuild::new(request));
+                }
+                // Nobody waits: what is under way goes on.
+                () = std::future::ready(()), if self.again.is_some() || self.rebuild.is_some() => {
+                    beside = Beside::Nothing;
+                }
+            }
+            if let Some(again) = self.again.take() {
+                beside = Beside::Others;
+                self.again = self.retry(again).await;
+                if self.again.is_none() {
+                    let settled = !self.failing && self.ending.is_empty();
+                    retry = if settled { Retry::soon() } else { retry.later() };
+                }
+            }
+            if let Some(rebuild) = self.rebuild.take() {
+                self.rebuild = rebuild.step(&self.parts, beside).await;
             }
         }
         while let Some(seen) = self.looking.join_next().await {
@@ -327,10 +407,11 @@ impl Task {
         }
     }
 
-    /// Publishes what is still marked although nobody waits for it.
-    async fn retry(&mut self) {
-        match self.publish_all_marked().await {
-            Ok(()) => {
+    /// Publishes a page of what is still marked although nobody waits for it. `None`: that was all, or it failed.
+    async fn retry(&mut self, again: Again) -> Option<Again> {
+        match self.publish_marked(again).await {
+            Ok(Some(again)) => return Some(again),
+            Ok(None) => {
                 if !self.failing {
                     tracing::info!("everything that could not be published is published");
                 }
@@ -340,6 +421,7 @@ impl Task {
                 tracing::error!(error = telemetry::chain(&error), "still cannot publish");
             }
         }
+        None
     }
 
     /// Finds marks that are there for longer than any publication takes: whoever made them did not ask.
@@ -348,8 +430,9 @@ impl Task {
         match marked.await {
             Ok(marked) => {
                 let now: BTreeSet<Uuid> = marked.into_iter().map(|pending| pending.mark).collect();
-                // Marks whose sessions are being ended just now are seen twice for a good reason.
-                if !self.failing && self.ending.is_empty() && !now.is_disjoint(&self.seen) {
+                // Marks that are being published, or whose sessions are being ended, just now are seen twice for a good reason.
+                let is_under_way = self.again.is_some() || !self.ending.is_empty();
+                if !self.failing && !is_under_way && !now.is_disjoint(&self.seen) {
                     tracing::info!("publishing what is marked and nobody asked for");
                     self.failing = true;
                 }
@@ -361,30 +444,28 @@ impl Task {
 
     /// Publishes everything that is marked now. What cannot be cut off stays marked, and the task is failing.
     async fn publish_all_marked(&mut self) -> Result<(), Error> {
-        self.failing = false;
-        let mut after = None;
-        loop {
-            let marked = self
-                .parts
-                .db
-                .look()
-                .await?
-                .unpublished(after, BATCH_MAX_ROWS)
-                .await?;
-            let Some(last) = marked.last() else { return Ok(()) };
-            after = Some(last.mark);
-            let keys: Vec<MapKey> = marked.iter().map(|pending| pending.key.clone()).collect();
-            let published = match self.publish(&keys).await {
-                Ok((published, _)) => published,
-                Err(error) => {
-                    self.failing = true;
-                    return Err(error);
-                }
-            };
-            let (with_sessions, without) = by_sessions(published);
-            clear(&self.parts.db, &without).await?;
-            self.cut_off(with_sessions);
+        let mut again = Again::default();
+        while let Some(further) = self.publish_marked(again).await? {
+            again = further;
         }
+        Ok(())
+    }
+
+    /// Publishes one page of what is marked. `None`: there is nothing behind it.
+    async fn publish_marked(&mut self, again: Again) -> Result<Option<Again>, Error> {
+        let mut store = self.parts.db.look().await?;
+        let marked = store.unpublished(again.after, BATCH_MAX_ROWS).await?;
+        drop(store);
+        let Some(last) = marked.last() else {
+            return Ok(None);
+        };
+        let after = Some(last.mark);
+        let keys: Vec<MapKey> = marked.into_iter().map(|pending| pending.key).collect();
+        let (published, _) = self.publish(&keys).await?;
+        let (with_sessions, without) = by_sessions(published);
+        clear(&self.parts.db, &without).await?;
+        self.cut_off(with_sessions);
+        Ok(Some(Again { after }))
     }
 
     /// Ends sessions for whoever asked earlier, beside the task. If some are being ended just now, these wait for the
@@ -418,31 +499,9 @@ impl Task {
 }
 
 impl Parts {
-    /// What the maps should say of these keys now. At most [`BATCH_MAX`] keys.
+    /// What the maps should say of these keys now, in their order.
     async fn current(&self, tx: &mut Tx, keys: &[MapKey]) -> Result<Vec<MapChange>, Error> {
-        let addresses: Vec<&Address> = keys
-            .iter()
-            .filter_map(|key| match key {
-                MapKey::Address(address) => Some(address),
-                MapKey::Domain(_) => None,
-            })
-            .collect();
-        let mut states: HashMap<Address, AddressState> =
-            tx.address_states(&addresses).await?.into_iter().collect();
-        let mut changes = Vec::with_capacity(keys.len());
-        for key in keys {
-            changes.push(match key {
-                MapKey::Address(address) => {
-                    let state = states.remove(address).unwrap_or(AddressState::Absent);
-                    MapChange::Address(address.clone(), state)
-                }
-                MapKey::Domain(domain) => {
-                    let served = *domain == self.default_domain || tx.is_verified_domain(domain).await?;
-                    MapChange::Domain(domain.clone(), served)
-                }
-            });
-        }
-        Ok(changes)
+        Ok(compare::current(tx, &self.default_domain, keys).await?)
     }
 
     /// Applies changes and gives them back.

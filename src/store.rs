@@ -63,6 +63,8 @@ const SQLITE_CHECKPOINT_PAGES: u32 = 4_000;
 const SQLITE_READERS: u32 = 8;
 /// Statements that a connection keeps prepared: each text of this module, in each number of rows that is kept.
 const STATEMENTS_KEPT: usize = 512;
+/// Rows that a connection to SQLite reads ahead of whoever takes them: one at a time, it is mostly waking up.
+const SQLITE_ROWS_AHEAD: usize = 1_000;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
@@ -157,7 +159,8 @@ impl Db {
             // FULL: a commit that returned survives a power cut. NORMAL loses the last ones.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS))
-            .statement_cache_capacity(STATEMENTS_KEPT);
+            .statement_cache_capacity(STATEMENTS_KEPT)
+            .row_buffer_size(SQLITE_ROWS_AHEAD);
         make_private(file).map_err(|source| Error::Database {
             doing,
             source: sqlx::Error::Io(source),

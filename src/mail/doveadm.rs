@@ -189,8 +189,8 @@ impl Reply {
     }
 }
 
-/// Whether a request failed because no server is there.
-fn has_no_server(error: &reqwest::Error) -> bool {
+/// Whether a request over a UNIX socket failed because no server is there.
+pub(crate) fn has_no_server(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -41,8 +41,9 @@ pub(super) fn ensure_folder(folder: &Path, gid: Option<u32>) -> Result<(), Error
 /// Gives an open file or folder the owner, group and mode that it must have, if it has not.
 pub(super) fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
     let now = file.metadata()?;
-    if !is_owned(&now, gid) {
-        fchown(file, Some(geteuid().as_raw()), gid)?;
+    let uid = geteuid().as_raw();
+    if !is_owned(&now, uid, gid) {
+        fchown(file, Some(uid), gid)?;
     }
     if now.mode() & MODE_BITS != mode {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -51,12 +52,25 @@ pub(super) fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
 }
 
 /// Whether a file belongs to the daemon and may be read by the group, and by nobody else.
-pub(super) fn is_file_of_group(file: &fs::Metadata, gid: u32) -> bool {
-    file.is_file() && is_owned(file, Some(gid)) && file.mode() & MODE_BITS == FILE_MODE
+pub(super) fn is_file_of_group(file: &fs::Metadata, uid: u32, gid: u32) -> bool {
+    file.is_file() && is_owned(file, uid, Some(gid)) && file.mode() & MODE_BITS == FILE_MODE
 }
 
-fn is_owned(now: &fs::Metadata, gid: Option<u32>) -> bool {
-    now.uid() == geteuid().as_raw() && gid.is_none_or(|gid| now.gid() == gid)
+/// The same of a folder.
+pub(super) fn is_folder_of_group(folder: &fs::Metadata, uid: u32, gid: u32) -> bool {
+    folder.is_dir() && is_owned(folder, uid, Some(gid)) && folder.mode() & MODE_BITS == FOLDER_MODE
+}
+
+fn is_owned(now: &fs::Metadata, uid: u32, gid: Option<u32>) -> bool {
+    now.uid() == uid && gid.is_none_or(|gid| now.gid() == gid)
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the names in a folder durable.
@@ -69,7 +83,8 @@ pub(super) fn flush_folder(folder: &Path) -> Result<(), Error> {
 /// Keeps a second daemon from writing the same maps.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _lock: Flock<File>,
+    path: PathBuf,
+    lock: Flock<File>,
 }
 
 impl FolderLock {
@@ -83,11 +98,18 @@ impl FolderLock {
             .open(&path)
             .map_err(file_error("open the lock file", &path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { _lock: lock }),
+            Ok(lock) => Ok(Self { path, lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::Taken {
                 folder: folder.to_owned(),
             }),
             Err((_, errno)) => Err(file_error("lock the file", &path)(errno.into())),
         }
+    }
+    /// Whether a second daemon would meet this lock: nobody removed or replaced its file.
+    pub(super) fn is_in_place(&self) -> bool {
+        let identity = |file: fs::Metadata| (file.dev(), file.ino());
+        let there = fs::metadata(&self.path).map(identity);
+        let here = self.lock.metadata().map(identity);
+        matches!((there, here), (Ok(there), Ok(here)) if there == here)
     }
 }

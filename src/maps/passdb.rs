@@ -1,21 +1,28 @@
 //! The password entries: `<root>/<domain>/<local part>`, one file a mailbox.
 
+mod reading;
+mod walk;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File, FileType, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use nix::unistd::syncfs;
 
+pub(super) use self::{
+    reading::Shown,
+    walk::{Found, Walk},
+};
 use super::{
-    Error, file_error,
-    files::{FILE_MODE, FOLDER_MODE, ensure_folder, flush_folder, is_file_of_group, own},
+    Cleaned, Error, file_error,
+    files::{FILE_MODE, FOLDER_MODE, ensure_folder, flush_folder, own},
     in_parallel,
 };
-use crate::model::address::{Address, DomainName, LocalPart};
+use crate::model::address::{Address, DomainName};
 
 /// What a file that is being written is called: no local part starts with a dot.
 const UNFINISHED_PREFIX: &str = ".new-";
@@ -28,8 +35,11 @@ const FLUSH_ALL_FROM: usize = 512;
 
 /// The tree of password entries.
 #[derive(Debug)]
-pub struct PassdbTree {
+pub(super) struct PassdbTree {
     root: PathBuf,
+    /// Whose the entries are.
+    uid: u32,
+    /// Who may read them.
     gid: u32,
 }
 
@@ -46,12 +56,18 @@ struct Unfinished {
 }
 
 impl PassdbTree {
-    pub(super) fn open(root: &Path, gid: u32) -> Result<Self, Error> {
-        ensure_folder(root, Some(gid))?;
-        Ok(Self {
+    /// The tree in this folder, whose entries belong to this user.
+    pub(super) fn at(root: &Path, uid: u32, gid: u32) -> Self {
+        Self {
             root: root.to_owned(),
+            uid,
             gid,
-        })
+        }
+    }
+
+    /// Makes the folder, if it is missing.
+    pub(super) fn ensure(&self) -> Result<(), Error> {
+        ensure_folder(&self.root, Some(self.gid))
     }
 
     pub(super) fn batch(&self) -> Batch<'_> {
@@ -61,78 +77,26 @@ impl PassdbTree {
         }
     }
 
-    /// Whether the entry of an address is this line; `None`: whether there is no entry.
-    pub(super) fn shows(&self, address: &Address, line: Option<&str>) -> Result<bool, Error> {
-        let path = self.entry(address);
-        let read = || {
-            let mut file = File::open(&path)?;
-            let readable = is_file_of_group(&file.metadata()?, self.gid);
-            let mut found = Vec::new();
-            file.read_to_end(&mut found)?;
-            Ok((readable, found))
-        };
-        match read() {
-            Ok((readable, found)) => Ok(line.is_some_and(|line| readable && found == line.as_bytes())),
-            Err(error) if is_missing(&error) => Ok(line.is_none()),
-            Err(error) => Err(file_error("read the password entry", &path)(error)),
-        }
-    }
-
     /// Removes what cannot be an entry: unfinished files, other things than files, names that no address has. Gives
-    /// folders of domains their group and mode. Returns how many things it removed.
-    pub(super) fn clean(&self) -> Result<usize, Error> {
-        let mut removed = 0;
-        let is_domain = |name: &str| DomainName::parse(name).is_ok_and(|domain| domain.as_str() == name);
-        let is_local_part = |name: &str| LocalPart::parse(name).is_ok();
-        for (path, name, kind) in entries(&self.root)? {
-            if !kind.is_dir() || !name.is_some_and(|name| is_domain(&name)) {
-                remove_stray(&path, kind)?;
-                removed += 1;
-                continue;
-            }
-            File::open(&path)
-                .and_then(|folder| own(&folder, Some(self.gid), FOLDER_MODE))
-                .map_err(file_error("set group and mode of the folder", &path))?;
-            for (path, name, kind) in entries(&path)? {
-                if !kind.is_file() || !name.is_some_and(|name| is_local_part(&name)) {
+    /// folders of domains their group and mode.
+    pub(super) fn clean(&self) -> Result<Cleaned, Error> {
+        let mut cleaned = Cleaned::default();
+        let mut walk = self.walk()?;
+        while let Some(found) = walk.next()? {
+            match found {
+                Found::Entry { .. } => cleaned.entries += 1,
+                Found::Folder(path) => {
+                    File::open(&path)
+                        .and_then(|folder| own(&folder, Some(self.gid), FOLDER_MODE))
+                        .map_err(file_error("set group and mode of the folder", &path))?;
+                }
+                Found::Stray(path, kind) => {
                     remove_stray(&path, kind)?;
-                    removed += 1;
+                    cleaned.removed += 1;
                 }
             }
         }
-        Ok(removed)
-    }
-
-    /// How many entries there are.
-    pub(super) fn count(&self) -> Result<u64, Error> {
-        let mut count = 0;
-        for domain in list(&self.root)? {
-            count += list(&self.root.join(domain))?.len() as u64;
-        }
-        Ok(count)
-    }
-
-    /// A page of the addresses that have an entry, behind the given one. What cannot be an entry has been cleaned away.
-    pub(super) fn names_after(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
-        let mut names = Vec::new();
-        let (after_local_part, after_domain) =
-            after.and_then(|name| name.split_once('@')).unwrap_or(("", ""));
-        for domain in list(&self.root)? {
-            if domain.as_str() < after_domain {
-                continue;
-            }
-            let folder = self.root.join(&domain);
-            for local_part in list(&folder)? {
-                if domain == after_domain && local_part.as_str() <= after_local_part {
-                    continue;
-                }
-                names.push(format!("{local_part}@{domain}"));
-                if names.len() == limit {
-                    return Ok(names);
-                }
-            }
-        }
-        Ok(names)
+        Ok(cleaned)
     }
 
     /// Writes, flushes and removes a file.
@@ -285,18 +249,6 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// What is in a folder: path, name if it is text, type.
-fn entries(folder: &Path) -> Result<Vec<(PathBuf, Option<String>, FileType)>, Error> {
-    let doing = "list the folder";
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(file_error(doing, folder))? {
-        let entry = entry.map_err(file_error(doing, folder))?;
-        let kind = entry.file_type().map_err(file_error(doing, folder))?;
-        found.push((entry.path(), entry.file_name().into_string().ok(), kind));
-    }
-    Ok(found)
-}
-
 /// Removes something that does not belong into the tree, whatever it is; a link, not what it points to.
 fn remove_stray(path: &Path, kind: FileType) -> Result<(), Error> {
     let removed = if kind.is_dir() {
@@ -308,16 +260,4 @@ fn remove_stray(path: &Path, kind: FileType) -> Result<(), Error> {
         "remove what does not belong among the password entries",
         path,
     ))
-}
-
-/// The names in a folder, in order of their octets.
-fn list(folder: &Path) -> Result<Vec<String>, Error> {
-    let doing = "list the folder";
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(file_error(doing, folder))? {
-        let entry = entry.map_err(file_error(doing, folder))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_unstable();
-    Ok(names)
 }

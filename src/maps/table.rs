@@ -8,13 +8,17 @@
 //! Every key and value ends in a NUL, because Postfix remembers the first form that hits.
 
 mod check;
+mod pages;
+mod reading;
 
 use std::{
-    fs::{File, OpenOptions},
-    ops::Bound,
+    fs::{self, File, OpenOptions},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,11 +30,12 @@ use nix::{
     libc,
 };
 
+use self::pages::PagesError;
+pub(super) use self::reading::TableReader;
 use super::{
-    Belongs, Error, file_error,
-    files::{FILE_MODE, own},
+    Error, file_error,
+    files::{FILE_MODE, flush_folder, own, remove_if_there},
 };
-use crate::model::maps::MapKey;
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
 const MAP_SIZE_OCTETS: usize = 4 << 30;
@@ -38,13 +43,27 @@ const MAP_SIZE_OCTETS: usize = 4 << 30;
 const LOCK_TIMEOUT_MS: u64 = 5_000;
 /// Pauses between tries for the lock, in microseconds: short at first, because look-ups are.
 const LOCK_PAUSE_US: std::ops::RangeInclusive<u64> = 50..=2_000;
-/// What a damaged table is renamed to.
+/// Names changed in one transaction, during which look-ups wait. More than a batch of the publisher has.
+const TRANSACTION_NAMES: usize = 1_000;
+/// What a damaged table is called from then on.
 const DAMAGED_EXTENSION: &str = "lmdb.damaged";
+/// What a table is called that is not whole yet.
+const UNFINISHED_EXTENSION: &str = "lmdb.new";
 
-/// One of Postfix's look-up tables.
+/// A key and its value; no value if it is too long to be one that inboxd writes.
+pub(super) type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+/// One of Postfix's look-up tables, open for writing.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     path: PathBuf,
+    gid: u32,
+    /// None if it could not be opened again.
+    open: RwLock<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
     env: Env<WithoutTls>,
     database: Database<Bytes, Bytes>,
     /// Whether something was committed that may not be flushed.
@@ -52,6 +71,9 @@ pub struct Table {
     /// Its own open file description: the lock belongs to it, not to the process, so that closing another
     /// descriptor of the file does not drop it.
     lock: File,
+    /// Whether Postfix finds it. A table that was missing or damaged is made beside its place and put there when it
+    /// is whole: an empty one would have Postfix refuse the mail of every mailbox.
+    is_in_place: bool,
 }
 
 /// What can go wrong with a table.
@@ -63,54 +85,107 @@ pub enum TableError {
     /// The lock could not be taken.
     #[error("lock it against look-ups")]
     Lock(#[source] std::io::Error),
-    /// Look-ups held the lock all the time.
+    /// Others held the lock all the time.
     #[error("no turn between look-ups within {LOCK_TIMEOUT_MS} ms")]
     Busy,
+    /// The file could not be read.
+    #[error("read its file")]
+    Read(#[source] std::io::Error),
     /// Pages of it are missing or are no pages.
     #[error("it is damaged")]
     Damaged,
     /// Somebody removed or replaced the file.
     #[error(
-        "its file was removed or replaced while inboxd had it open: restart inboxd, which writes it anew"
+        "its file was removed or replaced while inboxd had it open: `inboxd maps rebuild` writes it anew"
     )]
     Gone,
+    /// It is being made anew.
+    #[error("it is being made anew and not whole yet")]
+    Unfinished,
+}
+
+impl From<PagesError> for TableError {
+    fn from(error: PagesError) -> Self {
+        match error {
+            PagesError::Io(error) => Self::Read(error),
+            PagesError::Damaged => Self::Damaged,
+        }
+    }
 }
 
 impl Table {
-    /// Opens a table and makes it if it is missing. One that is damaged is set aside and made anew; open SMTP sessions
-    /// keep the old file until they end, and what was in it is published again by the start-up check.
+    /// Opens a table. One that is missing or damaged is made anew beside its place: when it is whole, it is to be
+    /// [put in place](Self::put_in_place).
     pub(super) fn open(path: &Path, gid: u32) -> Result<Self, Error> {
-        match Self::try_open(path, gid) {
-            Err(Error::Table { source, .. }) if is_damage(&source) => {
-                let aside = path.with_extension(DAMAGED_EXTENSION);
-                tracing::error!(table = %path.display(), aside = %aside.display(), error = %source, "set a damaged table aside");
-                std::fs::rename(path, &aside).map_err(file_error("set aside the damaged table", path))?;
-                Self::try_open(path, gid)
-            }
-            other => other,
-        }
+        let table = Self {
+            path: path.to_owned(),
+            gid,
+            open: RwLock::new(None),
+        };
+        table.reopen()?;
+        Ok(table)
     }
 
-    fn try_open(path: &Path, gid: u32) -> Result<Self, Error> {
-        let doing = "open";
+    /// Opens the file that has the table's name now: for whoever removed or replaced it, and to let go of the memory
+    /// that LMDB has mapped. Whether it is another file than before.
+    pub(super) fn reopen(&self) -> Result<bool, Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let was_in_place = open
+            .as_ref()
+            .is_some_and(|open| open.is_in_place && self.find(open, "look at").is_ok());
+        // LMDB must not have a file open twice.
+        *open = None;
+        let opened = match self.open_in_place() {
+            Err(Error::Table { source, .. }) if is_damage(&source) => {
+                tracing::error!(table = %self.path.display(), error = %source, "a table is damaged and is made anew");
+                self.open_beside()?
+            }
+            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.open_beside()?
+            }
+            opened => opened?,
+        };
+        let is_another = !was_in_place || !opened.is_in_place;
+        *open = Some(opened);
+        Ok(is_another)
+    }
+
+    fn open_in_place(&self) -> Result<Open, Error> {
+        let path = &self.path;
         let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(file_error("open the table", path))?;
+        // An empty file is a table without a name to Postfix, and to us one that somebody emptied.
+        if lock.metadata().map_err(file_error("read the table", path))?.len() == 0 {
+            return Err(self.failed("open", TableError::Damaged));
+        }
+        self.open_file(path, lock, true)
+    }
+
+    fn open_beside(&self) -> Result<Open, Error> {
+        let path = self.path.with_extension(UNFINISHED_EXTENSION);
+        let doing = "make the table";
+        remove_if_there(&path).map_err(file_error("remove an unfinished table", &path))?;
+        let lock = OpenOptions::new()
+            .create_new(true)
             .read(true)
             .write(true)
             .mode(FILE_MODE)
-            .open(path)
-            .map_err(file_error("open the table", path))?;
-        own(&lock, Some(gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
-        let failed = |source: TableError| Error::Table {
-            doing,
-            path: path.to_owned(),
-            source,
-        };
-        let held = Lock::take(&lock, libc::F_WRLCK).map_err(failed)?;
+            .open(&path)
+            .map_err(file_error(doing, &path))?;
+        self.open_file(&path, lock, false)
+    }
+
+    fn open_file(&self, path: &Path, lock: File, is_in_place: bool) -> Result<Open, Error> {
+        let failed = |source: TableError| self.failed("open", source);
+        own(&lock, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
+        // Nobody else writes it; so look-ups need not wait while all of it is looked at.
         if !check::is_whole(&lock).map_err(file_error("read the table", path))? {
             return Err(failed(TableError::Damaged));
         }
+        let held = Lock::take(&lock, libc::F_WRLCK).map_err(failed)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE_OCTETS);
         #[expect(
@@ -134,34 +209,67 @@ impl Table {
         .map_err(|error| failed(error.into()))?;
         drop(held);
         env.force_sync().map_err(|error| failed(error.into()))?;
-        Ok(Self {
-            path: path.to_owned(),
+        Ok(Open {
             env,
             database,
             unflushed: AtomicBool::new(false),
             lock,
+            is_in_place,
         })
     }
 
-    /// Sets (`Some`) or removes (`None`) names, all in one transaction. Not durable before [`Table::flush`].
+    /// Gives a table that was made anew its name: Postfix finds the whole of it from now on. A damaged one that had
+    /// the name is kept under another. Nothing to do for a table that is in place.
+    pub(super) fn put_in_place(&self) -> Result<(), Error> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(table) = open.as_mut().filter(|table| !table.is_in_place) else {
+            return Ok(());
+        };
+        // All of it under the name, or nothing.
+        self.flush_open(table)?;
+        let unfinished = self.path.with_extension(UNFINISHED_EXTENSION);
+        let aside = self.path.with_extension(DAMAGED_EXTENSION);
+        let doing = "set aside the damaged table";
+        remove_if_there(&aside).map_err(file_error(doing, &aside))?;
+        // A second name, not another one: at no time is there no table.
+        match fs::hard_link(&self.path, &aside) {
+            Ok(()) => {
+                tracing::warn!(table = %self.path.display(), aside = %aside.display(), "set a damaged table aside");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file_error(doing, &self.path)(error)),
+        }
+        fs::rename(&unfinished, &self.path).map_err(file_error("put in place the table", &self.path))?;
+        table.is_in_place = true;
+        flush_folder(self.path.parent().unwrap_or(&self.path))
+    }
+
+    /// Sets (`Some`) or removes (`None`) names, not too many in one transaction. Not durable before [`Table::flush`].
     pub(super) fn change(
         &self,
         changes: impl Iterator<Item = (String, Option<String>)>,
     ) -> Result<(), Error> {
-        let mut changes = changes.peekable();
-        if changes.peek().is_none() {
-            return Ok(());
-        }
         let changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = changes
             .map(|(name, value)| (with_nul(&name), value.as_deref().map(with_nul)))
             .collect();
-        // A table that somebody replaced says the right thing to nobody: the look under the lock finds out.
-        if !self.shows_all(&changes)? || !self.is_in_place() {
-            self.locked("change", |txn| {
-                for (key, value) in &changes {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let open = self.opened()?;
+        for changes in changes.chunks(TRANSACTION_NAMES) {
+            // A table that somebody replaced says the right thing to nobody: the look under the lock finds out.
+            if self.shows_all(&open, changes)? && self.find(&open, "change").is_ok() {
+                continue;
+            }
+            self.locked(&open, "change", |txn| {
+                for (key, value) in changes {
                     match value {
-                        Some(value) => self.database.put(txn, key, value)?,
-                        None => drop(self.database.delete(txn, key)?),
+                        Some(value) => {
+                            if open.database.get(txn, key)? != Some(value.as_slice()) {
+                                open.database.put(txn, key, value)?;
+                            }
+                        }
+                        None => drop(open.database.delete(txn, key)?),
                     }
                 }
                 Ok(())
@@ -171,193 +279,173 @@ impl Table {
     }
 
     /// Whether the table says all of this already.
-    fn shows_all(&self, expected: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<bool, Error> {
+    fn shows_all(&self, open: &Open, expected: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<bool, Error> {
         let read = || {
-            let txn = self.env.read_txn()?;
+            let txn = open.env.read_txn()?;
             for (key, value) in expected {
-                if self.database.get(&txn, key)? != value.as_deref() {
+                if open.database.get(&txn, key)? != value.as_deref() {
                     return Ok(false);
                 }
             }
             Ok(true)
         };
-        read().map_err(|error| self.failed("read", error))
+        read().map_err(|error: heed::Error| self.failed("read", error.into()))
     }
 
     /// Whether there is something to flush.
     pub(super) fn is_unflushed(&self) -> bool {
-        self.unflushed.load(Ordering::Acquire)
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().is_some_and(Open::is_unflushed)
     }
 
     /// Makes durable what was committed, also by a change that failed before its flush.
     pub(super) fn flush(&self) -> Result<(), Error> {
-        if self.is_unflushed() {
-            self.env
-                .force_sync()
-                .map_err(|error| self.failed("flush", error))?;
-            self.unflushed.store(false, Ordering::Release);
-        }
-        Ok(())
+        self.flush_open(&*self.opened()?)
     }
 
-    /// Whether the value of a name is this; `None`: whether there is no such name.
-    pub(super) fn shows(&self, name: &str, value: Option<&str>) -> Result<bool, Error> {
-        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-        let found = self
-            .database
-            .get(&txn, &with_nul(name))
-            .map_err(|error| self.failed("read", error))?;
-        Ok(found == value.map(with_nul).as_deref())
-    }
-
-    /// Of some names, whether a Postfix that looks them up now finds these values (`None`: does not find the name): the file
-    /// is opened by its name, and read as Postfix reads it, in a transaction that begins now, under a read lock.
+    /// Of some names, whether a Postfix that looks them up now finds these values (`None`: does not find the name): the
+    /// file is opened by its name, and read as Postfix reads it, in a transaction that begins now, under a read lock.
     pub(super) fn shows_to_postfix(
         &self,
         expected: impl Iterator<Item = (String, Option<String>)>,
     ) -> Result<Vec<bool>, Error> {
-        let failed = |source: TableError| Error::Table {
-            doing: "look at",
-            path: self.path.clone(),
-            source,
-        };
+        let doing = "look at";
+        let open = self.opened()?;
         // A description of its own: the lock below must not be the writer's.
         let file = File::open(&self.path).map_err(file_error("open the table", &self.path))?;
         let there = file
             .metadata()
             .map_err(file_error("look at the table", &self.path))?;
-        if !self.is_open_here(&there) {
-            return Err(failed(TableError::Gone));
+        if !open.is(&there) {
+            return Err(self.failed(doing, TableError::Gone));
         }
-        let _held = Lock::take(&file, libc::F_RDLCK).map_err(failed)?;
+        let _held = Lock::take(&file, libc::F_RDLCK).map_err(|error| self.failed(doing, error))?;
         (|| {
-            let txn = self.env.read_txn()?;
+            let txn = open.env.read_txn()?;
             expected
                 .map(|(name, value)| {
-                    let found = self.database.get(&txn, &with_nul(&name))?;
+                    let found = open.database.get(&txn, &with_nul(&name))?;
                     Ok(found == value.as_deref().map(with_nul).as_deref())
                 })
                 .collect::<Result<Vec<bool>, heed::Error>>()
         })()
-        .map_err(|error: heed::Error| failed(error.into()))
+        .map_err(|error: heed::Error| self.failed(doing, error.into()))
     }
 
-    /// How many names there are.
-    pub(super) fn count(&self) -> Result<u64, Error> {
-        let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-        self.database
-            .len(&txn)
-            .map_err(|error| self.failed("count", error))
+    /// Removes keys that no name has.
+    pub(super) fn remove(&self, keys: &[Vec<u8>]) -> Result<(), Error> {
+        let open = self.opened()?;
+        self.locked(&open, "clean", |txn| {
+            keys.iter()
+                .try_for_each(|key| open.database.delete(txn, key).map(drop))
+        })?;
+        self.flush_open(&open)
     }
 
-    /// A page of names behind the given one. Keys that inboxd does not write into this table are removed; the second
-    /// value says how many there were.
-    pub(super) fn names_after(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-        belongs: Belongs,
-    ) -> Result<(Vec<String>, usize), Error> {
-        let (mut names, mut junk) = (Vec::new(), Vec::new());
-        {
-            let txn = self.env.read_txn().map_err(|error| self.failed("read", error))?;
-            // From the very first key on: LMDB takes no empty key to begin behind.
-            let start = after.map(with_nul);
-            let range = (
-                start.as_deref().map_or(Bound::Unbounded, Bound::Excluded),
-                Bound::Unbounded,
-            );
-            for entry in self
-                .database
-                .range(&txn, &range)
-                .map_err(|error| self.failed("list", error))?
-            {
-                let (key, _) = entry.map_err(|error| self.failed("list", error))?;
-                match key
-                    .strip_suffix(b"\0")
-                    .and_then(|name| std::str::from_utf8(name).ok())
-                {
-                    Some(name)
-                        if MapKey::parse(name).is_ok_and(|key| belongs(&key) && key.to_string() == name) =>
-                    {
-                        names.push(name.to_owned());
-                    }
-                    _ => junk.push(key.to_vec()),
-                }
-                if names.len() == limit {
-                    break;
-                }
-            }
-        }
-        if !junk.is_empty() {
-            self.locked("clean", |txn| {
-                junk.iter()
-                    .try_for_each(|key| self.database.delete(txn, key).map(drop))
-            })?;
-            self.flush()?;
-        }
-        Ok((names, junk.len()))
+    /// The entries behind a key, in order of their keys: what is in the file, by itself or beside its place. Not while
+    /// it is changed.
+    pub(super) fn entries_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, Error> {
+        let open = self.opened()?;
+        pages::entries_after(&open.lock, after, limit).map_err(|error| self.failed("list", error.into()))
     }
 
-    /// Whether the table is still the file that Postfix opens by its name.
+    /// Whether the table is the file that Postfix opens by its name.
     pub(super) fn probe(&self) -> Result<(), Error> {
-        if self.is_in_place() {
-            return Ok(());
+        let open = self.opened()?;
+        if !open.is_in_place {
+            return Err(self.failed("look at", TableError::Unfinished));
         }
-        Err(Error::Table {
-            doing: "look at",
-            path: self.path.clone(),
-            source: TableError::Gone,
-        })
+        self.find(&open, "look at")
+    }
+
+    fn opened(&self) -> Result<Opened<'_>, Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            return Err(self.failed("use", TableError::Gone));
+        }
+        Ok(Opened(open))
+    }
+
+    fn flush_open(&self, open: &Open) -> Result<(), Error> {
+        if open.is_unflushed() {
+            open.env
+                .force_sync()
+                .map_err(|error| self.failed("flush", error.into()))?;
+            open.unflushed.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Runs a transaction under the write lock, from begin to commit.
     fn locked<T>(
         &self,
+        open: &Open,
         doing: &'static str,
         run: impl FnOnce(&mut RwTxn<'_>) -> Result<T, heed::Error>,
     ) -> Result<T, Error> {
-        let failed = |source: TableError| Error::Table {
-            doing,
-            path: self.path.clone(),
-            source,
-        };
-        let _held = Lock::take(&self.lock, libc::F_WRLCK).map_err(failed)?;
-        if !self.is_in_place() {
-            return Err(failed(TableError::Gone));
-        }
+        let _held = Lock::take(&open.lock, libc::F_WRLCK).map_err(|error| self.failed(doing, error))?;
+        self.find(open, doing)?;
         (|| {
-            let mut txn = self.env.write_txn()?;
+            let mut txn = open.env.write_txn()?;
             let result = run(&mut txn)?;
             // Before the commit: one that fails may have written all the same.
-            self.unflushed.store(true, Ordering::Release);
+            open.unflushed.store(true, Ordering::Release);
             txn.commit()?;
             Ok(result)
         })()
-        .map_err(|error: heed::Error| failed(error.into()))
+        .map_err(|error: heed::Error| self.failed(doing, error.into()))
     }
 
-    /// Whether Postfix, which opens the path, gets the file that is open here.
-    fn is_in_place(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|there| self.is_open_here(&there))
+    /// Whether the file that is open here still has the name that it should have.
+    fn find(&self, open: &Open, doing: &'static str) -> Result<(), Error> {
+        let path = if open.is_in_place {
+            self.path.clone()
+        } else {
+            self.path.with_extension(UNFINISHED_EXTENSION)
+        };
+        match fs::metadata(path) {
+            Ok(there) if open.is(&there) => Ok(()),
+            _ => Err(self.failed(doing, TableError::Gone)),
+        }
     }
 
-    /// Whether this is the file that is open here.
-    fn is_open_here(&self, there: &std::fs::Metadata) -> bool {
-        let here = self.lock.metadata();
-        here.is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
-    }
-
-    fn failed(&self, doing: &'static str, error: heed::Error) -> Error {
+    fn failed(&self, doing: &'static str, source: TableError) -> Error {
         Error::Table {
             doing,
             path: self.path.clone(),
-            source: error.into(),
+            source,
         }
     }
 }
 
-fn with_nul(text: &str) -> Vec<u8> {
+impl Open {
+    fn is_unflushed(&self) -> bool {
+        self.unflushed.load(Ordering::Acquire)
+    }
+
+    /// Whether this is the file that is open here.
+    fn is(&self, there: &fs::Metadata) -> bool {
+        let here = self.lock.metadata();
+        here.is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+    }
+}
+
+/// A table that is open, for as long as this is held.
+struct Opened<'a>(RwLockReadGuard<'a, Option<Open>>);
+
+impl std::ops::Deref for Opened<'_> {
+    type Target = Open;
+
+    fn deref(&self) -> &Open {
+        match &*self.0 {
+            Some(open) => open,
+            None => unreachable!("`opened` has looked"),
+        }
+    }
+}
+
+/// As Postfix looks for it.
+pub(super) fn with_nul(text: &str) -> Vec<u8> {
     [text.as_bytes(), b"\0"].concat()
 }
 
@@ -372,8 +460,8 @@ fn is_damage(error: &TableError) -> bool {
     )
 }
 
-/// An `fcntl` lock on a whole file, to read or to write, of the kind that belongs to the open file description (fcntl(2),
-/// `F_OFD_SETLK`); let go when dropped.
+/// An `fcntl` lock on a whole file, to read or to write, of the kind that belongs to the open file description
+/// (fcntl(2), `F_OFD_SETLK`); let go when dropped.
 struct Lock<'a>(&'a File);
 
 impl<'a> Lock<'a> {
@@ -400,7 +488,7 @@ impl<'a> Lock<'a> {
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
         if let Err(errno) = set_lock(self.0, libc::F_UNLCK) {
-            tracing::error!(%errno, "cannot unlock a table; look-ups wait until the daemon ends");
+            tracing::error!(%errno, "cannot unlock a table; others wait for it until this process ends");
         }
     }
 }

@@ -116,3 +116,13 @@ pub enum MapChange {
     /// A domain and whether mail for it is accepted.
     Domain(DomainName, bool),
 }
+
+impl MapChange {
+    /// The key that this is the state of.
+    pub fn key(&self) -> MapKey {
+        match self {
+            Self::Address(address, _) => MapKey::Address(address.clone()),
+            Self::Domain(domain, _) => MapKey::Domain(domain.clone()),
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! for the ending of sessions to see; they go on without a Dovecot, as nobody gets in then.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -305,8 +305,14 @@ impl Parts {
     /// What should be seen now: it may have been changed again since it was published.
     async fn refresh(&self, expected: &mut BTreeMap<Address, AddressState>) -> Result<(), store::Error> {
         let mut tx = self.db.read().await?;
-        for (address, state) in expected {
-            *state = tx.address_state(address).await?;
+        let addresses: Vec<Address> = expected.keys().cloned().collect();
+        for addresses in addresses.chunks(store::ROWS_MAX) {
+            let addresses: Vec<&Address> = addresses.iter().collect();
+            let mut states: HashMap<_, _> = tx.address_states(&addresses).await?.into_iter().collect();
+            for address in addresses {
+                let state = states.remove(address).unwrap_or(AddressState::Absent);
+                expected.insert(address.clone(), state);
+            }
         }
         Ok(())
     }

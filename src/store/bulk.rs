@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Tx, on};
+use super::{Error, Tx, on, values};
 use crate::{
     clock::Timestamp,
     model::{
@@ -72,24 +72,6 @@ impl HolderRow {
     }
 }
 
-/// `(...), (...)`: so many rows, each made by `row` of the number of its first own value.
-fn rows_of(
-    count: usize,
-    first: usize,
-    own: usize,
-    row: impl Fn(&mut String, usize) -> std::fmt::Result,
-) -> String {
-    let mut text = String::new();
-    for index in 0..count {
-        if index > 0 {
-            text.push_str(", ");
-        }
-        // Writing to a String does not fail.
-        let _ = row(&mut text, first + index * own);
-    }
-    text
-}
-
 impl Tx {
     /// Who has which of these names at a domain; those that nobody has are left out. At most [`BULK_ROWS_MAX`] names.
     pub async fn holders(
@@ -97,7 +79,7 @@ impl Tx {
         domain: &DomainName,
         names: &[&LocalPart],
     ) -> Result<Vec<(String, Holder)>, Error> {
-        let places = rows_of(names.len(), 2, 1, |text, first| write!(text, "${first}"));
+        let places = values::list(names.len(), 2);
         let sql = format!(
             "SELECT a.local_part, a.tenant_id, i.workspace_id, a.held_until,
                  CAST(i.local_part = a.local_part AND i.domain = a.domain AS INTEGER) AS is_canonical
@@ -147,7 +129,7 @@ impl Tx {
         inboxes: &[ImportedInbox<'_>],
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let rows = rows_of(inboxes.len(), 4, 3, |text, first| {
+        let rows = values::rows_of(inboxes.len(), 4, 3, |text, first| {
             let (local_part, inbox) = (first + 1, first + 2);
             write!(text, "(${first}, ${local_part}, $1, ${inbox}, $2)")
         });
@@ -174,7 +156,7 @@ impl Tx {
         if claimed != inboxes.len() as u64 {
             return Ok(false);
         }
-        let rows = rows_of(inboxes.len(), 5, 4, |text, first| {
+        let rows = values::rows_of(inboxes.len(), 5, 4, |text, first| {
             let (local_part, domain, hash) = (first + 1, first + 2, first + 3);
             write!(
                 text,
@@ -207,10 +189,7 @@ impl Tx {
 
     /// Marks keys as to be published, which no open session depends on. At most [`BULK_ROWS_MAX`] keys.
     pub async fn mark_all_unpublished(&mut self, marks: &[(MapKey, Uuid)]) -> Result<(), Error> {
-        let rows = rows_of(marks.len(), 1, 2, |text, first| {
-            let mark = first + 1;
-            write!(text, "(${first}, ${mark})")
-        });
+        let rows = values::rows(marks.len(), 2);
         let sql = format!(
             "INSERT INTO unpublished (map_key, mark) VALUES {rows}
              ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark"

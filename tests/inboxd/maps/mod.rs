@@ -1,9 +1,11 @@
 //! The maps and their publisher on a real store: read as Postfix reads them, damaged, filled up, crashed.
 
 mod barrier;
+mod check;
 mod failures;
 mod properties;
 mod published;
+mod rebuild;
 mod repair;
 
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use inboxd::{
 };
 
 use crate::support::store::{
-    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both,
+    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
 };
 
 /// Names that collations of languages sort otherwise than their octets: `-` and `.` before digits and letters, `_`
@@ -99,7 +99,7 @@ async fn a_claimed_tombstone_is_live_and_shows_nothing_of_the_old_inbox() {
         assert!(inbox.addresses[0].is_primary);
         assert_eq!(tx.inbox(first).await.unwrap(), None);
         assert!(matches!(
-            tx.address_state(&scout).await.unwrap(),
+            state_of(&mut tx, &scout).await,
             AddressState::Mailbox(mailbox) if mailbox.inbox == second
         ));
     })
@@ -158,11 +158,11 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         let (scout, second) = (address("scout@example.com"), address("second@example.com"));
         let now = Machine.now();
         let mut tx = store.db.write().await.unwrap();
-        assert_eq!(tx.address_state(&scout).await.unwrap(), AddressState::Absent);
+        assert_eq!(state_of(&mut tx, &scout).await, AddressState::Absent);
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
         assert!(tx.claim_address(&second, acme.id, id, None, now).await.unwrap());
 
-        let login = async |tx: &mut Tx| match tx.address_state(&scout).await.unwrap() {
+        let login = async |tx: &mut Tx| match state_of(tx, &scout).await {
             AddressState::Mailbox(mailbox) => {
                 assert_eq!(mailbox.inbox, id);
                 mailbox.login
@@ -171,7 +171,7 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         };
         assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
         assert_eq!(
-            tx.address_state(&second).await.unwrap(),
+            state_of(&mut tx, &second).await,
             AddressState::Alias(scout.clone())
         );
         acme.suspended_at = Some(now);
@@ -192,7 +192,7 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         addresses.sort();
         assert_eq!((addresses, inboxes), (vec![scout.clone(), second.clone()], 1));
         for address in [&scout, &second] {
-            assert_eq!(tx.address_state(address).await.unwrap(), AddressState::Absent);
+            assert_eq!(state_of(&mut tx, address).await, AddressState::Absent);
         }
     })
     .await;
@@ -228,6 +228,55 @@ async fn states_come_in_pages_by_domain_and_local_part_in_the_order_of_octets() 
                 listed.extend(page.into_iter().map(|(address, _)| address));
             }
             let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
+            assert_eq!(listed, expected, "pages of {limit}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn states_come_in_pages_by_inbox_and_no_inbox_is_on_two() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let mut tx = store.db.write().await.unwrap();
+        let now = Machine.now();
+        let mut expected = Vec::new();
+        for number in 0..7 {
+            let email = format!("inbox-{number}@example.com");
+            let id = add_inbox(&mut tx, &acme, acme.default_workspace, &email, None).await;
+            expected.push(email);
+            // One has more of them than a small page.
+            for further in 0..if number == 3 { 9 } else { number % 3 } {
+                let email = format!("further-{number}-{further}@example.org");
+                assert!(
+                    tx.claim_address(&address(&email), acme.id, id, None, now)
+                        .await
+                        .unwrap()
+                );
+                expected.push(email);
+            }
+        }
+        let buried = add_inbox(&mut tx, &acme, acme.default_workspace, "gone@example.com", None).await;
+        tx.delete_inboxes_of(Owner::Inbox(buried), now, now)
+            .await
+            .unwrap();
+        expected.sort();
+        for limit in [1, 2, 5, 36] {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let (page, last) = tx.address_states_after_inbox(after, limit).await.unwrap();
+                if last.is_none() {
+                    assert!(page.is_empty());
+                    break;
+                }
+                assert!(last > after);
+                after = last;
+                for (address, state) in page {
+                    assert_eq!(state, state_of(&mut tx, &address).await);
+                    listed.push(address.to_string());
+                }
+            }
+            listed.sort();
             assert_eq!(listed, expected, "pages of {limit}");
         }
     })

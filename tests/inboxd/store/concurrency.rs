@@ -12,7 +12,7 @@ use inboxd::{
     store::SessionsToEnd,
 };
 
-use crate::support::store::{Store, add_inbox, address, fresh_id, insert_inbox, on_both};
+use crate::support::store::{Store, add_inbox, address, fresh_id, insert_inbox, on_both, state_of};
 
 const WRITERS: usize = 50;
 
@@ -125,7 +125,7 @@ async fn one_of_fifty_gets_an_address() {
         .await;
         let winners: Vec<_> = winners.into_iter().flatten().collect();
         let mut tx = store.db.read().await.unwrap();
-        let state = tx.address_state(&address("scout@example.com")).await.unwrap();
+        let state = state_of(&mut tx, &address("scout@example.com")).await;
         assert_eq!(winners.len(), 1);
         assert!(matches!(state, AddressState::Mailbox(mailbox) if mailbox.inbox == winners[0]));
     })

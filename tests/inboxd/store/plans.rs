@@ -60,7 +60,7 @@ const MAY_SCAN: [(&str, &str); 3] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 21] = [
+const MUST_USE: [(&str, &str); 22] = [
     ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
     (
         "AND i.requested_local_part = $4",
@@ -70,6 +70,7 @@ const MUST_USE: [(&str, &str); 21] = [
         "w.id = COALESCE($2",
         "workspaces_of_tenant (tenant_id=? AND id=?)",
     ),
+    ("WHERE a.inbox_id > $1", "addresses_of_inbox (inbox_id>?)"),
     (
         "AND requested_local_part = $3",
         "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
@@ -265,6 +266,7 @@ async fn call_everything(store: &Store) {
         .unwrap();
     tx.address_states(&[&scout, &scout]).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
+    tx.address_states_after_inbox(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
         .await
         .unwrap();

@@ -180,6 +180,16 @@ impl Daemon {
         );
     }
 
+    /// A command with this daemon's configuration, as an operator runs it: its exit status, and what it printed on both
+    /// outputs.
+    pub async fn command(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = tokio::process::Command::new(INBOXD);
+        command.args(arguments).arg("--config").arg(&self.config);
+        let output = command.kill_on_drop(true).output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
     /// Asks it to stop, and waits until it has.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);

@@ -8,6 +8,7 @@ use inboxd::{
         address::{Address, DomainName, LocalPart},
         ids::{InboxId, TenantId, WorkspaceId},
         limits::Limits,
+        maps::AddressState,
         names::{Label, Slug},
         password::PasswordHash,
         tenant::Tenant,
@@ -191,4 +192,14 @@ pub fn local_part(text: &str) -> LocalPart {
 
 pub fn domain(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()
+}
+
+/// What the maps should say of one address.
+pub async fn state_of(tx: &mut Tx, address: &Address) -> AddressState {
+    let found = tx.address_states(&[address]).await.unwrap();
+    match found.as_slice() {
+        [] => AddressState::Absent,
+        [(found, state)] if found == address => state.clone(),
+        other => panic!("asked for {address}: {other:?}"),
+    }
 }

@@ -247,7 +247,7 @@ impl World {
                 let metadata = fs::symlink_metadata(&path).unwrap();
                 if metadata.is_dir() {
                     folders.push(path);
-                } else if !path.to_string_lossy().ends_with("-lock") {
+                } else if metadata.is_file() && !path.to_string_lossy().ends_with("-lock") {
                     let contents = fs::read(&path).unwrap();
                     found.push((path, metadata.permissions().mode(), contents));
                 }
