@@ -257,7 +257,9 @@ async fn publish_here(config: &Config, db: &Db, maps: Arc<Maps>) -> Result<(), s
 
 /// Waits for the daemon, which finds by itself what is marked and nobody asked it to publish.
 async fn wait_until_published(import: &Import<'_>) -> Result<(), Error> {
-    let last = import.new_id();
+    let Some(last) = import.last_mark().await? else {
+        return Ok(());
+    };
     let mut fewest = u64::MAX;
     let mut progress = Instant::now();
     loop {

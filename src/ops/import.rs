@@ -175,9 +175,14 @@ impl Import<'_> {
         Ok(Some(imported))
     }
 
+    /// The latest of the marks that there are now: the import's own, or one that was made since.
+    pub async fn last_mark(&self) -> Result<Option<Uuid>, Error> {
+        Ok(self.db.look().await?.last_mark().await?)
+    }
+
     /// How many keys are still to be published of those that were marked until this mark.
     pub async fn unpublished(&self, until: Uuid) -> Result<u64, Error> {
-        Ok(self.db.read().await?.unpublished_until(until).await?)
+        Ok(self.db.look().await?.unpublished_until(until).await?)
     }
 
     async fn standings(
@@ -217,8 +222,7 @@ impl Import<'_> {
         Ok(entries.iter().map(|entry| standing(&entry.address)).collect())
     }
 
-    /// A new identifier; as a mark, it is behind all earlier ones.
-    pub fn new_id(&self) -> Uuid {
+    fn new_id(&self) -> Uuid {
         clock::new_id(self.clock, self.entropy)
     }
 }

@@ -204,6 +204,17 @@ impl Tx {
         .map_err(Error::while_doing("mark many keys of the maps as unpublished"))
     }
 
+    /// The latest of the marks that there are now.
+    pub async fn last_mark(&mut self) -> Result<Option<Uuid>, Error> {
+        on!(self, db => sqlx::query_scalar("SELECT mark FROM unpublished WHERE mark > $1 ORDER BY mark DESC LIMIT 1")
+            .bind(Uuid::nil())
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing(
+            "look for the latest unpublished key of the maps",
+        ))
+    }
+
     /// How many keys are still to be published of those that were marked until this mark. Those whose sessions have to
     /// end, too, are not counted: a server that hangs may hold them up.
     pub async fn unpublished_until(&mut self, last: Uuid) -> Result<u64, Error> {

@@ -371,6 +371,7 @@ async fn call_everything_in_bulk(tx: &mut Tx, tenant: &Tenant) {
     let marks = addresses.map(|address| (MapKey::Address(address), fresh_id()));
     tx.mark_all_unpublished(&marks).await.unwrap();
     let last = marks.iter().map(|(_, mark)| *mark).max().unwrap();
+    assert_eq!(tx.last_mark().await.unwrap(), Some(last));
     assert_eq!(tx.unpublished_until(last).await.unwrap(), 2);
 }
 
