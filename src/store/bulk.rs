@@ -12,13 +12,13 @@ use crate::{
     model::{
         address::{Address, DomainName, LocalPart},
         ids::{InboxId, TenantId, WorkspaceId},
-        maps::MapKey,
         metadata::Metadata,
         password::PasswordHash,
     },
 };
 
-/// Rows of one statement: at most four values each, and SQLite takes 32,766 values (PostgreSQL 65,535).
+/// Names that one statement looks for, and inboxes that are written in one call. SQLite takes 32,766 values (PostgreSQL
+/// 65,535).
 pub const BULK_ROWS_MAX: usize = 4_000;
 
 /// An inbox of an import: finished, because somebody outside has its password, and without a recoverable one.
@@ -129,6 +129,22 @@ impl Tx {
         inboxes: &[ImportedInbox<'_>],
         now: Timestamp,
     ) -> Result<bool, Error> {
+        for some in inboxes.chunks(values::ROWS_INSERTED) {
+            if !self.claim_imported(tenant, some, now).await? {
+                return Ok(false);
+            }
+            self.insert_imported_rows(tenant, workspace, some, now).await?;
+        }
+        Ok(true)
+    }
+
+    /// Whether all of these addresses were free, and are theirs now.
+    async fn claim_imported(
+        &mut self,
+        tenant: TenantId,
+        inboxes: &[ImportedInbox<'_>],
+        now: Timestamp,
+    ) -> Result<bool, Error> {
         let rows = values::rows_of(inboxes.len(), 4, 3, |text, first| {
             let (local_part, inbox) = (first + 1, first + 2);
             write!(text, "(${first}, ${local_part}, $1, ${inbox}, $2)")
@@ -153,9 +169,16 @@ impl Tx {
             query.execute(db).await.map(|done| done.rows_affected())
         })
         .map_err(Error::while_doing("claim many addresses"))?;
-        if claimed != inboxes.len() as u64 {
-            return Ok(false);
-        }
+        Ok(claimed == inboxes.len() as u64)
+    }
+
+    async fn insert_imported_rows(
+        &mut self,
+        tenant: TenantId,
+        workspace: WorkspaceId,
+        inboxes: &[ImportedInbox<'_>],
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let rows = values::rows_of(inboxes.len(), 5, 4, |text, first| {
             let (local_part, domain, hash) = (first + 1, first + 2, first + 3);
             write!(
@@ -183,48 +206,6 @@ impl Tx {
             }
             query.execute(db).await.map(drop)
         })
-        .map_err(Error::while_doing("insert many inboxes"))?;
-        Ok(true)
-    }
-
-    /// Marks keys as to be published, which no open session depends on. At most [`BULK_ROWS_MAX`] keys.
-    pub async fn mark_all_unpublished(&mut self, marks: &[(MapKey, Uuid)]) -> Result<(), Error> {
-        let rows = values::rows(marks.len(), 2);
-        let sql = format!(
-            "INSERT INTO unpublished (map_key, mark) VALUES {rows}
-             ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark"
-        );
-        on!(self, db => {
-            let mut query = sqlx::query(AssertSqlSafe(sql));
-            for (key, mark) in marks {
-                query = query.bind(key.to_string()).bind(mark);
-            }
-            query.execute(db).await.map(drop)
-        })
-        .map_err(Error::while_doing("mark many keys of the maps as unpublished"))
-    }
-
-    /// The latest of the marks that there are now.
-    pub async fn last_mark(&mut self) -> Result<Option<Uuid>, Error> {
-        on!(self, db => sqlx::query_scalar("SELECT mark FROM unpublished WHERE mark > $1 ORDER BY mark DESC LIMIT 1")
-            .bind(Uuid::nil())
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing(
-            "look for the latest unpublished key of the maps",
-        ))
-    }
-
-    /// How many keys are still to be published of those that were marked until this mark. Those whose sessions have to
-    /// end, too, are not counted: a server that hangs may hold them up.
-    pub async fn unpublished_until(&mut self, last: Uuid) -> Result<u64, Error> {
-        let left: i64 = on!(self, db => sqlx::query_scalar(
-                "SELECT COUNT(*) FROM unpublished WHERE mark <= $1 AND end_sessions_since IS NULL",
-            )
-            .bind(last)
-            .fetch_one(db)
-            .await)
-        .map_err(Error::while_doing("count the unpublished keys of the maps"))?;
-        Ok(u64::try_from(left).unwrap_or(0))
+        .map_err(Error::while_doing("insert many inboxes"))
     }
 }

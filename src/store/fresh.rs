@@ -13,9 +13,6 @@ use crate::model::{address::LocalPart, ids::TenantId, maps::MapKey, metadata::Me
 
 /// Inboxes that are written together.
 pub const FRESH_MAX: usize = 64;
-/// Rows of one statement. SQLite looks for the name of each value among those of all, so the cost of a statement grows
-/// with the square of its values.
-const ROWS_MAX: usize = 16;
 
 /// A new inbox with everything that is written beside it.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ impl Tx {
     /// for which this does not hold: if there are any, roll back. At most [`FRESH_MAX`] inboxes, of different addresses.
     pub async fn insert_fresh_inboxes(&mut self, new: &[FreshInbox<'_>]) -> Result<Vec<usize>, Error> {
         debug_assert!(new.len() <= FRESH_MAX, "the caller splits");
-        let mut refused = HashSet::new();
+        let mut refused = Vec::new();
         // First, because it takes the turns of these tenants.
         let within_cap = self
             .count_each(
@@ -50,7 +47,7 @@ impl Tx {
             )
             .await?;
         let (mut requested, mut claimed) = (HashSet::new(), HashSet::new());
-        for some in new.chunks(ROWS_MAX) {
+        for some in new.chunks(values::ROWS_INSERTED) {
             requested.extend(self.requested_already(some).await?);
             claimed.extend(self.claim_fresh(some).await?);
         }
@@ -64,16 +61,18 @@ impl Tx {
                 && claimed.contains(&name)
                 && !requested.contains(&(inbox.tenant.0, name.0, name.1));
             if !fits {
-                refused.insert(place);
+                refused.push(place);
             }
         }
         if refused.is_empty() {
-            for some in new.chunks(ROWS_MAX) {
+            for some in new.chunks(values::ROWS_INSERTED) {
                 self.insert_rows(some).await?;
             }
+            let marks = new
+                .iter()
+                .map(|fresh| (MapKey::Address(fresh.inbox.canonical.clone()), fresh.mark));
+            self.mark_all_unpublished(&marks.collect::<Vec<_>>()).await?;
         }
-        let mut refused: Vec<usize> = refused.into_iter().collect();
-        refused.sort_unstable();
         Ok(refused)
     }
 
@@ -174,7 +173,7 @@ impl Tx {
         Ok(rows.into_iter().collect())
     }
 
-    /// The inboxes, their keys and their marks.
+    /// The inboxes and their keys.
     async fn insert_rows(&mut self, new: &[FreshInbox<'_>]) -> Result<(), Error> {
         let inboxes = format!(
             "INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, requested_local_part, display_name,
@@ -219,21 +218,6 @@ impl Tx {
             }
             query.execute(db).await.map(drop)
         })
-        .map_err(Error::while_doing("insert the keys of inboxes"))?;
-
-        let marks = format!(
-            "INSERT INTO unpublished (map_key, mark) VALUES {} ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark",
-            values::rows(new.len(), 2)
-        );
-        on!(self, db => {
-            let mut query = sqlx::query(AssertSqlSafe(marks));
-            for FreshInbox { inbox, mark, .. } in new {
-                query = query
-                    .bind(MapKey::Address(inbox.canonical.clone()).to_string())
-                    .bind(*mark);
-            }
-            query.execute(db).await.map(drop)
-        })
-        .map_err(Error::while_doing("mark many keys of the maps as unpublished"))
+        .map_err(Error::while_doing("insert the keys of inboxes"))
     }
 }

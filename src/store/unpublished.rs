@@ -156,4 +156,48 @@ impl Tx {
         }
         Ok(())
     }
+
+    /// Marks keys as to be published, which no open session depends on.
+    pub async fn mark_all_unpublished(&mut self, marks: &[(MapKey, Uuid)]) -> Result<(), Error> {
+        for some in marks.chunks(values::ROWS_INSERTED) {
+            let sql = format!(
+                "INSERT INTO unpublished (map_key, mark) VALUES {}
+                 ON CONFLICT (map_key) DO UPDATE SET mark = excluded.mark",
+                values::rows(some.len(), 2)
+            );
+            on!(self, db => {
+                let mut query = sqlx::query(AssertSqlSafe(sql));
+                for (key, mark) in some {
+                    query = query.bind(key.to_string()).bind(mark);
+                }
+                query.execute(db).await.map(drop)
+            })
+            .map_err(Error::while_doing("mark many keys of the maps as unpublished"))?;
+        }
+        Ok(())
+    }
+
+    /// The latest of the marks that there are now.
+    pub async fn last_mark(&mut self) -> Result<Option<Uuid>, Error> {
+        on!(self, db => sqlx::query_scalar("SELECT mark FROM unpublished WHERE mark > $1 ORDER BY mark DESC LIMIT 1")
+            .bind(Uuid::nil())
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing(
+            "look for the latest unpublished key of the maps",
+        ))
+    }
+
+    /// How many keys are still to be published of those that were marked until this mark. Those whose sessions have to
+    /// end, too, are not counted: a server that hangs may hold them up.
+    pub async fn unpublished_until(&mut self, last: Uuid) -> Result<u64, Error> {
+        let left: i64 = on!(self, db => sqlx::query_scalar(
+                "SELECT COUNT(*) FROM unpublished WHERE mark <= $1 AND end_sessions_since IS NULL",
+            )
+            .bind(last)
+            .fetch_one(db)
+            .await)
+        .map_err(Error::while_doing("count the unpublished keys of the maps"))?;
+        Ok(u64::try_from(left).unwrap_or(0))
+    }
 }

@@ -3,6 +3,10 @@
 
 use std::fmt::{self, Write as _};
 
+/// Rows that one statement inserts; each number of them up to this one stays prepared. SQLite looks for the name of each
+/// value among those of all, so the cost of a statement grows with the square of its values.
+pub(super) const ROWS_INSERTED: usize = 16;
+
 /// `$3, $4, $5`: so many places, from this number on.
 pub(super) fn list(count: usize, first: usize) -> String {
     rows_of(count, first, 1, |text, place| write!(text, "${place}"))
