@@ -159,6 +159,9 @@ impl Db {
             // FULL: a commit that returned survives a power cut. NORMAL loses the last ones.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_millis(SQLITE_BUSY_TIMEOUT_MS))
+            // A savepoint keeps the pages that it changes. In a file, it needs a folder for that, which a container that
+            // is read-only has not.
+            .pragma("temp_store", "MEMORY")
             .statement_cache_capacity(STATEMENTS_KEPT)
             .row_buffer_size(SQLITE_ROWS_AHEAD);
         make_private(file).map_err(|source| Error::Database {

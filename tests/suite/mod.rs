@@ -4,6 +4,7 @@
 //! for every test, `tests/compose` finds one stack of containers that is up and that all tests share. So a test stops
 //! nothing, looks at no file but through its world, and takes every name from it.
 
+mod crowd;
 mod cut_off;
 mod mailbox;
 mod storm;

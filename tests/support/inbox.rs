@@ -71,6 +71,20 @@ impl World {
         assert_eq!(inbox.email, format!("{username}@{}", self.domain()));
         inbox
     }
+
+    /// Two inboxes: Ada's, which is used, and one that is to be deleted.
+    pub async fn ada_and_gone(&self, tenant: &Api) -> (Inbox, Inbox) {
+        (
+            self.create(tenant, "ada").await,
+            self.create(tenant, "gone").await,
+        )
+    }
+
+    /// Deletes an inbox.
+    pub async fn delete(&self, tenant: &Api, inbox: &Inbox) {
+        let deleted = tenant.delete(&format!("/v1/inboxes/{}", inbox.id)).await;
+        assert_eq!(deleted.status, 200, "{deleted:?}");
+    }
 }
 
 /// The lines of Postfix's log that say that a delivery to this inbox failed and is to be tried again.

@@ -168,12 +168,8 @@ async fn restarts_of_the_daemon_fail_no_login_and_lose_no_message() {
 async fn without_the_daemon_mail_goes_on_and_after_it_creates_do() {
     World::run_alone(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
-        let deleted = tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
-        assert_eq!(deleted.status, 200, "{deleted:?}");
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
+        world.delete(&tenant, &gone).await;
         let sessions = Sessions::open(&world.mail, &ada).await;
         let load = Load::begin(world).await;
         let creators = Creators::begin(world, "cut-off").await;
@@ -237,11 +233,8 @@ async fn container_of(world: &World, service: &str) -> String {
 async fn a_recreated_dovecot_reads_the_maps_and_misses_no_mail() {
     World::run_alone(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
-        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
+        world.delete(&tenant, &gone).await;
         world.mail.assert_works(&ada, "before").await;
         let load = Load::begin(world).await;
         let meanwhile = load.during(recreate(world, "dovecot")).await;
@@ -262,8 +255,7 @@ async fn a_recreated_dovecot_reads_the_maps_and_misses_no_mail() {
         );
         // A session is ended through the new one's administration socket.
         let idling = Idling::begin(world.mail.log_in(&bob).await).await;
-        let deleted = tenant.delete(&format!("/v1/inboxes/{}", bob.id)).await;
-        assert_eq!(deleted.status, 200, "{deleted:?}");
+        world.delete(&tenant, &bob).await;
         idling.assert_ended().await;
     })
     .await;
@@ -273,11 +265,8 @@ async fn a_recreated_dovecot_reads_the_maps_and_misses_no_mail() {
 async fn a_recreated_postfix_reads_the_maps_and_keeps_its_queue() {
     World::run_alone(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
-        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
+        world.delete(&tenant, &gone).await;
         world.mail.assert_works(&ada, "before").await;
         // Accepted while nobody could be given it.
         world.compose.run(&["stop", "dovecot"]).await;

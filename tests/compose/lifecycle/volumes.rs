@@ -45,7 +45,7 @@ impl Before {
             inboxes.push((inbox, there, files));
         }
         let gone = world.create(&tenant, "gone").await;
-        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        world.delete(&tenant, &gone).await;
         let sa = world.operator();
         let made = sa.post("/v1/tenants", &json!({"name": "Suspended"})).await;
         let suspended = world.create(&sa.with_key(made.text("key")), "suspended").await;

@@ -39,11 +39,8 @@ async fn mail_goes_on_while_the_daemon_is_stopped_or_was_killed_on_postgresql() 
 async fn assert_mail_goes_on(database: Database) {
     World::run_on(database, async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
-        tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
+        world.delete(&tenant, &gone).await;
         world.mail.assert_works(&ada, "before").await;
         let before = tenant.get(&format!("/v1/inboxes/{}", ada.id)).await;
         let maps = world.maps();
@@ -99,10 +96,7 @@ async fn without_dovecot_mail_is_taken_and_changes_hold_when_it_is_back() {
     World::run(async |world| {
         wait_until_ready(&world.daemon).await;
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
         let bob = world.create(&tenant, "bob").await;
         world.take_down(Kind::Dovecot).await;
         let (status, parts) = readiness(&world.daemon).await;
@@ -123,8 +117,7 @@ async fn without_dovecot_mail_is_taken_and_changes_hold_when_it_is_back() {
             ))
             .await;
         assert_eq!(rotated.status, 200, "{rotated:?}");
-        let deleted = tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
-        assert_eq!(deleted.status, 200, "{deleted:?}");
+        world.delete(&tenant, &gone).await;
         // Mail is taken, and kept in the queue.
         let waiting = Message::new("waiting");
         world
@@ -164,10 +157,7 @@ async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
 
         let bob = world.create(&tenant, "bob").await;
         world.mail.log_in(&bob).await;
-        assert_eq!(
-            tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await.status,
-            200
-        );
+        world.delete(&tenant, &gone).await;
         world.bring_up(Kind::Postfix).await;
         let mut inbound = world.mail.inbound().await;
         inbound.expect("MAIL FROM:<friend@example.net>", "250").await;

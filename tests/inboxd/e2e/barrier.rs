@@ -69,11 +69,6 @@ async fn rotate(tenant: &Api, inbox: &Inbox) -> Inbox {
     inbox.with_password(rotated.text("imapPassword"))
 }
 
-async fn delete(tenant: &Api, inbox: &Inbox) {
-    let deleted = tenant.delete(&format!("/v1/inboxes/{}", inbox.id)).await;
-    assert_eq!(deleted.status, 200, "{deleted:?}");
-}
-
 #[tokio::test]
 async fn a_creation_is_answered_when_its_login_was_seen() {
     World::run(async |world| {
@@ -84,7 +79,7 @@ async fn a_creation_is_answered_when_its_login_was_seen() {
         // What gives no login to anybody asks nobody.
         let ada = rotate(&tenant, &ada).await;
         world.mail.assert_works(&ada, "rotated").await;
-        delete(&tenant, &ada).await;
+        world.delete(&tenant, &ada).await;
         assert_eq!(looks(&world.daemon).await, 1);
         let text = reqwest::get(&world.daemon.metrics)
             .await
@@ -101,15 +96,12 @@ async fn a_creation_is_answered_when_its_login_was_seen() {
 async fn without_dovecot_nothing_is_created_and_the_same_request_completes_it() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
         world.take_down(Kind::Dovecot).await;
         assert_refused(&tenant, "bob").await;
         assert_eq!(not_seen(&world.daemon, "no_server").await, 1);
         let ada = rotate(&tenant, &ada).await;
-        delete(&tenant, &gone).await;
+        world.delete(&tenant, &gone).await;
 
         world.bring_up(Kind::Dovecot).await;
         let listed = tenant.get("/v1/inboxes").await;
@@ -129,16 +121,13 @@ async fn without_dovecot_nothing_is_created_and_the_same_request_completes_it() 
 async fn a_dovecot_that_hangs_holds_up_creations_and_nothing_else() {
     World::run(async |world| {
         let tenant = world.tenant("Acme").await;
-        let (ada, gone) = (
-            world.create(&tenant, "ada").await,
-            world.create(&tenant, "gone").await,
-        );
+        let (ada, gone) = world.ada_and_gone(&tenant).await;
         let process = authentication_process(&world.layout.lookup_socket()).await;
         kill(process, Signal::SIGSTOP).unwrap();
         let ((), rotated, ()) = tokio::join!(
             assert_refused(&tenant, "bob"),
             rotate(&tenant, &ada),
-            delete(&tenant, &gone),
+            world.delete(&tenant, &gone),
         );
         let readiness = world.daemon.api("").get("/readyz").await;
         kill(process, Signal::SIGCONT).unwrap();

@@ -91,16 +91,12 @@ struct Promised {
 
 /// Changes of every kind, one of them before a copy of the maps is made.
 async fn change(world: &World, tenant: &Api, copied: &Path) -> Promised {
-    let (ada, gone) = (
-        world.create(tenant, "ada").await,
-        world.create(tenant, "gone").await,
-    );
+    let (ada, gone) = world.ada_and_gone(tenant).await;
     copy(&world.daemon.maps(), copied);
     let path = format!("/v1/inboxes/{}/rotate-password", ada.id);
     let rotated = tenant.post(&path, &json!({})).await;
     assert_eq!(rotated.status, 200, "{rotated:?}");
-    let deleted = tenant.delete(&format!("/v1/inboxes/{}", gone.id)).await;
-    assert_eq!(deleted.status, 200, "{deleted:?}");
+    world.delete(tenant, &gone).await;
     Promised {
         ada: ada.with_password(rotated.text("imapPassword")),
         new: world.create(tenant, "new").await,
