@@ -37,9 +37,11 @@ const KEEP_ALIVE: [(&str, &str); 3] = [
 const LOOK_PAUSE_MS: u64 = 2_000;
 /// How long such a look, or a new session, may take.
 const LOOK_TIMEOUT_MS: u64 = 5_000;
-/// How long a lock that was lost is asked for while somebody has it, who may be a session of our own that PostgreSQL
-/// has not ended yet.
-const RETAKE_LIMIT_MS: u64 = 15_000;
+/// How long the lock is asked for while somebody has it, who may be a session that PostgreSQL has not ended yet: our own,
+/// or that of a daemon that was killed a moment ago.
+const TAKEN_LIMIT_MS: u64 = 15_000;
+/// Pause between two tries for a lock that somebody has when the daemon starts.
+const START_PAUSE_MS: u64 = 100;
 
 /// Keeps a second daemon from the store for as long as this one lives.
 #[derive(Debug)]
@@ -79,10 +81,11 @@ impl OnlyDaemon {
         }
     }
 
-    /// Takes a PostgreSQL store, before its schema is brought up to date.
+    /// Takes a PostgreSQL store, before its schema is brought up to date. Fails with [`Error::Taken`] if another daemon
+    /// goes on having it.
     pub async fn of_postgres(options: PgConnectOptions) -> Result<Self, Error> {
         let options = options.options(KEEP_ALIVE);
-        let session = take(&options).await?;
+        let session = take_from_dead(&options).await?;
         let (tell, lost) = oneshot::channel();
         let keeper = tokio::spawn(async move {
             let error = keep(session, &options).await;
@@ -109,6 +112,19 @@ impl Drop for OnlyDaemon {
     fn drop(&mut self) {
         if let Held::Session { keeper, .. } = &self.0 {
             keeper.abort();
+        }
+    }
+}
+
+/// The same as [`take`], where the session of a daemon that is dead may be there for a while.
+async fn take_from_dead(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    let begun = Instant::now();
+    loop {
+        match take(options).await {
+            Err(Error::Taken) if begun.elapsed() < Duration::from_millis(TAKEN_LIMIT_MS) => {
+                sleep(Duration::from_millis(START_PAUSE_MS)).await;
+            }
+            taken => return taken,
         }
     }
 }
@@ -152,7 +168,7 @@ async fn keep(mut session: PgConnection, options: &PgConnectOptions) -> Error {
             }
             Err(Error::Taken) => {
                 let since = *others_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > Duration::from_millis(RETAKE_LIMIT_MS) {
+                if since.elapsed() > Duration::from_millis(TAKEN_LIMIT_MS) {
                     return Error::Taken;
                 }
             }
