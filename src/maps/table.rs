@@ -68,6 +68,9 @@ struct Open {
     database: Database<Bytes, Bytes>,
     /// Whether something was committed that may not be flushed.
     unflushed: AtomicBool,
+    /// Whether a commit failed. When LMDB could not write a meta page, it refuses everything until the file is opened
+    /// anew (`MDB_PANIC`).
+    broken: AtomicBool,
     /// Its own open file description: the lock belongs to it, not to the process, so that closing another
     /// descriptor of the file does not drop it.
     lock: File,
@@ -130,6 +133,10 @@ impl Table {
     /// that LMDB has mapped. Whether it is another file than before.
     pub(super) fn reopen(&self) -> Result<bool, Error> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        self.reopen_as(&mut open)
+    }
+
+    fn reopen_as(&self, open: &mut Option<Open>) -> Result<bool, Error> {
         let was_in_place = open
             .as_ref()
             .is_some_and(|open| open.is_in_place && self.find(open, "look at").is_ok());
@@ -213,6 +220,7 @@ impl Table {
             env,
             database,
             unflushed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             lock,
             is_in_place,
         })
@@ -358,12 +366,23 @@ impl Table {
         self.find(&open, "look at")
     }
 
+    /// The open table. One that is broken is opened anew first, if it still is the file that it was.
     fn opened(&self) -> Result<Opened<'_>, Error> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        if open.is_none() {
-            return Err(self.failed("use", TableError::Gone));
+        loop {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            match &*open {
+                None => return Err(self.failed("use", TableError::Gone)),
+                Some(table) if !table.is_broken() => return Ok(Opened(open)),
+                Some(table) => self.find(table, "open again")?,
+            }
+            drop(open);
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have been here meanwhile.
+            if open.as_ref().is_some_and(Open::is_broken) {
+                tracing::warn!(table = %self.path.display(), "a table could not be written and is opened anew");
+                self.reopen_as(&mut open)?;
+            }
         }
-        Ok(Opened(open))
     }
 
     fn flush_open(&self, open: &Open) -> Result<(), Error> {
@@ -390,7 +409,8 @@ impl Table {
             let result = run(&mut txn)?;
             // Before the commit: one that fails may have written all the same.
             open.unflushed.store(true, Ordering::Release);
-            txn.commit()?;
+            txn.commit()
+                .inspect_err(|_| open.broken.store(true, Ordering::Release))?;
             Ok(result)
         })()
         .map_err(|error: heed::Error| self.failed(doing, error.into()))
@@ -421,6 +441,10 @@ impl Table {
 impl Open {
     fn is_unflushed(&self) -> bool {
         self.unflushed.load(Ordering::Acquire)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// Whether this is the file that is open here.

@@ -28,9 +28,10 @@ use crate::{
 /// How long a step may take, as whoever asks for a change then waits for it: the next one is of fewer entries if it took
 /// longer, and of more if it took less than half of it.
 const STEP_AIM_MS: u64 = 200;
-/// Entries written in the first step, and the fewest; also the most after a step beside which others published.
+/// The fewest entries written in a step, and those of the first, which are enough to be flushed all at once; also the most
+/// after a step beside which others published.
 const STEP_MIN: u32 = 64;
-const STEP_FIRST: u32 = 256;
+const STEP_FIRST: u32 = 512;
 
 /// What a rebuild wrote and removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

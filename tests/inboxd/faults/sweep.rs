@@ -71,8 +71,6 @@ struct Tally {
     steps: u32,
     /// Status of the answer, none for a broken connection, and how often.
     answers: BTreeMap<Option<u16>, u32>,
-    /// Steps behind which the same request was refused until the daemon was started again.
-    needed_start: u32,
     logs_in: Vec<Inbox>,
     refused: Vec<Inbox>,
 }
@@ -149,8 +147,7 @@ impl Sweep<'_> {
             write!(line, " {status} x {count},").unwrap();
         }
         show(&format!(
-            "{line} completed by the same request ({} after a start); {logins} logged in, {} were refused as they must be",
-            tally.needed_start,
+            "{line} completed by the same request; {logins} logged in, {} were refused as they must be",
             tally.refused.len()
         ));
     }
@@ -200,14 +197,7 @@ impl Sweep<'_> {
             self.world.daemon.up().await;
         }
 
-        let mut last = trial.call().await.expect("an answer");
-        if !trial.is_done(&last) && !died {
-            assert!(breaks_table(hit.as_deref()), "it goes on failing: {last:?}");
-            tally.needed_start += 1;
-            self.world.daemon.kill();
-            self.world.daemon.up().await;
-            last = trial.call().await.expect("an answer");
-        }
+        let last = trial.call().await.expect("an answer");
         assert!(trial.is_done(&last), "unharmed, it fails: {last:?}");
         let outcome = trial.outcome(done, &last, died).await;
         let db = open(&self.world.daemon.store_url).await;
@@ -229,12 +219,6 @@ impl Sweep<'_> {
         tally.refused.extend(outcome.refused);
         hit.is_some()
     }
-}
-
-/// Whether a fault breaks a table until it is opened again, which happens at the next start: LMDB does so when it could
-/// not write the meta page (`MDB_PANIC`).
-fn breaks_table(hit: Option<&str>) -> bool {
-    hit.is_some_and(|hit| hit.starts_with("pwrite ") && hit.contains("/maps/postfix/"))
 }
 
 /// Whether nothing is left to be done soon after an answer.
