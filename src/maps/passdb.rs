@@ -55,6 +55,9 @@ struct Unfinished {
     open: File,
 }
 
+/// An entry, and its file under a name that nobody reads.
+type Begun<'e> = (&'e Address, PathBuf);
+
 impl PassdbTree {
     /// The tree in this folder, whose entries belong to this user.
     pub(super) fn at(root: &Path, uid: u32, gid: u32) -> Self {
@@ -163,12 +166,12 @@ impl Batch<'_> {
         };
         if let Err(error) = written {
             // Files of names that nobody reads; what even this leaves, the start-up check removes.
-            for path in &unfinished {
+            for (_, path) in &unfinished {
                 let _ = fs::remove_file(path);
             }
             return Err(error);
         }
-        for ((address, _), path) in entries.iter().zip(&unfinished) {
+        for (address, path) in unfinished {
             let entry = self.tree.entry(address);
             fs::rename(path, &entry).map_err(file_error("put in place the password entry", &entry))?;
             self.touched.insert(self.tree.folder(&address.domain));
@@ -177,21 +180,32 @@ impl Batch<'_> {
     }
 
     /// Writes some files and flushes each of them.
-    fn begin_each(&self, entries: &[(&Address, String)], begun: &mut Vec<PathBuf>) -> Result<(), Error> {
+    fn begin_each<'e>(
+        &self,
+        entries: &[(&'e Address, String)],
+        begun: &mut Vec<Begun<'e>>,
+    ) -> Result<(), Error> {
         let mut files = Vec::with_capacity(entries.len());
         for (address, line) in entries {
             let file = self.tree.begin(address, line)?;
-            begun.push(file.path.clone());
+            begun.push((address, file.path.clone()));
             files.push(file);
         }
         flush_files(&files)
     }
 
     /// Writes many files and flushes them all at once, with whatever else the file system has to write. syncfs(2)
-    /// reports what could not be written since Linux 5.8.
-    fn begin_all(&self, entries: &[(&Address, String)], begun: &mut Vec<PathBuf>) -> Result<(), Error> {
+    /// reports what could not be written since Linux 5.8. An entry that is right already is written over itself: a
+    /// new file beside it costs ten times as much.
+    fn begin_all<'e>(
+        &self,
+        entries: &[(&'e Address, String)],
+        begun: &mut Vec<Begun<'e>>,
+    ) -> Result<(), Error> {
         for (address, line) in entries {
-            begun.push(self.tree.begin(address, line)?.path);
+            if !self.tree.write_again(address, line)? {
+                begun.push((address, self.tree.begin(address, line)?.path));
+            }
         }
         let root = &self.tree.root;
         File::open(root)

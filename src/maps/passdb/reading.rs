@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    os::unix::fs::FileExt,
     panic::resume_unwind,
     path::Path,
     thread,
@@ -48,6 +49,52 @@ struct DomainReader<'a> {
 }
 
 impl PassdbTree {
+    /// Writes the line of an entry over itself, where it is just that: a reader sees no difference, and the next flush
+    /// brings it to the disk, also where an earlier flush failed and only memory has it. Whether it was that.
+    pub(in crate::maps) fn write_again(&self, address: &Address, line: &str) -> Result<bool, Error> {
+        let path = self.entry(address);
+        let again = || {
+            let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let file = File::from(open(&path, flags, Mode::empty())?);
+            if self.read(&file, line)? != Shown::Expected {
+                return Ok(false);
+            }
+            file.write_all_at(line.as_bytes(), 0)?;
+            Ok(true)
+        };
+        again().or_else(|error| {
+            let is_another = is_missing(&error) || is_no_file(&error);
+            // A folder cannot be opened to be written.
+            if is_another || error.kind() == io::ErrorKind::IsADirectory {
+                Ok(false)
+            } else {
+                Err(file_error("write the password entry again", &path)(error))
+            }
+        })
+    }
+
+    /// What a file says, where this line is expected.
+    fn read(&self, mut file: &File, line: &str) -> io::Result<Shown> {
+        let metadata: fs::Metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() != line.len() as u64 || line.len() > LINE_MAX_OCTETS {
+            return Ok(Shown::Other);
+        }
+        let mut found = [0; LINE_MAX_OCTETS];
+        let found = &mut found[..line.len()];
+        match file.read_exact(found) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Shown::Other),
+            Err(error) => return Err(error),
+        }
+        Ok(if *found != *line.as_bytes() {
+            Shown::Other
+        } else if is_file_of_group(&metadata, self.uid, self.gid) {
+            Shown::Expected
+        } else {
+            Shown::WrongMode
+        })
+    }
+
     /// What there is of an address, where this line is expected.
     pub(in crate::maps) fn shown(&self, address: &Address, line: &str) -> Result<Shown, Error> {
         self.reader_of(&address.domain)?.shown(address, line)
@@ -147,25 +194,8 @@ impl DomainReader<'_> {
     fn read(&self, folder: &File, address: &Address, line: &str) -> io::Result<Shown> {
         // Whatever lies there: a link is not followed, and a pipe not waited for.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let mut file = File::from(openat(folder, address.local_part.as_str(), flags, Mode::empty())?);
-        let metadata: fs::Metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.len() != line.len() as u64 || line.len() > LINE_MAX_OCTETS {
-            return Ok(Shown::Other);
-        }
-        let mut found = [0; LINE_MAX_OCTETS];
-        let found = &mut found[..line.len()];
-        match file.read_exact(found) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Shown::Other),
-            Err(error) => return Err(error),
-        }
-        Ok(if *found != *line.as_bytes() {
-            Shown::Other
-        } else if is_file_of_group(&metadata, self.tree.uid, self.tree.gid) {
-            Shown::Expected
-        } else {
-            Shown::WrongMode
-        })
+        let file = File::from(openat(folder, address.local_part.as_str(), flags, Mode::empty())?);
+        self.tree.read(&file, line)
     }
 }
 

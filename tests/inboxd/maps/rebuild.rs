@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use crate::support::{
@@ -33,11 +35,7 @@ async fn nothing_is_missing_and_creations_go_on_while_everything_is_written_anew
         assert_eq!(created.status, 201);
     };
     let names = (0..STABLE).map(|number| create(format!("stable-{number}")));
-    futures_util::StreamExt::collect::<Vec<()>>(futures_util::StreamExt::buffer_unordered(
-        futures_util::stream::iter(names),
-        16,
-    ))
-    .await;
+    at_once(names).await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let reader = {
@@ -108,6 +106,50 @@ async fn nothing_is_missing_and_creations_go_on_while_everything_is_written_anew
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_differs_among_many_entries_is_replaced_and_what_is_right_stays_where_it_is() {
+    let mut daemon = Daemon::start(Database::Sqlite).await;
+    let tenant = daemon.tenant("Acme").await;
+    let create = async |name: String| {
+        let created = tenant.post("/v1/inboxes", &json!({ "username": name })).await;
+        assert_eq!(created.status, 201);
+    };
+    at_once((0..STABLE).map(|number| create(format!("stable-{number}")))).await;
+    daemon.stop().await;
+    let entry = |number: usize| {
+        let folder = daemon.maps().join("passdb/inboxd.test");
+        folder.join(format!("stable-{number}"))
+    };
+    let right = fs::metadata(entry(0)).unwrap();
+    let line = fs::read_to_string(entry(2)).unwrap();
+    fs::remove_file(entry(1)).unwrap();
+    fs::write(entry(2), line.to_uppercase()).unwrap();
+    fs::write(entry(3), "").unwrap();
+    fs::set_permissions(entry(4), fs::Permissions::from_mode(0o600)).unwrap();
+    chown(entry(5), Some(1), None).unwrap();
+    // What a link leads to is not ours to write.
+    let elsewhere = daemon.folder.path().join("elsewhere");
+    fs::rename(entry(6), &elsewhere).unwrap();
+    symlink(&elsewhere, entry(6)).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(entry(7)).unwrap();
+    fs::create_dir(entry(7)).unwrap();
+
+    let (status, text) = daemon.command(REBUILD).await;
+    assert_eq!(status, 0, "{text}");
+    let (status, text) = daemon.command(CHECK).await;
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(fs::read_to_string(entry(2)).unwrap(), line);
+    assert!(fs::symlink_metadata(entry(6)).unwrap().is_file());
+    assert_eq!(fs::metadata(&elsewhere).unwrap().mode() & 0o777, 0o600);
+    let now = fs::metadata(entry(0)).unwrap();
+    assert_eq!(now.ino(), right.ino(), "an entry that was right is another file");
+    assert!(
+        now.modified().unwrap() > right.modified().unwrap(),
+        "it was not written"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_daemon_the_command_does_it_itself() {
     for database in Database::ALL {
         let mut daemon = Daemon::start(database).await;
@@ -156,6 +198,11 @@ async fn maps_of_which_nothing_is_left_are_made_again_under_the_daemon() {
     let completed = tenant.post("/v1/inboxes", &json!({ "username": "second" })).await;
     assert_eq!(completed.status, 201);
     assert_eq!(daemon.command(CHECK).await.0, 0);
+}
+
+/// Does all of this, some at the same time.
+async fn at_once(all: impl Iterator<Item = impl Future<Output = ()>>) {
+    stream::iter(all).buffer_unordered(16).collect::<Vec<()>>().await;
 }
 
 /// Waits until the daemon can be asked.
