@@ -39,18 +39,19 @@ impl Parts {
         let mut missing = 0;
         let (mut page, mut last) = page_by_inbox(&self.db, None).await?;
         while last.is_some() {
-            expected.add(&page);
             let maps = Arc::clone(&self.maps);
-            let repair = blocking(move || {
+            let compare = blocking(move || {
+                expected.add(&page);
                 let found = maps.wrong_entries(&page)?;
                 if !found.wrong.is_empty() {
                     maps.write_entries(&found.wrong)?;
                 }
-                Ok((found.wrong.len(), found.missing))
+                Ok((expected, found.wrong.len(), found.missing))
             });
             // The next page is read from the store while this one is compared.
-            let (next, repaired) = tokio::join!(page_by_inbox(&self.db, last), repair);
-            let (wrong, without) = repaired?;
+            let (next, compared) = tokio::join!(page_by_inbox(&self.db, last), compare);
+            let (added, wrong, without) = compared?;
+            expected = added;
             differences.wrong += wrong;
             missing += without;
             (page, last) = next?;
