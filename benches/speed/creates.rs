@@ -57,7 +57,31 @@ impl Bench<'_> {
             json["per_second"] = json!(per_second);
             json["of_lower_raw_limit"] = json!(ratio);
             column.keep(key, json);
+            if keys.len() == 1 {
+                self.tell_barrier(column).await;
+            }
         }
+    }
+
+    /// Tells how long it took to see new logins through the mail servers, as the daemon's own metric says. When one
+    /// client alone has created since the start, each look was for one login.
+    async fn tell_barrier(&self, column: &mut Column) {
+        const QUANTILES: [(&str, &str); 3] = [("0.5", "p50_ms"), ("0.99", "p99_ms"), ("1", "max_ms")];
+        let mut shown = Vec::new();
+        let mut json = serde_json::Map::new();
+        for (quantile, name) in QUANTILES {
+            let metric = format!("inboxd_barrier_seconds{{quantile=\"{quantile}\"}}");
+            let seconds: f64 = self
+                .world
+                .daemon
+                .metric(&metric)
+                .await
+                .expect("creates are looked at");
+            shown.push(format!("{:.2}", seconds * 1000.0));
+            json.insert(name.to_owned(), json!(seconds * 1000.0));
+        }
+        column.show("of that the readiness barrier, ms, 1 client", shown.join(" / "));
+        column.keep("barrier_1_client", json.into());
     }
 
     /// Creates with one client for each key, until there are so many or the time is over.

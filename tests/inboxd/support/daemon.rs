@@ -7,6 +7,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -178,6 +179,13 @@ impl Daemon {
                 .spawn()
                 .unwrap(),
         );
+    }
+
+    /// The value of a metric, labels included in its name; none if there is no such one yet.
+    pub async fn metric<T: FromStr>(&self, name: &str) -> Option<T> {
+        let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// A command with this daemon's configuration, as an operator runs it: its exit status, and what it printed on both
