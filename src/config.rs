@@ -9,6 +9,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use config::{Environment, File, FileFormat};
@@ -17,15 +18,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
+    dns,
     mail::wire::{Endpoint, HostPort},
     maps::{Layout, MailHome},
     model::{
         Refused,
         address::{Address, DomainName, LocalPart},
+        dns_records::SpfTerms,
         limits::Limits,
         maps::BarrierMode,
     },
-    ops::Settings,
+    ops::{DomainSettings, Settings},
     stack::tls::Certificates,
     telemetry::{LogFormat, LogOutput, Logging},
 };
@@ -47,6 +50,10 @@ pub struct Written {
     pub metrics: Metrics,
     /// `[service]`
     pub service: ServiceKeys,
+    /// `[domains]`
+    pub domains: DomainKeys,
+    /// `[dns]`
+    pub dns: DnsKeys,
     /// `[limits]`
     pub limits: LimitKeys,
     /// `[store]`
@@ -121,8 +128,33 @@ section! {
         reserved_usernames: Vec<String> = RESERVED.iter().map(|&name| name.to_owned()).collect(),
         /// Days that a deleted inbox's address is kept from other tenants.
         tombstone_days: u32 = 90,
+        /// Most addresses of one inbox.
+        addresses_per_inbox: u32 = 100,
         /// Whether a recoverable copy of passwords is kept.
         reveal_passwords: bool = true,
+    }
+}
+section! {
+    /// What the operator decides about custom domains.
+    DomainKeys {
+        /// Host that their MX records name; empty: `mx.host`.
+        mx_host: String = String::new(),
+        /// SPF mechanisms that stand for the hosts that send their mail.
+        spf: String = "mx".to_owned(),
+        /// Days within which a registration has to be proved.
+        pending_days: u32 = 14,
+        /// Seconds between two checks of a verified domain.
+        check_interval_s: u32 = 3600,
+    }
+}
+section! {
+    /// Whom DNS is asked of.
+    DnsKeys {
+        /// Address and port of each name server; empty: the system's.
+        #[serde(deserialize_with = "list")]
+        servers: Vec<String> = Vec::new(),
+        /// How long to wait for an answer.
+        timeout_ms: u64 = 3_000,
     }
 }
 section! {
@@ -336,6 +368,8 @@ pub struct Config {
     pub mx: Endpoint,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
+    /// Whom DNS is asked of.
+    pub dns: dns::Settings,
     /// The mail servers' certificate, and whom this side trusts.
     pub certificate: Certificate,
     /// Where the first start writes keys and addresses; none: it makes no keys.
@@ -515,6 +549,7 @@ impl Written {
             smtp,
             mx,
             barrier: self.publish.barrier()?,
+            dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
             bootstrap_file,
             logging: self.log.logging()?,
@@ -537,6 +572,12 @@ impl Written {
                 "must be set: the domain of inboxes that name none",
             ));
         }
+        if service.addresses_per_inbox == 0 {
+            return Err(Error::value(
+                "service.addresses_per_inbox",
+                "must be at least 1: the canonical address is one of them",
+            ));
+        }
         let reserved: Result<BTreeSet<LocalPart>, Refused> = service
             .reserved_usernames
             .iter()
@@ -548,12 +589,56 @@ impl Written {
             reserved_usernames: reserved
                 .map_err(|rule| Error::value("service.reserved_usernames", format!("each {rule}")))?,
             tombstone_days: service.tombstone_days,
+            addresses_per_inbox: service.addresses_per_inbox,
+            domains: self.domains.settings(&self.mx.host)?,
             default_limits: Limits {
                 inboxes: self.limits.inboxes,
                 domains: self.limits.domains,
                 workspaces: self.limits.workspaces,
             },
             reveal_passwords: service.reveal_passwords,
+        })
+    }
+}
+
+impl DomainKeys {
+    fn settings(&self, mx_host: &str) -> Result<DomainSettings, Error> {
+        let zero = [
+            ("domains.pending_days", self.pending_days),
+            ("domains.check_interval_s", self.check_interval_s),
+        ];
+        if let Some((key, _)) = zero.into_iter().find(|(_, number)| *number == 0) {
+            return Err(Error::value(key, "must be at least 1"));
+        }
+        let mx_host = match self.mx_host.as_str() {
+            "" => mx_host.trim_end_matches('.').to_ascii_lowercase(),
+            host => DomainName::parse(host)
+                .map_err(|rule| Error::value("domains.mx_host", rule))?
+                .to_string(),
+        };
+        Ok(DomainSettings {
+            mx_host,
+            spf: SpfTerms::parse(&self.spf).map_err(|rule| Error::value("domains.spf", rule))?,
+            pending_days: self.pending_days,
+            check_seconds: self.check_interval_s,
+        })
+    }
+}
+
+impl DnsKeys {
+    fn settings(&self) -> Result<dns::Settings, Error> {
+        const TIMEOUT_MAX_MS: u64 = 60_000;
+        if !(100..=TIMEOUT_MAX_MS).contains(&self.timeout_ms) {
+            return Err(Error::value("dns.timeout_ms", "must be 100 to 60000"));
+        }
+        let servers: Result<_, _> = self
+            .servers
+            .iter()
+            .map(|server| socket("dns.servers", server))
+            .collect();
+        Ok(dns::Settings {
+            servers: servers?,
+            timeout: Duration::from_millis(self.timeout_ms),
         })
     }
 }

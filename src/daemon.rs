@@ -3,6 +3,7 @@
 pub mod bootstrap;
 mod certificate;
 pub mod control;
+mod domains;
 pub mod import;
 pub mod sealing_key;
 
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::{Clock as _, Machine},
     config::{self, Config, StoreUrl},
+    dns::Dns,
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
     mail::{
         self,
@@ -228,11 +230,13 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         Arc::clone(&clock) as _,
         sealing,
         config.settings.clone(),
+        Dns::new(&config.dns),
     );
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }
     let rebuilder = publisher.rebuilder();
+    let watcher = publisher.clone();
     let readiness = Arc::new(probes(config, &db, &maps));
     let app = App {
         service: Arc::clone(&service),
@@ -242,7 +246,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     };
 
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
-    let cleaning = tokio::spawn(clean_up(service, stopped.clone()));
+    let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
+    let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
     let metrics_router =
         Router::new().route("/metrics", get(move || std::future::ready(prometheus.render())));
     let (router, serving_metrics) = match metrics_listener {
@@ -276,6 +281,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
     cleaning.await?;
+    watching.await?;
     renewing.await?;
     upkeep.await?;
     if let Some(task) = serving_metrics {

@@ -1,6 +1,8 @@
 //! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
 
+mod addresses;
 mod docs;
+mod domains;
 mod extract;
 mod health;
 mod inboxes;
@@ -117,8 +119,19 @@ fn calls() -> OpenApiRouter<App> {
             inboxes::update_inbox,
             inboxes::delete_inbox
         ))
+        .routes(routes!(addresses::add_address, addresses::list_addresses))
+        .routes(routes!(addresses::remove_address))
         .routes(routes!(inboxes::rotate_password))
         .routes(routes!(inboxes::rotate_key))
+        .routes(routes!(domains::create_domain, domains::list_domains))
+        .routes(routes!(
+            domains::get_domain,
+            domains::update_domain,
+            domains::delete_domain
+        ))
+        .routes(routes!(domains::verify_domain))
+        .routes(routes!(domains::domain_zone))
+        .routes(routes!(domains::rotate_dkim))
         .routes(routes!(workspaces::create_workspace, workspaces::list_workspaces))
         .routes(routes!(
             workspaces::get_workspace,

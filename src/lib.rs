@@ -17,6 +17,7 @@
 //!   published, and leave the publishing to whoever answers.
 //! - [`mail`]: the mail servers as a client sees them: IMAP, SMTP, Dovecot's administration socket, and the probe of one
 //!   inbox end to end.
+//! - [`dns`]: what DNS says of the records of custom domains, asked with limits; what that means is the model's to say.
 //! - [`stack`]: configuration for Dovecot and Postfix, rendered, and the private stack made of it. Knows nothing of the
 //!   maps but where they are.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
@@ -36,12 +37,13 @@
 //! store      clock, model
 //! maps       model
 //! mail       model
+//! dns        model
 //! stack      clock, telemetry
 //! publish    maps, model, store, telemetry
-//! ops        clock, model, store, telemetry
+//! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
-//! config     mail, maps, model, ops, stack, telemetry
-//! daemon     clock, config, http, mail, maps, model, ops, publish, stack, store, telemetry
+//! config     dns, mail, maps, model, ops, stack, telemetry
+//! daemon     clock, config, dns, http, mail, maps, model, ops, publish, stack, store, telemetry
 //! cli        clock, config, daemon, http, mail, maps, model, ops, publish, stack, telemetry
 //! ```
 
@@ -49,6 +51,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dns;
 pub mod http;
 pub mod mail;
 pub mod maps;

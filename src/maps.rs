@@ -26,6 +26,7 @@ use std::{
 
 use nix::unistd::geteuid;
 
+use self::{content::PRESENT, passdb::PassdbTree, table::Table};
 pub use self::{
     content::Which,
     expected::Expected,
@@ -34,10 +35,9 @@ pub use self::{
     survey::{Leftover, Survey},
     table::TableError,
 };
-use self::{passdb::PassdbTree, table::Table};
 use crate::model::{
     address::Address,
-    maps::{AddressState, MapChange, MapKey},
+    maps::{AddressState, MapChange},
 };
 
 /// The file of the control socket, in the folder of the maps.
@@ -209,7 +209,7 @@ impl Maps {
         self.write_tables(changes)?;
         let mut removed = self.passdb.batch();
         for change in changes {
-            if let MapChange::Address(address, AddressState::Absent | AddressState::Alias(_)) = change {
+            if let MapChange::Address(address, AddressState::Absent | AddressState::Alias { .. }) = change {
                 removed.remove(address)?;
             }
         }
@@ -265,26 +265,17 @@ impl Maps {
     /// Of these addresses, in their order, whether a Postfix that looks them up now finds what their states say: the
     /// mailbox or alias, who may send from it, and its domain. To be asked also while changes are applied.
     pub fn show_to_postfix(&self, expected: &[(Address, AddressState)]) -> Result<Vec<bool>, Error> {
-        let changes: Vec<_> = expected
-            .iter()
-            .map(|(address, state)| {
-                let is_served = *state != AddressState::Absent;
-                (
-                    MapChange::Address(address.clone(), state.clone()),
-                    MapChange::Domain(address.domain.clone(), true),
-                    is_served,
-                )
-            })
-            .collect();
         let mut shown = vec![true; expected.len()];
         for which in Which::ALL {
-            let of_table = changes
-                .iter()
-                .filter_map(|(address, domain, _)| which.entry(address).or_else(|| which.entry(domain)));
+            let of_table = expected.iter().map(|(address, state)| match which {
+                Which::Domains => (address.domain.to_string(), Some(PRESENT.to_owned())),
+                _ => (address.to_string(), which.value_of(address, state)),
+            });
             let found = self.table(which).shows_to_postfix(of_table)?;
             for (index, found) in found.into_iter().enumerate() {
                 // Of an address that is none, the domain may have gone, too.
-                shown[index] &= found || which == Which::Domains && !changes[index].2;
+                let needs_none = which == Which::Domains && expected[index].1 == AddressState::Absent;
+                shown[index] &= found || needs_none;
             }
         }
         Ok(shown)
@@ -339,9 +330,6 @@ fn entry_of<'a>(change: &'a MapChange, home: &MailHome) -> Option<(&'a Address, 
         MapChange::Address(..) | MapChange::Domain(..) => None,
     }
 }
-
-/// Whether a key is of the kind that a table holds.
-type Belongs = fn(&MapKey) -> bool;
 
 /// Runs something here and the others each on a thread of its own, and returns the first failure of all.
 fn in_parallel<F: FnOnce() -> Result<(), Error> + Send>(

@@ -5,6 +5,9 @@
 pub mod address;
 pub mod allocation;
 pub mod api_key;
+pub mod dkim;
+pub mod dns_records;
+pub mod domain;
 pub mod ids;
 pub mod inbox;
 pub mod limits;
@@ -14,6 +17,7 @@ pub mod names;
 pub mod passwd_file;
 pub mod password;
 pub mod sealing;
+pub mod suffix;
 pub mod tenant;
 pub mod workspace;
 

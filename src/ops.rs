@@ -3,9 +3,11 @@
 //! An operation checks what the caller reaches, runs one transaction, and returns what changed with the keys of the
 //! maps that are to be published. It does not publish: that is for the caller, before it answers.
 
+pub mod addresses;
 pub mod authenticate;
 mod batched;
 pub mod create_inbox;
+pub mod domains;
 pub mod idempotency;
 pub mod import;
 pub mod in_flight;
@@ -25,9 +27,12 @@ use uuid::Uuid;
 use self::{authenticate::Keys, in_flight::InFlight, place::Places, together::Together};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
+    dns::Dns,
     model::{
         address::{Address, DomainName, LocalPart},
         api_key::{Caller, KeyKind},
+        dkim::GenerateError,
+        dns_records::SpfTerms,
         limits::{Limited, Limits},
         maps::MapKey,
         password::HashError,
@@ -59,8 +64,23 @@ pub struct Service {
     keys: Keys,
     /// Look-ups of where inboxes are to be that wait.
     places: Places,
-    /// Lets as many passwords be hashed at a time as there are cores.
-    hashing: Arc<Semaphore>,
+    /// Asks DNS about custom domains.
+    dns: Dns,
+    /// Lets as many passwords be hashed, and keys be made, at a time as there are cores.
+    computing: Arc<Semaphore>,
+}
+
+/// What the operator decided about custom domains.
+#[derive(Clone, Debug)]
+pub struct DomainSettings {
+    /// The host that their MX records name.
+    pub mx_host: String,
+    /// What their SPF records say of the hosts that send.
+    pub spf: SpfTerms,
+    /// Days within which a registration has to be proved.
+    pub pending_days: u32,
+    /// Pause between two checks of a domain that is verified, in seconds.
+    pub check_seconds: u32,
 }
 
 /// What the operator decided about inboxes.
@@ -72,10 +92,21 @@ pub struct Settings {
     pub reserved_usernames: BTreeSet<LocalPart>,
     /// How long the address of a deleted inbox is kept from other tenants, in days.
     pub tombstone_days: u32,
+    /// Most addresses of one inbox, the canonical one included.
+    pub addresses_per_inbox: u32,
+    /// About custom domains.
+    pub domains: DomainSettings,
     /// The caps of a tenant that is made without any.
     pub default_limits: Limits,
     /// Whether a recoverable copy of passwords is kept, and shown by GET.
     pub reveal_passwords: bool,
+}
+
+impl Settings {
+    /// Whether a name is kept for the operator.
+    pub fn is_reserved(&self, domain: &DomainName, local_part: &LocalPart) -> bool {
+        *domain == self.default_domain && self.reserved_usernames.contains(local_part)
+    }
 }
 
 /// What an operation did, and which keys of the maps have to be published before the answer.
@@ -113,15 +144,38 @@ pub enum Error {
         /// What is allowed.
         rule: String,
     },
-    /// The username is kept for the operator.
-    #[error("username: {0} is reserved on {1}")]
-    UsernameReserved(LocalPart, DomainName),
+    /// The name is kept for the operator.
+    #[error("{field}: {local_part} is reserved on {domain}")]
+    UsernameReserved {
+        /// Which field asks for it.
+        field: &'static str,
+        /// The name.
+        local_part: LocalPart,
+        /// The default domain.
+        domain: DomainName,
+    },
+    /// Another inbox has the address, or it is kept for whoever had it.
+    #[error("email: {0} is taken")]
+    AddressTaken(Address),
+    /// The canonical address is the inbox's for as long as it lives.
+    #[error("{0} is the canonical address of this inbox and cannot be removed")]
+    CanonicalAddress(Address),
     /// The domain is neither the default one nor one of the target workspace.
-    #[error("domain: {0} is neither the service's default domain nor a domain of this workspace")]
-    DomainNotAllowed(DomainName),
+    #[error("{field}: {domain} is neither the service's default domain nor a domain of this workspace")]
+    DomainNotAllowed {
+        /// Which field names it.
+        field: &'static str,
+        /// The domain.
+        domain: DomainName,
+    },
     /// The domain is the workspace's, but its ownership is not proved yet.
-    #[error("domain: {0} is not verified yet")]
-    DomainNotVerified(DomainName),
+    #[error("{field}: {domain} is not verified yet")]
+    DomainNotVerified {
+        /// Which field names it.
+        field: &'static str,
+        /// The domain.
+        domain: DomainName,
+    },
     /// A cap of the tenant's plan is reached.
     #[error("the plan allows {max} {}, and {current} are in use", limit.as_str())]
     PlanLimit {
@@ -146,6 +200,25 @@ pub enum Error {
         /// The last fallback tried.
         last: LocalPart,
     },
+    /// Somebody else has proved the domain.
+    #[error("domain: {0} is registered and verified already, by somebody else")]
+    DomainTaken(DomainName),
+    /// Another tenant has proved a domain above it.
+    #[error("domain: {domain} is below {above}, which is somebody else's")]
+    DomainBelow {
+        /// What was asked for.
+        domain: DomainName,
+        /// What is somebody else's.
+        above: DomainName,
+    },
+    /// Inboxes have their canonical address at the domain.
+    #[error("domain: {inboxes} inboxes have their canonical address at {domain}; delete them first")]
+    DomainInUse {
+        /// The domain.
+        domain: DomainName,
+        /// How many.
+        inboxes: u32,
+    },
     /// The default workspace lives as long as its tenant.
     #[error("the default workspace cannot be deleted")]
     DefaultWorkspace,
@@ -167,6 +240,9 @@ pub enum Error {
     /// A password could not be hashed.
     #[error("make a password")]
     Hash(#[from] HashError),
+    /// A DKIM key could not be made.
+    #[error("make a DKIM key")]
+    Dkim(#[source] GenerateError),
     /// A task of this process failed.
     #[error("{0}")]
     Task(&'static str),
@@ -181,6 +257,7 @@ impl Service {
         entropy: Arc<dyn Entropy>,
         sealing: SealingKey,
         settings: Settings,
+        dns: Dns,
     ) -> (Arc<Self>, [JoinHandle<()>; 4]) {
         let (in_flight, acknowledging) = InFlight::start(db.clone(), Arc::clone(&clock));
         let (together, writing) = Together::start(db.clone());
@@ -197,7 +274,8 @@ impl Service {
             together,
             keys,
             places,
-            hashing: Arc::new(Semaphore::new(cores)),
+            dns,
+            computing: Arc::new(Semaphore::new(cores)),
         };
         (Arc::new(service), [looking_up, placing, writing, acknowledging])
     }
@@ -226,13 +304,25 @@ impl Service {
         addresses: impl IntoIterator<Item = Address>,
         sessions: SessionsToEnd,
     ) -> Result<Vec<MapKey>, Error> {
-        let mut keys: Vec<MapKey> = addresses.into_iter().map(MapKey::Address).collect();
-        keys.sort_unstable();
-        for key in &keys {
-            tx.mark_unpublished(key, self.new_id(), sessions, self.now())
+        let keys = addresses
+            .into_iter()
+            .map(|address| (MapKey::Address(address), sessions));
+        self.mark_each(tx, keys).await
+    }
+
+    /// The same for keys of any kind, each with what is to become of open sessions.
+    async fn mark_each(
+        &self,
+        tx: &mut Tx,
+        keys: impl IntoIterator<Item = (MapKey, SessionsToEnd)>,
+    ) -> Result<Vec<MapKey>, Error> {
+        let mut keys: Vec<(MapKey, SessionsToEnd)> = keys.into_iter().collect();
+        keys.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, sessions) in &keys {
+            tx.mark_unpublished(key, self.new_id(), *sessions, self.now())
                 .await?;
         }
-        Ok(keys)
+        Ok(keys.into_iter().map(|(key, _)| key).collect())
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bulk;
+mod dkim_keys;
 mod domains;
 mod fresh;
 mod group;
@@ -41,6 +42,7 @@ use sqlx::{
 use self::group::{Group, Member};
 pub use self::{
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
+    domains::DomainFilter,
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},

@@ -49,7 +49,7 @@ async fn main() {
             bench.measure_memory("idle", &mut column);
             bench.measure_lookups(&mut column).await;
             bench.measure_creates(&mut column).await;
-            bench.measure_first_uses(&mut column).await;
+            Box::pin(bench.measure_first_uses(&mut column)).await;
             bench.measure_memory("after the load", &mut column);
             report.add(column);
         }

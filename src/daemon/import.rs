@@ -168,10 +168,7 @@ fn check_lines(request: &Request<'_>, settings: &Settings) -> Result<Checked, Er
             }
         };
         let Address { local_part, domain } = &entry.address;
-        if !request.allow_reserved
-            && *domain == settings.default_domain
-            && settings.reserved_usernames.contains(local_part)
-        {
+        if !request.allow_reserved && settings.is_reserved(domain, local_part) {
             refuse(format!(
                 "{local_part} is reserved on {domain}: --allow-reserved takes it all the same"
             ));
@@ -201,7 +198,7 @@ async fn check_domains(
     for (domain, number) in domains {
         match import.require_domain(settings, &domain).await {
             Ok(()) => {}
-            Err(error @ (ops::Error::DomainNotAllowed(_) | ops::Error::DomainNotVerified(_))) => {
+            Err(error @ (ops::Error::DomainNotAllowed { .. } | ops::Error::DomainNotVerified { .. })) => {
                 bad.push(BadLine {
                     number,
                     rule: error.to_string(),

@@ -43,6 +43,8 @@ pub(super) fn document() -> OpenApi {
     let mut tags = Vec::new();
     for (name, text) in [
         ("inboxes", "Addresses with a mailbox behind them"),
+        ("addresses", "The names of an inbox"),
+        ("domains", "A tenant's own domains: registered, proved, watched"),
         ("workspaces", "Isolation containers of a tenant, and their keys"),
         ("tenants", "For the operator of the service"),
         ("keys", "What a key stands for"),

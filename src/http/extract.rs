@@ -256,18 +256,57 @@ impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Ids<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let unknown = || Problem::new(Code::NotFound, "there is nothing with this id");
-        let params = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|_| unknown())?;
-        let ids: Option<Vec<Uuid>> = params
-            .iter()
-            .map(|(_, value)| Uuid::parse_str(value).ok())
-            .collect();
+        let values = in_path(parts, state).await?;
+        let ids: Option<Vec<Uuid>> = values.iter().map(|value| Uuid::parse_str(value).ok()).collect();
         ids.and_then(|ids| ids.try_into().ok())
             .map(Self)
             .ok_or_else(unknown)
     }
+}
+
+/// A name in the path, decoded.
+#[derive(Clone, Debug)]
+pub struct NameInPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NameInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let values: [String; 1] = in_path(parts, state).await?.try_into().map_err(|_| unknown())?;
+        let [name] = values;
+        Ok(Self(name))
+    }
+}
+
+/// An id in the path, and behind it a name, decoded.
+#[derive(Clone, Debug)]
+pub struct IdAndName {
+    /// The id.
+    pub id: Uuid,
+    /// The name.
+    pub name: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IdAndName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let values: [String; 2] = in_path(parts, state).await?.try_into().map_err(|_| unknown())?;
+        let [id, name] = values;
+        let id = Uuid::parse_str(&id).map_err(|_| unknown())?;
+        Ok(Self { id, name })
+    }
+}
+
+async fn in_path<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Vec<String>, Problem> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| unknown())?;
+    Ok(params.iter().map(|(_, value)| value.to_owned()).collect())
+}
+
+fn unknown() -> Problem {
+    Problem::new(Code::NotFound, "there is nothing with this id")
 }
 
 /// A header that may be given once.

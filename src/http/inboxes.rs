@@ -25,7 +25,7 @@ use crate::{
         address::{Address, DomainName, LocalPart},
         api_key::Caller,
         ids::{InboxId, WorkspaceId},
-        inbox::Inbox,
+        inbox::{Inbox, InboxAddress},
         names::DisplayName,
         password::MailPassword,
     },
@@ -183,6 +183,15 @@ pub(super) struct RotatedKey {
     api_key: String,
 }
 
+impl From<InboxAddress> for AddressView {
+    fn from(entry: InboxAddress) -> Self {
+        Self {
+            address: entry.address.to_string(),
+            is_primary: entry.is_primary,
+        }
+    }
+}
+
 impl InboxView {
     fn of(inbox: Inbox, endpoints: &Endpoints, password: Option<&MailPassword>) -> Self {
         let login = inbox.canonical.to_string();
@@ -197,14 +206,7 @@ impl InboxView {
                 .display_name
                 .map_or_else(String::new, |name| name.to_string()),
             workspace_id: inbox.workspace.0,
-            addresses: inbox
-                .addresses
-                .into_iter()
-                .map(|entry| AddressView {
-                    address: entry.address.to_string(),
-                    is_primary: entry.is_primary,
-                })
-                .collect(),
+            addresses: inbox.addresses.into_iter().map(Into::into).collect(),
             imap: ImapView {
                 host: imap.host.clone(),
                 port: imap.port,
@@ -301,7 +303,7 @@ pub(super) async fn create_inbox(
     .await
 }
 
-fn workspace_id(text: &str) -> Result<WorkspaceId, Refused> {
+pub(super) fn workspace_id(text: &str) -> Result<WorkspaceId, Refused> {
     Uuid::parse_str(text)
         .map(WorkspaceId)
         .map_err(|_| Refused("must be a UUID".to_owned()))

@@ -48,7 +48,7 @@ macro_rules! codes {
 
 codes! {
     ValidationError = BAD_REQUEST, "VALIDATION_ERROR", "A field, query parameter or header has a value that is not allowed, or the body is not JSON; `field` names it.";
-    UsernameReserved = BAD_REQUEST, "USERNAME_RESERVED", "The username is kept for the operator on the default domain.";
+    UsernameReserved = BAD_REQUEST, "USERNAME_RESERVED", "The name is kept for the operator on the default domain.";
     MissingApiKey = UNAUTHORIZED, "MISSING_API_KEY", "No key was sent.";
     InvalidApiKey = UNAUTHORIZED, "INVALID_API_KEY", "The key is unknown, revoked or mistyped, or two different ones were sent.";
     Forbidden = FORBIDDEN, "FORBIDDEN", "Keys of this kind cannot make this call.";
@@ -61,6 +61,10 @@ codes! {
     UsernameTaken = CONFLICT, "USERNAME_TAKEN", "With `strict`: somebody else has the name.";
     UsernameExhausted = CONFLICT, "USERNAME_EXHAUSTED", "The name and all of its numbered fallbacks are taken.";
     DomainNotVerified = CONFLICT, "DOMAIN_NOT_VERIFIED", "The domain is the workspace's, but not verified yet.";
+    AddressTaken = CONFLICT, "ADDRESS_TAKEN", "Another inbox has the address, or it is kept for whoever had it.";
+    CanonicalAddress = CONFLICT, "CANONICAL_ADDRESS", "The canonical address is the inbox's for as long as it lives.";
+    DomainTaken = CONFLICT, "DOMAIN_TAKEN", "Somebody else has proved the domain, or one above it.";
+    DomainInUse = CONFLICT, "DOMAIN_IN_USE", "Inboxes have their canonical address at the domain; `inboxes` says how many.";
     DefaultWorkspace = CONFLICT, "DEFAULT_WORKSPACE", "The default workspace cannot be deleted.";
     SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
@@ -159,9 +163,9 @@ impl From<ops::Error> for Problem {
             E::TenantSuspended => Self::new(Code::TenantSuspended, text),
             E::NotFound(_) => Self::new(Code::NotFound, text),
             E::Invalid { field, rule } => Self::invalid(field, rule),
-            E::UsernameReserved(..) => Self::new(Code::UsernameReserved, text).with("field", "username"),
-            E::DomainNotAllowed(_) => Self::new(Code::DomainNotAllowed, text),
-            E::DomainNotVerified(_) => Self::new(Code::DomainNotVerified, text),
+            E::UsernameReserved { field, .. } => Self::new(Code::UsernameReserved, text).with("field", field),
+            E::DomainNotAllowed { .. } => Self::new(Code::DomainNotAllowed, text),
+            E::DomainNotVerified { .. } => Self::new(Code::DomainNotVerified, text),
             E::PlanLimit { limit, current, max } => Self::new(Code::PlanLimitReached, text)
                 .with("limit", limit.as_str())
                 .with("current", current)
@@ -174,6 +178,10 @@ impl From<ops::Error> for Problem {
                 .with("requestedUsername", wanted.local_part.as_str())
                 .with("attemptedUsername", last.as_str())
                 .with("domain", wanted.domain.as_str()),
+            E::AddressTaken(_) => Self::new(Code::AddressTaken, text).with("field", "email"),
+            E::CanonicalAddress(_) => Self::new(Code::CanonicalAddress, text),
+            E::DomainTaken(_) | E::DomainBelow { .. } => Self::new(Code::DomainTaken, text),
+            E::DomainInUse { inboxes, .. } => Self::new(Code::DomainInUse, text).with("inboxes", inboxes),
             E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
             E::SlugTaken => Self::new(Code::SlugTaken, text),
             E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
@@ -182,7 +190,7 @@ impl From<ops::Error> for Problem {
                 metrics::counter!(telemetry::metric::STORE_UNAVAILABLE_TOTAL).increment(1);
                 Self::new(Code::StoreUnavailable, "the store did not answer; try again").because(&source)
             }
-            E::Store(_) | E::Seal(_) | E::Hash(_) | E::Task(_) => Self::internal(&error),
+            E::Store(_) | E::Seal(_) | E::Hash(_) | E::Dkim(_) | E::Task(_) => Self::internal(&error),
         }
     }
 }
@@ -304,16 +312,25 @@ fn extra_fields(codes: &[Code]) -> Vec<(&'static str, Object)> {
             .build()
     };
     let mut fields = Vec::new();
-    if codes.contains(&Code::ValidationError) || codes.contains(&Code::UsernameReserved) {
+    if [Code::ValidationError, Code::UsernameReserved, Code::AddressTaken]
+        .iter()
+        .any(|code| codes.contains(code))
+    {
         fields.push((
             "field",
             text("The field, query parameter or header that was refused."),
         ));
     }
     if codes.contains(&Code::PlanLimitReached) {
-        fields.push(("limit", text("Which cap: `inboxes`, `domains` or `workspaces`.")));
+        fields.push((
+            "limit",
+            text("Which cap: `inboxes`, `addresses`, `domains` or `workspaces`."),
+        ));
         fields.push(("current", number("How many there are.")));
         fields.push(("max", number("How many there may be.")));
+    }
+    if codes.contains(&Code::DomainInUse) {
+        fields.push(("inboxes", number("How many inboxes there are.")));
     }
     if codes.contains(&Code::UsernameTaken) || codes.contains(&Code::UsernameExhausted) {
         fields.push(("requestedUsername", text("What was asked for.")));

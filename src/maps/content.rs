@@ -1,22 +1,23 @@
 //! What the tables should hold of a change.
 
-use super::Belongs;
 use crate::model::{
-    address::Address,
-    maps::{AddressState, Login, MapChange, MapKey},
+    address::{Address, DomainName},
+    maps::{AddressState, DomainState, Login, MapChange, MapKey},
 };
 
 /// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
 pub(super) const PRESENT: &str = "1";
+/// What a key of the aliases begins with that stands for every address of a domain: `@example.com` (virtual(5)).
+const CATCH_ALL: &str = "@";
 
 /// One of Postfix's tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Which {
     /// Who may send from an address.
     SenderLogins,
-    /// The addresses that have a mailbox.
+    /// The addresses that have a mailbox; each stands for itself, so that no catch-all takes its mail.
     Mailboxes,
-    /// Where mail for an address goes instead.
+    /// Where mail for an address goes instead, and mail for what is no address of a domain.
     Aliases,
     /// The domains that mail is accepted for.
     Domains,
@@ -38,31 +39,46 @@ impl Which {
 
     /// What this table should hold of a change: a key and its value, or that there is no such key.
     pub(super) fn entry(self, change: &MapChange) -> Option<(String, Option<String>)> {
-        let present = |is_present: bool| is_present.then(|| PRESENT.to_owned());
         match (self, change) {
-            (Self::Domains, MapChange::Domain(domain, served)) => {
-                Some((domain.to_string(), present(*served)))
+            (Self::Domains, MapChange::Domain(domain, state)) => {
+                let is_served = *state != DomainState::Absent;
+                Some((domain.to_string(), is_served.then(|| PRESENT.to_owned())))
             }
-            (Self::SenderLogins, MapChange::Address(address, state)) => {
-                Some((address.to_string(), login_of(address, state)))
+            (Self::Aliases, MapChange::Domain(domain, state)) => {
+                Some((format!("{CATCH_ALL}{domain}"), catch_all_of(state)))
             }
-            (Self::Mailboxes, MapChange::Address(address, state)) => {
-                let is_mailbox = matches!(state, AddressState::Mailbox(_));
-                Some((address.to_string(), present(is_mailbox)))
+            (Self::SenderLogins | Self::Mailboxes | Self::Aliases, MapChange::Address(address, state)) => {
+                Some((address.to_string(), self.value_of(address, state)))
             }
-            (Self::Aliases, MapChange::Address(address, state)) => {
-                Some((address.to_string(), alias_of(state)))
-            }
-            (Self::Domains, MapChange::Address(..)) | (_, MapChange::Domain(..)) => None,
+            (Self::Domains, MapChange::Address(..))
+            | (Self::SenderLogins | Self::Mailboxes, MapChange::Domain(..)) => None,
         }
     }
 
-    /// Whether a key is of the kind that this table holds.
-    pub(super) fn belongs(self) -> Belongs {
+    /// What this table should hold of an address.
+    pub(super) fn value_of(self, address: &Address, state: &AddressState) -> Option<String> {
         match self {
-            Self::Domains => |key| matches!(key, MapKey::Domain(_)),
-            Self::SenderLogins | Self::Mailboxes | Self::Aliases => |key| matches!(key, MapKey::Address(_)),
+            Self::SenderLogins => login_of(address, state),
+            Self::Mailboxes => matches!(state, AddressState::Mailbox(_)).then(|| address.to_string()),
+            Self::Aliases => alias_of(state),
+            Self::Domains => None,
         }
+    }
+
+    /// The key of the maps that a key of this table stands for, if inboxd would write it there.
+    pub(super) fn parse(self, name: &str) -> Option<MapKey> {
+        if let (Self::Aliases, Some(domain)) = (self, name.strip_prefix(CATCH_ALL)) {
+            let domain = DomainName::parse(domain)
+                .ok()
+                .filter(|parsed| parsed.as_str() == domain)?;
+            return Some(MapKey::Domain(domain));
+        }
+        let key = MapKey::parse(name).ok().filter(|key| key.to_string() == name)?;
+        let belongs = match self {
+            Self::Domains => matches!(key, MapKey::Domain(_)),
+            Self::SenderLogins | Self::Mailboxes | Self::Aliases => matches!(key, MapKey::Address(_)),
+        };
+        belongs.then_some(key)
     }
 }
 
@@ -72,14 +88,24 @@ fn login_of(address: &Address, state: &AddressState) -> Option<String> {
     match state {
         AddressState::Absent => None,
         AddressState::Mailbox(mailbox) => (mailbox.login != Login::Locked).then(|| address.to_string()),
-        AddressState::Alias(canonical) => Some(canonical.to_string()),
+        AddressState::Alias { canonical, may_send } => may_send.then(|| canonical.to_string()),
+    }
+}
+
+/// Where mail for what is no address of a domain goes.
+fn catch_all_of(state: &DomainState) -> Option<String> {
+    match state {
+        DomainState::Served {
+            catch_all: Some(canonical),
+        } => Some(canonical.to_string()),
+        DomainState::Served { catch_all: None } | DomainState::Absent => None,
     }
 }
 
 /// Where mail for an address goes instead.
 fn alias_of(state: &AddressState) -> Option<String> {
     match state {
-        AddressState::Alias(canonical) => Some(canonical.to_string()),
+        AddressState::Alias { canonical, .. } => Some(canonical.to_string()),
         AddressState::Absent | AddressState::Mailbox(_) => None,
     }
 }

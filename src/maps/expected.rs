@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::{Which, content::PRESENT, table::with_nul};
+use super::{Which, table::with_nul};
 use crate::model::maps::MapChange;
 
 /// What the maps should hold.
@@ -95,7 +95,7 @@ impl Expected {
 
     /// Whether an address of this name should have a password entry.
     pub(super) fn has_mailbox(&self, name: &str) -> bool {
-        let hash = self.hash(&with_nul(name), &with_nul(PRESENT));
+        let hash = self.hash(&with_nul(name), &with_nul(name));
         self.tables[Which::Mailboxes as usize].place(hash).is_some()
     }
 

@@ -141,7 +141,7 @@ impl Reader {
         {
             let line = match state {
                 AddressState::Mailbox(mailbox) => passwd_line(address, mailbox, &self.layout.home),
-                AddressState::Absent | AddressState::Alias(_) => String::new(),
+                AddressState::Absent | AddressState::Alias { .. } => String::new(),
             };
             let what = match (self.passdb.shown(address, &line)?, line.is_empty()) {
                 (Shown::Nothing, true) | (Shown::Expected, false) => None,

@@ -163,7 +163,5 @@ impl Survey {
 
 /// The key of the maps that a key of a table stands for, if inboxd would write it there.
 fn parse(which: Which, key: &[u8]) -> Option<MapKey> {
-    let name = std::str::from_utf8(key.strip_suffix(b"\0")?).ok()?;
-    let key = MapKey::parse(name).ok()?;
-    (which.belongs()(&key) && key.to_string() == name).then_some(key)
+    which.parse(std::str::from_utf8(key.strip_suffix(b"\0")?).ok()?)
 }

@@ -96,6 +96,19 @@ impl DomainName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is a subdomain of another one.
+    pub fn is_below(&self, other: &Self) -> bool {
+        self.0
+            .strip_suffix(other.as_str())
+            .is_some_and(|rest| rest.ends_with('.'))
+    }
+
+    /// The domains above it, the nearest first, without those of one label.
+    pub fn parents(&self) -> Vec<Self> {
+        let above = |name: &Self| Self::parse(name.0.split_once('.')?.1).ok();
+        std::iter::successors(above(self), above).collect()
+    }
 }
 
 /// An address: local part, `@`, domain.

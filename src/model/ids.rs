@@ -37,6 +37,14 @@ identifier! {
     InboxId
 }
 identifier! {
+    /// A workspace's registration of a custom domain.
+    DomainId
+}
+identifier! {
+    /// A pair of keys that a domain's mail is signed with.
+    DkimKeyId
+}
+identifier! {
     /// An API key.
     KeyId
 }

@@ -16,6 +16,10 @@ pub struct Limits {
 pub enum Limited {
     /// [`Limits::inboxes`].
     Inboxes,
+    /// [`Limits::domains`].
+    Domains,
+    /// Addresses of one inbox, the canonical one included.
+    Addresses,
     /// [`Limits::workspaces`].
     Workspaces,
 }
@@ -25,6 +29,8 @@ impl Limited {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Inboxes => "inboxes",
+            Self::Domains => "domains",
+            Self::Addresses => "addresses",
             Self::Workspaces => "workspaces",
         }
     }

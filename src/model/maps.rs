@@ -45,8 +45,25 @@ pub enum AddressState {
     Absent,
     /// It is the canonical address of a mailbox.
     Mailbox(Mailbox),
-    /// It is a further address of the mailbox with this canonical address.
-    Alias(Address),
+    /// It is a further address of a mailbox.
+    Alias {
+        /// The canonical address of the mailbox.
+        canonical: Address,
+        /// Whether the mailbox may send from it: not while its tenant is suspended.
+        may_send: bool,
+    },
+}
+
+/// What the maps should say of a domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DomainState {
+    /// Nothing: mail for it is not ours.
+    Absent,
+    /// Mail for it is accepted.
+    Served {
+        /// The canonical address of the mailbox that gets what no address of the domain gets; none: it is refused.
+        catch_all: Option<Address>,
+    },
 }
 
 /// A mailbox as Dovecot should know it.
@@ -79,7 +96,7 @@ impl AddressState {
                 Answer::Found(mark),
             ) => *mark == hash.mark(),
             (Self::Mailbox(Mailbox { login, .. }), Answer::Unknown) => *login == Login::Locked,
-            (Self::Absent | Self::Alias(_), Answer::Unknown) => true,
+            (Self::Absent | Self::Alias { .. }, Answer::Unknown) => true,
             _ => false,
         }
     }
@@ -113,8 +130,8 @@ pub enum BarrierMode {
 pub enum MapChange {
     /// An address and its state.
     Address(Address, AddressState),
-    /// A domain and whether mail for it is accepted.
-    Domain(DomainName, bool),
+    /// A domain and its state.
+    Domain(DomainName, DomainState),
 }
 
 impl MapChange {

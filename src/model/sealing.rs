@@ -20,6 +20,8 @@ const NONCE_OCTETS: usize = 24;
 pub enum Sealed {
     /// The recoverable password of the inbox with this id.
     MailPassword(Uuid),
+    /// The private DKIM key with this id.
+    DkimKey(Uuid),
     /// The answer kept for an `Idempotency-Key`, under the record's id.
     Answer(Uuid),
 }
@@ -28,6 +30,7 @@ impl Sealed {
     fn context(self) -> Vec<u8> {
         let (purpose, id) = match self {
             Self::MailPassword(id) => ("inboxd mail password v1", id),
+            Self::DkimKey(id) => ("inboxd dkim key v1", id),
             Self::Answer(id) => ("inboxd idempotent answer v1", id),
         };
         [purpose.as_bytes(), id.as_bytes()].concat()

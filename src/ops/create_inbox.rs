@@ -4,7 +4,7 @@ use super::{
     Changed, Error, Service,
     in_flight::Claim,
     keys::issue,
-    place::{Target, target_of},
+    place::{Target, is_usable, target_of},
     secrets::FreshPassword,
     together::Fresh,
 };
@@ -186,7 +186,9 @@ async fn allocate(
         created_at: now,
     };
     let first_choice = candidates.first().filter(|first| **first == base);
+    let is_at_home = target.domain == service.settings.default_domain;
     if let (Some(wanted), Some(_)) = (wanted, first_choice)
+        && is_at_home
         && let Some(key) = write_together(service, target, request, wanted, &draft).await?
     {
         let publish = vec![MapKey::Address(wanted.clone())];
@@ -212,6 +214,15 @@ async fn allocate(
     if already_there(&mut tx, target, wanted).await? {
         return Ok(None);
     }
+    // The counting above keeps others from deleting a domain of the tenant.
+    is_usable(
+        &service.settings,
+        &mut tx,
+        target.workspace,
+        &target.domain,
+        "domain",
+    )
+    .await?;
     let name = claim_name(service, &mut tx, target, &candidates, &base, wanted, id).await?;
     let canonical = Address {
         local_part: name,
@@ -327,11 +338,13 @@ fn candidates_of(
     wanted: Option<&Address>,
     strict: bool,
 ) -> Result<Vec<LocalPart>, Error> {
-    let is_reserved = |name: &LocalPart| {
-        target.domain == service.settings.default_domain && service.settings.reserved_usernames.contains(name)
-    };
+    let is_reserved = |name: &LocalPart| service.settings.is_reserved(&target.domain, name);
     if wanted.is_some() && is_reserved(base) {
-        return Err(Error::UsernameReserved(base.clone(), target.domain.clone()));
+        return Err(Error::UsernameReserved {
+            field: "username",
+            local_part: base.clone(),
+            domain: target.domain.clone(),
+        });
     }
     if wanted.is_some() && strict {
         return Ok(vec![base.clone()]);

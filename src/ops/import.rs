@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use super::{Error, Settings};
+use super::{Error, Settings, place::is_usable};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     model::{
@@ -80,15 +80,14 @@ impl Import<'_> {
     /// Requires that inboxes of the workspace may have addresses at this domain: it is the service's default one, or a
     /// verified one of the workspace.
     pub async fn require_domain(&self, settings: &Settings, domain: &DomainName) -> Result<(), Error> {
-        if *domain == settings.default_domain {
-            return Ok(());
-        }
-        let mut tx = self.db.read().await?;
-        match tx.domain_of_workspace(self.workspace, domain).await? {
-            Some(Some(_verified_at)) => Ok(()),
-            Some(None) => Err(Error::DomainNotVerified(domain.clone())),
-            None => Err(Error::DomainNotAllowed(domain.clone())),
-        }
+        is_usable(
+            settings,
+            &mut self.db.read().await?,
+            self.workspace,
+            domain,
+            "domain",
+        )
+        .await
     }
 
     /// How many of these would be new inboxes.

@@ -1,10 +1,13 @@
 //! Inboxes that exist: list, read, describe, delete, rotate.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::{Changed, Error, KeyRule, PAGE_MAX, Service, keys::issue, require, secrets::FreshPassword};
 use crate::{
     model::{
+        address::DomainName,
         api_key::{ApiKey, Caller, KeyKind, Scope},
         ids::InboxId,
         inbox::Inbox,
@@ -57,7 +60,7 @@ pub struct Description {
 }
 
 /// An inbox within the caller's reach; what is not does not exist.
-async fn reached(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
+pub(super) async fn reached(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
     let inbox = tx.inbox(id).await?.ok_or(Error::NotFound("inbox"))?;
     let reaches = match caller.scope {
         Scope::SuperAdmin => false,
@@ -73,7 +76,7 @@ async fn reached(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Err
 }
 
 /// The same for a change: nobody else changes it, or anything of its tenant, until the transaction ends.
-async fn reached_to_change(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
+pub(super) async fn reached_to_change(tx: &mut Tx, caller: &Caller, id: InboxId) -> Result<Inbox, Error> {
     let (Scope::Tenant { tenant } | Scope::Workspace { tenant, .. } | Scope::Inbox { tenant, .. }) =
         caller.scope
     else {
@@ -227,16 +230,26 @@ pub(super) async fn unfinished(
     }
     Ok(Changed {
         value: (),
-        publish: left.into_iter().map(MapKey::Address).collect(),
+        publish: left,
     })
 }
 
-/// Deletes every inbox of an owner and revokes the keys that reach them. Returns how many inboxes there were.
+/// Deletes every inbox and domain of an owner and revokes the keys that reach them. Returns how many inboxes there were.
 pub(super) async fn bury(service: &Service, tx: &mut Tx, owner: Owner) -> Result<Changed<u32>, Error> {
     let now = service.now();
+    let mut domains = tx.clear_catch_alls_of(owner, now).await?;
+    tx.delete_dkim_keys_of(owner).await?;
+    domains.extend(tx.delete_domains_of(owner, now).await?);
     let (addresses, value) = tx.delete_inboxes_of(owner, service.held_until(), now).await?;
     tx.revoke_keys_of(owner, now).await?;
-    let publish = service.mark(tx, addresses, SessionsToEnd::All).await?;
+    let addresses = addresses
+        .into_iter()
+        .map(|address| (MapKey::Address(address), SessionsToEnd::All));
+    let domains: BTreeSet<DomainName> = domains.into_iter().collect();
+    let domains = domains
+        .into_iter()
+        .map(|domain| (MapKey::Domain(domain), SessionsToEnd::None));
+    let publish = service.mark_each(tx, addresses.chain(domains)).await?;
     Ok(Changed { value, publish })
 }
 

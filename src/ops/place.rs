@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-use super::{Error, Service, batched::Batched, create_inbox::Request, inboxes::WRITE, require};
+use super::{Error, Service, Settings, batched::Batched, create_inbox::Request, inboxes::WRITE, require};
 use crate::{
     model::{
         address::{Address, DomainName},
@@ -69,17 +69,14 @@ pub(super) async fn target_of(
     } = place.ok_or(Error::InvalidApiKey)?;
     let workspace = workspace.ok_or(Error::NotFound("workspace"))?;
     if domain != service.settings.default_domain {
-        let registered = service
-            .db
-            .look()
-            .await?
-            .domain_of_workspace(workspace, &domain)
-            .await?;
-        match registered {
-            Some(Some(_verified_at)) => {}
-            Some(None) => return Err(Error::DomainNotVerified(domain)),
-            None => return Err(Error::DomainNotAllowed(domain)),
-        }
+        is_usable(
+            &service.settings,
+            &mut service.db.look().await?,
+            workspace,
+            &domain,
+            "domain",
+        )
+        .await?;
     }
     let target = Target {
         tenant,
@@ -88,6 +85,25 @@ pub(super) async fn target_of(
         sees_only,
     };
     Ok((target, has_history))
+}
+
+/// Whether a workspace may have addresses at a domain; `field` is the one that names it.
+pub(super) async fn is_usable(
+    settings: &Settings,
+    tx: &mut Tx,
+    workspace: WorkspaceId,
+    domain: &DomainName,
+    field: &'static str,
+) -> Result<(), Error> {
+    if *domain == settings.default_domain {
+        return Ok(());
+    }
+    let domain = domain.clone();
+    match tx.domain_of_workspace(workspace, &domain).await? {
+        Some(Some(_verified_at)) => Ok(()),
+        Some(None) => Err(Error::DomainNotVerified { field, domain }),
+        None => Err(Error::DomainNotAllowed { field, domain }),
+    }
 }
 
 /// Where an inbox is to be, as a caller asks.

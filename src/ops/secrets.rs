@@ -48,19 +48,27 @@ impl Service {
         } else {
             None
         };
-        let turn = Arc::clone(&self.hashing)
+        let (password, entropy) = (clear.clone(), Arc::clone(&self.entropy));
+        let hash = self.on_a_core(move || password.hash(&*entropy)).await??;
+        Ok(FreshPassword { clear, hash, sealed })
+    }
+
+    /// Computes something away from the async threads, of which as many at a time as there are cores.
+    pub(super) async fn on_a_core<T: Send + 'static>(
+        &self,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = Arc::clone(&self.computing)
             .acquire_owned()
             .await
-            .map_err(|_| Error::Task("password hashing has stopped"))?;
-        let (password, entropy) = (clear.clone(), Arc::clone(&self.entropy));
-        let hash = tokio::task::spawn_blocking(move || {
-            let hash = password.hash(&*entropy);
+            .map_err(|_| Error::Task("computing has stopped"))?;
+        tokio::task::spawn_blocking(move || {
+            let computed = compute();
             drop(turn);
-            hash
+            computed
         })
         .await
-        .map_err(|_| Error::Task("password hashing failed"))??;
-        Ok(FreshPassword { clear, hash, sealed })
+        .map_err(|_| Error::Task("computing failed"))
     }
 
     /// Opens the recoverable password of an inbox, if there is one and the service reveals it.

@@ -216,20 +216,22 @@ pub async fn change(
     let is_suspended = tenant.suspended_at.is_some();
     let publish = if is_suspended == was_suspended {
         // An earlier suspension may have been written but not published; trying again finishes it.
-        let left = if change.suspended.is_some() {
+        if change.suspended.is_some() {
             tx.unpublished_of(Owner::Tenant(id)).await?
         } else {
             Vec::new()
-        };
-        left.into_iter().map(MapKey::Address).collect()
+        }
     } else {
-        let logins = tx.canonical_addresses_of(Owner::Tenant(id)).await?;
-        let sessions = if is_suspended {
-            SessionsToEnd::All
-        } else {
-            SessionsToEnd::None
-        };
-        service.mark(&mut tx, logins, sessions).await?
+        let addresses = tx.addresses_of(Owner::Tenant(id)).await?;
+        let keys = addresses.into_iter().map(|(address, is_login)| {
+            let sessions = if is_suspended && is_login {
+                SessionsToEnd::All
+            } else {
+                SessionsToEnd::None
+            };
+            (MapKey::Address(address), sessions)
+        });
+        service.mark_each(&mut tx, keys).await?
     };
     tx.commit().await?;
     Ok(Changed { value: (), publish })

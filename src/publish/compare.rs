@@ -1,7 +1,8 @@
 //! All of the store against all of the maps, both ways, and what differs repaired in place.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
+    iter,
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     model::{
         address::{Address, DomainName},
         ids::InboxId,
-        maps::{AddressState, MapChange, MapKey},
+        maps::{AddressState, DomainState, MapChange, MapKey},
     },
     store::{self, Db, Tx},
 };
@@ -176,11 +177,13 @@ impl Parts {
 
 /// Everything that the domains' table should hold.
 pub(super) async fn served(db: &Db, default_domain: &DomainName) -> Result<Vec<MapChange>, Error> {
-    let domains = db.read().await?.verified_domains().await?;
-    let domains: BTreeSet<_> = domains.into_iter().chain([default_domain.clone()]).collect();
+    let domains = db.read().await?.all_domain_states().await?;
+    let default = (default_domain.clone(), None);
+    // The default one has no row, unless it was somebody's own before it became the default one.
+    let domains: BTreeMap<_, _> = iter::once(default).chain(domains).collect();
     Ok(domains
         .into_iter()
-        .map(|domain| MapChange::Domain(domain, true))
+        .map(|(domain, catch_all)| MapChange::Domain(domain, DomainState::Served { catch_all }))
         .collect())
 }
 
@@ -213,31 +216,38 @@ pub(super) async fn current(
     default_domain: &DomainName,
     keys: &[MapKey],
 ) -> Result<Vec<MapChange>, store::Error> {
-    let addresses: Vec<&Address> = keys
-        .iter()
-        .filter_map(|key| match key {
-            MapKey::Address(address) => Some(address),
-            MapKey::Domain(_) => None,
-        })
-        .collect();
+    let (mut addresses, mut domains) = (Vec::new(), Vec::new());
+    for key in keys {
+        match key {
+            MapKey::Address(address) => addresses.push(address),
+            MapKey::Domain(domain) => domains.push(domain),
+        }
+    }
     let mut states: HashMap<Address, AddressState> = HashMap::with_capacity(addresses.len());
     for addresses in addresses.chunks(store::ROWS_MAX) {
         states.extend(tx.address_states(addresses).await?);
     }
-    let mut changes = Vec::with_capacity(keys.len());
-    for key in keys {
-        changes.push(match key {
-            MapKey::Address(address) => {
-                let state = states.get(address).cloned().unwrap_or(AddressState::Absent);
-                MapChange::Address(address.clone(), state)
-            }
-            MapKey::Domain(domain) => {
-                let served = domain == default_domain || tx.is_verified_domain(domain).await?;
-                MapChange::Domain(domain.clone(), served)
-            }
-        });
+    let mut served: HashMap<DomainName, Option<Address>> = HashMap::with_capacity(domains.len());
+    for domains in domains.chunks(store::ROWS_MAX) {
+        served.extend(tx.domain_states(domains).await?);
     }
-    Ok(changes)
+    let changes = keys.iter().map(|key| match key {
+        MapKey::Address(address) => {
+            let state = states.get(address).cloned().unwrap_or(AddressState::Absent);
+            MapChange::Address(address.clone(), state)
+        }
+        MapKey::Domain(domain) => {
+            let state = match served.get(domain) {
+                Some(catch_all) => DomainState::Served {
+                    catch_all: catch_all.clone(),
+                },
+                None if domain == default_domain => DomainState::Served { catch_all: None },
+                None => DomainState::Absent,
+            };
+            MapChange::Domain(domain.clone(), state)
+        }
+    });
+    Ok(changes.collect())
 }
 
 /// What was done about keys that the maps had otherwise than expected.
@@ -262,6 +272,6 @@ pub(super) fn last_of(page: &[MapChange]) -> Option<Address> {
 fn is_nothing(change: &MapChange) -> bool {
     matches!(
         change,
-        MapChange::Domain(_, false) | MapChange::Address(_, AddressState::Absent)
+        MapChange::Domain(_, DomainState::Absent) | MapChange::Address(_, AddressState::Absent)
     )
 }

@@ -93,7 +93,10 @@ impl From<PackedRow> for EntryRow {
 impl StateRow {
     fn parse(self, address: &Address) -> Result<AddressState, Error> {
         if self.local_part != address.local_part.as_str() || self.domain != address.domain.as_str() {
-            return parse_address(&self.local_part, &self.domain).map(AddressState::Alias);
+            return Ok(AddressState::Alias {
+                canonical: parse_address(&self.local_part, &self.domain)?,
+                may_send: self.suspended_at.is_none(),
+            });
         }
         let login = match self.suspended_at {
             Some(_) => Login::Locked,
@@ -162,7 +165,7 @@ impl Tx {
         let rows = on!(self, db => sqlx::query(
                 "INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (domain, local_part) DO UPDATE SET tenant_id = excluded.tenant_id,
-                     inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL
+                     inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL, left_by = NULL
                  WHERE addresses.inbox_id IS NULL
                      AND (addresses.tenant_id = excluded.tenant_id OR addresses.held_until <= $6)",
             )
@@ -177,6 +180,74 @@ impl Tx {
             .map(|done| done.rows_affected()))
         .map_err(Error::while_doing("claim an address"))?;
         Ok(rows == 1)
+    }
+
+    /// Makes one of an inbox's addresses the primary one. `false` if it is none of them.
+    pub async fn make_primary(
+        &mut self,
+        inbox: InboxId,
+        address: &Address,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let doing = "make an address the primary one";
+        on!(self, db => sqlx::query(
+                "UPDATE addresses SET primary_since = NULL WHERE inbox_id = $1 AND primary_since IS NOT NULL",
+            )
+            .bind(inbox.0)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing(doing))?;
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE addresses SET primary_since = $4 WHERE domain = $2 AND local_part = $3 AND inbox_id = $1",
+            )
+            .bind(inbox.0)
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        Ok(rows == 1)
+    }
+
+    /// Takes an address from an inbox and leaves a tombstone. `false` if it is none of the inbox's.
+    pub async fn leave_address(
+        &mut self,
+        inbox: InboxId,
+        address: &Address,
+        held_until: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $4
+                 WHERE domain = $2 AND local_part = $3 AND inbox_id = $1",
+            )
+            .bind(inbox.0)
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .bind(held_until.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("take an address from an inbox"))?;
+        Ok(rows == 1)
+    }
+
+    /// Whether an address is a tombstone that this inbox left, and is still to be published.
+    pub async fn has_left_unpublished(&mut self, inbox: InboxId, address: &Address) -> Result<bool, Error> {
+        let found: Option<i32> = on!(self, db => sqlx::query_scalar(
+                "SELECT 1 FROM addresses a JOIN unpublished u ON u.map_key = $4
+                 WHERE a.domain = $2 AND a.local_part = $3 AND a.left_by = $1",
+            )
+            .bind(inbox.0)
+            .bind(address.domain.as_str())
+            .bind(address.local_part.as_str())
+            .bind(address.to_string())
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("look up an address that an inbox left"))?;
+        Ok(found.is_some())
     }
 
     /// What the maps should say of these addresses, in any order; of those that are left out, nothing. At most

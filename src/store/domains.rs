@@ -1,10 +1,74 @@
 //! Custom domains. The service's default domain is configuration and has no row.
 
-use super::{Error, Tx, on};
+use sqlx::{AssertSqlSafe, FromRow};
+use uuid::Uuid;
+
+use super::{Error, Owner, Tx, addresses::parse_address, on, one_row, values};
 use crate::{
     clock::Timestamp,
-    model::{address::DomainName, ids::WorkspaceId},
+    model::{
+        address::{Address, DomainName},
+        domain::{Challenge, Domain, findings_from_json, findings_to_json},
+        ids::{DomainId, InboxId, TenantId, WorkspaceId},
+    },
 };
+
+/// Which domains a list or a look-up is about.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainFilter {
+    /// Those of this tenant,
+    pub tenant: TenantId,
+    /// and of this workspace.
+    pub workspace: Option<WorkspaceId>,
+}
+
+#[derive(FromRow)]
+struct DomainRow {
+    id: Uuid,
+    tenant_id: Uuid,
+    workspace_id: Uuid,
+    name: String,
+    challenge: String,
+    catch_all_inbox_id: Option<Uuid>,
+    findings: String,
+    created_at: i64,
+    updated_at: i64,
+    checked_at: Option<i64>,
+    verified_at: Option<i64>,
+    degraded_since: Option<i64>,
+}
+
+/// `$where` picks from `domains d`.
+macro_rules! select_domains {
+    ($where:expr) => {
+        concat!(
+            "SELECT d.id, d.tenant_id, d.workspace_id, d.name, d.challenge, d.catch_all_inbox_id, d.findings, d.created_at,
+                 d.updated_at, d.checked_at, d.verified_at, d.degraded_since FROM domains d
+             WHERE d.deleted_at IS NULL AND ",
+            $where
+        )
+    };
+}
+
+impl DomainRow {
+    fn parse(self) -> Result<Domain, Error> {
+        let what = "a domain";
+        Ok(Domain {
+            id: DomainId(self.id),
+            tenant: TenantId(self.tenant_id),
+            workspace: WorkspaceId(self.workspace_id),
+            name: DomainName::parse(&self.name).map_err(Error::row(what))?,
+            challenge: Challenge::parse(&self.challenge).map_err(Error::row(what))?,
+            catch_all: self.catch_all_inbox_id.map(InboxId),
+            findings: findings_from_json(&self.findings).map_err(Error::row(what))?,
+            created_at: Timestamp::from_micros(self.created_at),
+            updated_at: Timestamp::from_micros(self.updated_at),
+            checked_at: self.checked_at.map(Timestamp::from_micros),
+            verified_at: self.verified_at.map(Timestamp::from_micros),
+            degraded_since: self.degraded_since.map(Timestamp::from_micros),
+        })
+    }
+}
 
 impl Tx {
     /// Whether a workspace has registered a domain: `None` if not, else since when it is verified, if it is.
@@ -14,7 +78,7 @@ impl Tx {
         domain: &DomainName,
     ) -> Result<Option<Option<Timestamp>>, Error> {
         let verified_at: Option<Option<i64>> = on!(self, db => sqlx::query_scalar(
-                "SELECT verified_at FROM domains WHERE workspace_id = $1 AND name = $2",
+                "SELECT verified_at FROM domains WHERE workspace_id = $1 AND name = $2 AND deleted_at IS NULL",
             )
             .bind(workspace.0)
             .bind(domain.as_str())
@@ -24,29 +88,438 @@ impl Tx {
         Ok(verified_at.map(|at| at.map(Timestamp::from_micros)))
     }
 
-    /// Whether some workspace has verified this domain, so that mail for it is accepted.
-    pub async fn is_verified_domain(&mut self, domain: &DomainName) -> Result<bool, Error> {
-        let found: Option<i32> = on!(self, db => sqlx::query_scalar(
-                "SELECT 1 FROM domains WHERE name = $1 AND verified_at IS NOT NULL",
+    /// Writes a new registration. `false` if the workspace has one of this domain already.
+    pub async fn insert_domain(&mut self, domain: &Domain) -> Result<bool, Error> {
+        let rows = on!(self, db => sqlx::query(
+                "INSERT INTO domains (id, tenant_id, workspace_id, name, challenge, created_at, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
             )
-            .bind(domain.as_str())
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up a verified domain"))?;
-        Ok(found.is_some())
+            .bind(domain.id.0)
+            .bind(domain.tenant.0)
+            .bind(domain.workspace.0)
+            .bind(domain.name.as_str())
+            .bind(domain.challenge.as_str())
+            .bind(domain.created_at.as_micros())
+            .bind(domain.updated_at.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing("insert a domain"))?;
+        Ok(rows == 1)
     }
 
-    /// Every verified domain, in order of its octets.
-    pub async fn verified_domains(&mut self) -> Result<Vec<DomainName>, Error> {
-        let names: Vec<String> = on!(self, db => sqlx::query_scalar(
-                "SELECT name FROM domains WHERE verified_at IS NOT NULL ORDER BY name",
+    /// The registration of a domain that a tenant, or one workspace of it, has: of several the verified one, else the
+    /// newest.
+    pub async fn domain_named(
+        &mut self,
+        filter: DomainFilter,
+        name: &DomainName,
+    ) -> Result<Option<Domain>, Error> {
+        let sql = match filter.workspace {
+            None => select_domains!("d.tenant_id = $1 AND d.name = $2"),
+            Some(_) => select_domains!("d.tenant_id = $1 AND d.name = $2 AND d.workspace_id = $3"),
+        };
+        let rows: Vec<DomainRow> = on!(self, db => {
+            let query = sqlx::query_as(sql).bind(filter.tenant.0).bind(name.as_str());
+            match filter.workspace {
+                Some(workspace) => query.bind(workspace.0).fetch_all(db).await,
+                None => query.fetch_all(db).await,
+            }
+        })
+        .map_err(Error::while_doing("read a domain"))?;
+        let found = rows
+            .into_iter()
+            .max_by_key(|row| (row.verified_at.is_some(), row.id));
+        found.map(DomainRow::parse).transpose()
+    }
+
+    /// A registration.
+    pub async fn domain(&mut self, id: DomainId) -> Result<Option<Domain>, Error> {
+        let row: Option<DomainRow> = on!(self, db => sqlx::query_as(select_domains!("d.id = $1"))
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("read a domain"))?;
+        row.map(DomainRow::parse).transpose()
+    }
+
+    /// A page of registrations, newest first, older than the cursor.
+    pub async fn domains(
+        &mut self,
+        filter: DomainFilter,
+        before: Option<DomainId>,
+        limit: u32,
+    ) -> Result<Vec<Domain>, Error> {
+        let sql = match filter.workspace {
+            None => select_domains!("d.tenant_id = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3"),
+            Some(_) => select_domains!(
+                "d.tenant_id = $1 AND d.id < $2 AND d.workspace_id = $4 ORDER BY d.id DESC LIMIT $3"
+            ),
+        };
+        let rows: Vec<DomainRow> = on!(self, db => {
+            let query = sqlx::query_as(sql)
+                .bind(filter.tenant.0)
+                .bind(before.map_or(Uuid::max(), |id| id.0))
+                .bind(i64::from(limit));
+            match filter.workspace {
+                Some(workspace) => query.bind(workspace.0).fetch_all(db).await,
+                None => query.fetch_all(db).await,
+            }
+        })
+        .map_err(Error::while_doing("list domains"))?;
+        rows.into_iter().map(DomainRow::parse).collect()
+    }
+
+    /// How many domains count against a tenant's cap: those that are verified, and those that may still be, because they
+    /// were registered later than this.
+    pub async fn count_domains(
+        &mut self,
+        tenant: TenantId,
+        registered_after: Timestamp,
+    ) -> Result<u32, Error> {
+        let found: i64 = on!(self, db => sqlx::query_scalar(
+                "SELECT COUNT(*) FROM domains WHERE tenant_id = $1 AND deleted_at IS NULL
+                     AND (verified_at IS NOT NULL OR created_at > $2)",
             )
+            .bind(tenant.0)
+            .bind(registered_after.as_micros())
+            .fetch_one(db)
+            .await)
+        .map_err(Error::while_doing("count the domains of a tenant"))?;
+        Ok(super::count(found))
+    }
+
+    /// Who has verified which of these domains. At most [`super::ROWS_MAX`] names.
+    pub async fn verified_among(
+        &mut self,
+        names: &[DomainName],
+    ) -> Result<Vec<(DomainName, TenantId, WorkspaceId)>, Error> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT name, tenant_id, workspace_id FROM domains
+             WHERE verified_at IS NOT NULL AND deleted_at IS NULL AND name IN ({})",
+            values::list(names.len(), 1)
+        );
+        let rows: Vec<(String, Uuid, Uuid)> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(false);
+            for name in names {
+                query = query.bind(name.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look up verified domains"))?;
+        rows.into_iter()
+            .map(|(name, tenant, workspace)| {
+                let name = DomainName::parse(&name).map_err(Error::row("a domain"))?;
+                Ok((name, TenantId(tenant), WorkspaceId(workspace)))
+            })
+            .collect()
+    }
+
+    /// Writes that a domain's ownership is proved. `false` if somebody else has proved it before.
+    pub async fn verify_domain(&mut self, id: DomainId, now: Timestamp) -> Result<bool, Error> {
+        let doing = "write that a domain is verified";
+        let done = on!(self, db => sqlx::query(
+                "UPDATE domains SET verified_at = $2, updated_at = $2 WHERE id = $1 AND deleted_at IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM domains o WHERE o.name = domains.name AND o.verified_at IS NOT NULL
+                         AND o.deleted_at IS NULL)",
+            )
+            .bind(id.0)
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()));
+        match done {
+            Ok(rows) => Ok(rows == 1),
+            // In the same moment: the index decides.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+            Err(source) => Err(Error::while_doing(doing)(source)),
+        }
+    }
+
+    /// Writes what DNS said of a domain, and whether it lost something.
+    pub async fn write_findings(&mut self, domain: &Domain) -> Result<(), Error> {
+        let doing = "write what DNS says of a domain";
+        let findings = findings_to_json(&domain.findings).map_err(Error::row("a domain"))?;
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE domains SET findings = $2, checked_at = $3, updated_at = $4, degraded_since = $5
+                 WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(domain.id.0)
+            .bind(findings)
+            .bind(domain.checked_at.map(Timestamp::as_micros))
+            .bind(domain.updated_at.as_micros())
+            .bind(domain.degraded_since.map(Timestamp::as_micros))
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// Begins a lapsed registration anew, with another challenge.
+    pub async fn renew_domain(&mut self, domain: &Domain) -> Result<(), Error> {
+        let doing = "renew a registration";
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE domains SET challenge = $2, created_at = $3, updated_at = $3, checked_at = NULL, findings = '[]'
+                 WHERE id = $1 AND verified_at IS NULL AND deleted_at IS NULL",
+            )
+            .bind(domain.id.0)
+            .bind(domain.challenge.as_str())
+            .bind(domain.created_at.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// Sets the inbox that gets mail to what is no address of a domain.
+    pub async fn set_catch_all(
+        &mut self,
+        id: DomainId,
+        inbox: Option<InboxId>,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let doing = "set the catch-all of a domain";
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE domains SET catch_all_inbox_id = $2, updated_at = $3 WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .bind(inbox.map(|inbox| inbox.0))
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// Takes the catch-all from every domain that has an inbox of this owner for it. Returns the domains.
+    pub async fn clear_catch_alls_of(
+        &mut self,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Result<Vec<DomainName>, Error> {
+        macro_rules! clear {
+            ($owned:literal) => {
+                concat!(
+                    "UPDATE domains SET catch_all_inbox_id = NULL, updated_at = $2 WHERE deleted_at IS NULL AND ",
+                    $owned,
+                    " RETURNING name"
+                )
+            };
+        }
+        let sql = match owner {
+            Owner::Tenant(_) => clear!("tenant_id = $1 AND catch_all_inbox_id IS NOT NULL"),
+            Owner::Workspace(_) => clear!("workspace_id = $1 AND catch_all_inbox_id IS NOT NULL"),
+            Owner::Inbox(_) => clear!("catch_all_inbox_id = $1"),
+        };
+        self.names_returned(sql, owner.id(), now, "clear catch-alls")
+            .await
+    }
+
+    /// Deletes the domains of an owner, which an inbox has none of. Returns those that were verified.
+    pub async fn delete_domains_of(
+        &mut self,
+        owner: Owner,
+        now: Timestamp,
+    ) -> Result<Vec<DomainName>, Error> {
+        macro_rules! delete {
+            ($owned:literal) => {
+                concat!(
+                    "UPDATE domains SET deleted_at = $2, catch_all_inbox_id = NULL WHERE deleted_at IS NULL AND ",
+                    $owned,
+                    " RETURNING name"
+                )
+            };
+        }
+        let sql = match owner {
+            Owner::Tenant(_) => delete!("tenant_id = $1"),
+            Owner::Workspace(_) => delete!("workspace_id = $1"),
+            Owner::Inbox(_) => return Ok(Vec::new()),
+        };
+        self.names_returned(sql, owner.id(), now, "delete domains").await
+    }
+
+    async fn names_returned(
+        &mut self,
+        sql: &'static str,
+        owner: Uuid,
+        now: Timestamp,
+        doing: &'static str,
+    ) -> Result<Vec<DomainName>, Error> {
+        let names: Vec<String> = on!(self, db => sqlx::query_scalar(sql)
+            .bind(owner)
+            .bind(now.as_micros())
             .fetch_all(db)
             .await)
-        .map_err(Error::while_doing("list the verified domains"))?;
+        .map_err(Error::while_doing(doing))?;
         names
             .iter()
             .map(|name| DomainName::parse(name).map_err(Error::row("a domain")))
             .collect()
     }
+
+    /// Deletes a registration.
+    pub async fn delete_domain(&mut self, id: DomainId, now: Timestamp) -> Result<(), Error> {
+        let doing = "delete a domain";
+        let rows = on!(self, db => sqlx::query(
+                "UPDATE domains SET deleted_at = $2, catch_all_inbox_id = NULL WHERE id = $1 AND deleted_at IS NULL",
+            )
+            .bind(id.0)
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(|done| done.rows_affected()))
+        .map_err(Error::while_doing(doing))?;
+        one_row(doing, rows)
+    }
+
+    /// Whether a tenant, or one workspace of it, had a registration of this domain that is deleted.
+    pub async fn had_domain(&mut self, filter: DomainFilter, name: &DomainName) -> Result<bool, Error> {
+        let found: Vec<Uuid> = on!(self, db => sqlx::query_scalar(
+                "SELECT workspace_id FROM domains WHERE tenant_id = $1 AND name = $2 AND deleted_at IS NOT NULL",
+            )
+            .bind(filter.tenant.0)
+            .bind(name.as_str())
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("look up a deleted domain"))?;
+        Ok(match filter.workspace {
+            Some(workspace) => found.contains(&workspace.0),
+            None => !found.is_empty(),
+        })
+    }
+
+    /// How many live inboxes have their canonical address at a domain.
+    pub async fn count_inboxes_at(&mut self, tenant: TenantId, domain: &DomainName) -> Result<u32, Error> {
+        let found: i64 = on!(self, db => sqlx::query_scalar(
+                "SELECT COUNT(*) FROM addresses a JOIN inboxes i ON i.id = a.inbox_id AND i.domain = a.domain
+                     AND i.local_part = a.local_part WHERE a.domain = $2 AND i.tenant_id = $1",
+            )
+            .bind(tenant.0)
+            .bind(domain.as_str())
+            .fetch_one(db)
+            .await)
+        .map_err(Error::while_doing("count the inboxes at a domain"))?;
+        Ok(super::count(found))
+    }
+
+    /// Takes every address of a domain from the inboxes that have it, and leaves no hold on any, because whoever owns the
+    /// domain next gets all of its names. Returns the addresses that were in use, and the inboxes of which one was
+    /// primary, with their canonical addresses.
+    pub async fn leave_domain(
+        &mut self,
+        domain: &DomainName,
+        now: Timestamp,
+    ) -> Result<(Vec<Address>, Vec<(InboxId, Address)>), Error> {
+        let doing = "take the addresses of a domain from inboxes";
+        let rows: Vec<(Uuid, String, String)> = on!(self, db => sqlx::query_as(
+                "SELECT i.id, i.local_part, i.domain FROM addresses a JOIN inboxes i ON i.id = a.inbox_id
+                 WHERE a.domain = $1 AND a.primary_since IS NOT NULL",
+            )
+            .bind(domain.as_str())
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing(doing))?;
+        let without_primary = rows
+            .iter()
+            .map(|(id, local_part, domain)| Ok((InboxId(*id), parse_address(local_part, domain)?)))
+            .collect::<Result<_, Error>>()?;
+        on!(self, db => sqlx::query("UPDATE addresses SET held_until = $2 WHERE domain = $1 AND inbox_id IS NULL")
+            .bind(domain.as_str())
+            .bind(now.as_micros())
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing(doing))?;
+        let left: Vec<String> = on!(self, db => sqlx::query_scalar(
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2
+                 WHERE domain = $1 AND inbox_id IS NOT NULL RETURNING local_part",
+            )
+            .bind(domain.as_str())
+            .bind(now.as_micros())
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing(doing))?;
+        let left = left
+            .iter()
+            .map(|local_part| parse_address(local_part, domain.as_str()))
+            .collect::<Result<_, _>>()?;
+        Ok((left, without_primary))
+    }
+
+    /// What the maps should say of these domains that some workspace has verified: the canonical address of the
+    /// catch-all of each. At most [`super::ROWS_MAX`] names.
+    pub async fn domain_states(
+        &mut self,
+        names: &[&DomainName],
+    ) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id
+                 AND i.deleted_at IS NULL
+             WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL AND d.name IN ({})",
+            values::list(names.len(), 1)
+        );
+        let rows: Vec<(String, Option<String>, Option<String>)> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(names.len()));
+            for name in names {
+                query = query.bind(name.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("read what the maps should say of domains"))?;
+        parse_states(rows)
+    }
+
+    /// The same of every verified domain, in order of the names' octets.
+    pub async fn all_domain_states(&mut self) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
+        let rows: Vec<(String, Option<String>, Option<String>)> = on!(self, db => sqlx::query_as(
+                "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id
+                     AND i.deleted_at IS NULL
+                 WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL ORDER BY d.name",
+            )
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list what the maps should say of domains"))?;
+        parse_states(rows)
+    }
+
+    /// Verified domains that were last checked before this, those that wait the longest first.
+    pub async fn domains_to_check(
+        &mut self,
+        checked_before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Domain>, Error> {
+        let rows: Vec<DomainRow> = on!(self, db => sqlx::query_as(select_domains!(
+                "d.verified_at IS NOT NULL AND d.checked_at <= $1 ORDER BY d.checked_at, d.id LIMIT $2"
+            ))
+            .bind(checked_before.as_micros())
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list domains to be checked"))?;
+        rows.into_iter().map(DomainRow::parse).collect()
+    }
+}
+
+fn parse_states(
+    rows: Vec<(String, Option<String>, Option<String>)>,
+) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
+    rows.into_iter()
+        .map(|(name, local_part, domain)| {
+            let name = DomainName::parse(&name).map_err(Error::row("a domain"))?;
+            let catch_all = match (local_part, domain) {
+                (Some(local_part), Some(domain)) => Some(parse_address(&local_part, &domain)?),
+                _ => None,
+            };
+            Ok((name, catch_all))
+        })
+        .collect()
 }

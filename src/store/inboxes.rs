@@ -373,22 +373,30 @@ impl Tx {
         Ok(())
     }
 
-    /// The canonical addresses of the owner's live inboxes.
-    pub async fn canonical_addresses_of(&mut self, owner: Owner) -> Result<Vec<Address>, Error> {
+    /// The addresses of the owner's live inboxes, and of each whether it is the canonical one.
+    pub async fn addresses_of(&mut self, owner: Owner) -> Result<Vec<(Address, bool)>, Error> {
+        macro_rules! select_addresses {
+            ($owned:literal) => {
+                concat!(
+                    "SELECT a.local_part, a.domain,
+                         CASE WHEN a.local_part = i.local_part AND a.domain = i.domain THEN 1 ELSE 0 END
+                     FROM inboxes i JOIN addresses a ON a.inbox_id = i.id WHERE i.deleted_at IS NULL AND ",
+                    $owned
+                )
+            };
+        }
         let sql = match owner {
-            Owner::Tenant(_) => {
-                "SELECT local_part, domain FROM inboxes WHERE tenant_id = $1 AND deleted_at IS NULL"
-            }
-            Owner::Workspace(_) => {
-                "SELECT local_part, domain FROM inboxes WHERE workspace_id = $1 AND deleted_at IS NULL"
-            }
-            Owner::Inbox(_) => "SELECT local_part, domain FROM inboxes WHERE id = $1 AND deleted_at IS NULL",
+            Owner::Tenant(_) => select_addresses!("i.tenant_id = $1"),
+            Owner::Workspace(_) => select_addresses!("i.workspace_id = $1"),
+            Owner::Inbox(_) => select_addresses!("i.id = $1"),
         };
-        let rows: Vec<(String, String)> =
+        let rows: Vec<(String, String, i32)> =
             on!(self, db => sqlx::query_as(sql).bind(owner.id()).fetch_all(db).await)
-                .map_err(Error::while_doing("list canonical addresses"))?;
+                .map_err(Error::while_doing("list the addresses of inboxes"))?;
         rows.iter()
-            .map(|(local_part, domain)| parse_address(local_part, domain))
+            .map(|(local_part, domain, is_canonical)| {
+                Ok((parse_address(local_part, domain)?, *is_canonical != 0))
+            })
             .collect()
     }
 
@@ -402,17 +410,17 @@ impl Tx {
     ) -> Result<(Vec<Address>, u32), Error> {
         let (bury, delete) = match owner {
             Owner::Tenant(_) => (
-                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id IN
                  (SELECT id FROM inboxes WHERE tenant_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE tenant_id = $1 AND deleted_at IS NULL",
             ),
             Owner::Workspace(_) => (
-                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id IN
                  (SELECT id FROM inboxes WHERE workspace_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE workspace_id = $1 AND deleted_at IS NULL",
             ),
             Owner::Inbox(_) => (
-                "UPDATE addresses SET inbox_id = NULL, primary_since = NULL, held_until = $2 WHERE inbox_id = $1
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id = $1
                  RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE id = $1 AND deleted_at IS NULL",
             ),

@@ -6,8 +6,14 @@ use uuid::Uuid;
 use super::{Error, Owner, ROWS_MAX, Tx, addresses::parse_address, on, values};
 use crate::{
     clock::Timestamp,
-    model::{address::Address, maps::MapKey},
+    model::{
+        address::{Address, DomainName},
+        maps::MapKey,
+    },
 };
+
+/// Marks looked at in one go; as many as [`ROWS_MAX`].
+const MARKS_AT_ONCE: u32 = 256;
 
 /// Whether open sessions of a login have to be ended when its key is published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,26 +112,124 @@ impl Tx {
         rows.into_iter().map(PendingRow::parse).collect()
     }
 
-    /// The canonical addresses of an owner's inboxes, deleted ones included, that are still to be published: what a
-    /// call left undone whose caller was told to try again.
-    pub async fn unpublished_of(&mut self, owner: Owner) -> Result<Vec<Address>, Error> {
-        let sql = match owner {
-            Owner::Tenant(_) => {
-                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
-                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.tenant_id = $1"
+    /// The addresses of an owner's inboxes, those that they left included, and the domains of its workspaces or of the
+    /// inbox's, that are still to be published: what a call left undone whose caller was told to try again. It takes a
+    /// look at every mark, of which there are few.
+    pub async fn unpublished_of(&mut self, owner: Owner) -> Result<Vec<MapKey>, Error> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let marked = self.unpublished(after, MARKS_AT_ONCE).await?;
+            let Some(last) = marked.last() else {
+                return Ok(found);
+            };
+            after = Some(last.mark);
+            let (mut addresses, mut domains) = (Vec::new(), Vec::new());
+            for pending in marked {
+                match pending.key {
+                    MapKey::Address(address) => addresses.push(address),
+                    MapKey::Domain(domain) => domains.push(domain),
+                }
             }
+            found.extend(
+                self.owned(owner, &addresses)
+                    .await?
+                    .into_iter()
+                    .map(MapKey::Address),
+            );
+            found.extend(
+                self.owned_domains(owner, &domains)
+                    .await?
+                    .into_iter()
+                    .map(MapKey::Domain),
+            );
+        }
+    }
+
+    /// Of these domains, those that a workspace of the owner, or the inbox's, has or had. At most [`ROWS_MAX`] domains.
+    async fn owned_domains(
+        &mut self,
+        owner: Owner,
+        domains: &[DomainName],
+    ) -> Result<Vec<DomainName>, Error> {
+        if domains.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owns = match owner {
+            Owner::Tenant(_) => "tenant_id = $1",
             Owner::Workspace(_) => {
-                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
-                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.workspace_id = $1"
+                "tenant_id = (SELECT tenant_id FROM workspaces WHERE id = $1) AND workspace_id = $1"
             }
             Owner::Inbox(_) => {
-                "SELECT DISTINCT i.local_part, i.domain FROM unpublished u
-                 JOIN inboxes i ON u.map_key = i.local_part || '@' || i.domain WHERE i.id = $1"
+                "(tenant_id, workspace_id) = (SELECT tenant_id, workspace_id FROM inboxes WHERE id = $1)"
             }
         };
-        let rows: Vec<(String, String)> =
-            on!(self, db => sqlx::query_as(sql).bind(owner.id()).fetch_all(db).await)
-                .map_err(Error::while_doing("list what an owner has unpublished"))?;
+        let sql = format!(
+            "SELECT DISTINCT name FROM domains WHERE {owns} AND name IN ({})",
+            values::list(domains.len(), 2)
+        );
+        let names: Vec<String> = on!(self, db => {
+            let mut query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).bind(owner.id());
+            for domain in domains {
+                query = query.bind(domain.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("list which domains an owner has unpublished"))?;
+        names
+            .iter()
+            .map(|name| DomainName::parse(name).map_err(Error::row("a domain")))
+            .collect()
+    }
+
+    /// A domain, and addresses at it, that are still to be published. It takes a look at every mark.
+    pub async fn unpublished_at(&mut self, domain: &DomainName) -> Result<Vec<MapKey>, Error> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let marked = self.unpublished(after, MARKS_AT_ONCE).await?;
+            let Some(last) = marked.last() else {
+                return Ok(found);
+            };
+            after = Some(last.mark);
+            found.extend(
+                marked
+                    .into_iter()
+                    .map(|pending| pending.key)
+                    .filter(|key| match key {
+                        MapKey::Address(address) => address.domain == *domain,
+                        MapKey::Domain(name) => name == domain,
+                    }),
+            );
+        }
+    }
+
+    /// Of these addresses, those that an inbox of the owner has or left. At most [`ROWS_MAX`] addresses.
+    async fn owned(&mut self, owner: Owner, addresses: &[Address]) -> Result<Vec<Address>, Error> {
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owns = match owner {
+            Owner::Tenant(_) => "i.tenant_id",
+            Owner::Workspace(_) => "i.workspace_id",
+            Owner::Inbox(_) => "i.id",
+        };
+        let last = addresses.len() * 2 + 1;
+        let sql = format!(
+            "WITH wanted (domain, local_part) AS (VALUES {})
+             SELECT a.local_part, a.domain FROM wanted w
+                 JOIN addresses a ON a.domain = w.domain AND a.local_part = w.local_part
+                 JOIN inboxes i ON i.id = COALESCE(a.inbox_id, a.left_by) WHERE {owns} = ${last}",
+            values::rows(addresses.len(), 2)
+        );
+        let rows: Vec<(String, String)> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(addresses.len()));
+            for address in addresses {
+                query = query.bind(address.domain.as_str()).bind(address.local_part.as_str());
+            }
+            query.bind(owner.id()).fetch_all(db).await
+        })
+        .map_err(Error::while_doing("list what an owner has unpublished"))?;
         rows.iter()
             .map(|(local_part, domain)| parse_address(local_part, domain))
             .collect()

@@ -43,7 +43,7 @@ impl WorkspaceRow {
 macro_rules! select_workspaces {
     () => {
         "SELECT w.id, w.tenant_id, w.name, w.slug, t.default_workspace_id, w.inbox_count,
-             (SELECT COUNT(*) FROM domains d WHERE d.workspace_id = w.id) AS domain_count, w.created_at
+             (SELECT COUNT(*) FROM domains d WHERE d.workspace_id = w.id AND d.deleted_at IS NULL) AS domain_count, w.created_at
          FROM workspaces w JOIN tenants t ON t.id = w.tenant_id
          WHERE w.deleted_at IS NULL AND t.deleted_at IS NULL AND w.tenant_id = $1"
     };

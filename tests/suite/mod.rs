@@ -4,8 +4,9 @@
 //! for every test, `tests/compose` finds one stack of containers that is up and that all tests share. So a test stops
 //! nothing, looks at no file but through its world, and takes every name from it.
 
+mod addresses;
 mod crowd;
 mod cut_off;
 mod mailbox;
-mod storm;
+pub mod storm;
 pub mod verify;

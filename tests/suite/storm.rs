@@ -21,6 +21,8 @@ use crate::support::{
 
 /// Inboxes that are created, one after another.
 const CREATED: usize = 500;
+/// Addresses that one inbox is given and loses again.
+const ADDED: usize = 200;
 /// Every how many of them gets a whole message.
 const MESSAGE_EVERY: usize = 10;
 /// Owners of other inboxes who log in all the time, half of them over IMAP, half on submission.
@@ -78,6 +80,44 @@ fn log_in_all_the_time(
     })
 }
 
+/// Owners of other inboxes who log in all the time.
+pub struct Storm {
+    stop: Arc<AtomicBool>,
+    logins: Arc<AtomicU64>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
+}
+
+impl Storm {
+    pub async fn begin(world: &World) -> Self {
+        let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let crowd = world.tenant("Crowd").await;
+        let mut tasks = Vec::new();
+        for number in 0..OTHERS {
+            let other = world.create(&crowd, &format!("other-{number}")).await;
+            let (stop, logins) = (Arc::clone(&stop), Arc::clone(&logins));
+            tasks.push(log_in_all_the_time(
+                world.mail.clone(),
+                other,
+                number % 2 == 0,
+                stop,
+                logins,
+            ));
+        }
+        Self { stop, logins, tasks }
+    }
+
+    /// Ends it; none of the logins may have failed. Returns how many there were.
+    pub async fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for task in self.tasks {
+            failures.extend(task.await.unwrap());
+        }
+        assert_eq!(failures, Vec::<String>::new(), "logins of others failed");
+        self.logins.load(Ordering::Relaxed)
+    }
+}
+
 /// Looks into an inbox in which there are so many messages at most.
 async fn imap(mail: &Mail, inbox: &Inbox, at_most: u32) -> Result<(), String> {
     let exists = attempt::imap(mail, inbox).await?;
@@ -92,15 +132,7 @@ async fn imap(mail: &Mail, inbox: &Inbox, at_most: u32) -> Result<(), String> {
 async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
     World::run(async |world| {
         let begun = Instant::now();
-        let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let crowd = world.tenant("Crowd").await;
-        let mut storm = Vec::new();
-        for number in 0..OTHERS {
-            let other = world.create(&crowd, &format!("other-{number}")).await;
-            let (stop, logins) = (Arc::clone(&stop), Arc::clone(&logins));
-            storm.push(log_in_all_the_time(world.mail.clone(), other, number % 2 == 0, stop, logins));
-        }
-
+        let storm = Storm::begin(world).await;
         let tenant = world.tenant("Acme").await;
         let [mut over_imap, mut over_submission, mut from_outside]: [Attempts; 3] = Default::default();
         let mut creating = Duration::ZERO;
@@ -119,16 +151,12 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
             );
             with_message.extend(message.map(|message| (inbox, message)));
         }
-        stop.store(true, Ordering::Relaxed);
-        let mut failures = Vec::new();
-        for task in storm {
-            failures.extend(task.await.unwrap());
-        }
+        let logins = storm.end().await;
         println!(
             "{CREATED} created in {creating:?} of {:?}, beside {} other logins; first attempts that succeeded: \
              IMAP {} ({:?}), submission {} ({:?}), inbound {} ({:?})",
             begun.elapsed(),
-            logins.load(Ordering::Relaxed),
+            logins,
             over_imap.succeeded,
             over_imap.took,
             over_submission.succeeded,
@@ -143,10 +171,47 @@ async fn five_hundred_new_inboxes_work_at_their_first_use_in_a_login_storm() {
         ] {
             assert_eq!(attempts.succeeded, CREATED, "{what}: {:#?}", attempts.failures);
         }
-        assert_eq!(failures, Vec::<String>::new(), "logins of others failed");
         for (inbox, message) in with_message {
             world.mail.receive(&inbox, &message).await;
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_addresses_come_and_go_at_once_in_a_login_storm() {
+    World::run(async |world| {
+        let storm = Storm::begin(world).await;
+        let tenant = world.tenant("Acme").await;
+        let scout = world.create(&tenant, "scout").await;
+        let path = format!("/v1/inboxes/{}/addresses", scout.id);
+        let mut wrong = Vec::new();
+        for number in 0..ADDED {
+            let address = format!("{}@{}", world.name(&format!("name-{number}")), world.domain());
+            let added = tenant.post(&path, &json!({"email": address})).await;
+            assert_eq!(added.status, 201, "{added:?}");
+            let mail = &world.mail;
+            let (inbound, submission) = tokio::join!(
+                attempt::inbound_to(mail, &address),
+                attempt::submission_as(mail, &scout, &address)
+            );
+            wrong.extend([inbound, submission].into_iter().filter_map(Result::err));
+            let removed = tenant.delete(&format!("{path}/{address}")).await;
+            assert_eq!(removed.status, 200, "{removed:?}");
+            let (inbound, submission) = tokio::join!(
+                attempt::inbound_to(mail, &address),
+                attempt::submission_as(mail, &scout, &address)
+            );
+            for (outcome, refusal) in [(inbound, "550 5.1.1"), (submission, "553 5.7.1")] {
+                match outcome {
+                    Err(error) if error.contains(refusal) => {}
+                    other => wrong.push(format!("{address} after its removal: {other:?}")),
+                }
+            }
+        }
+        let logins = storm.end().await;
+        println!("{ADDED} addresses came and went beside {logins} logins of others");
+        assert_eq!(wrong, Vec::<String>::new());
     })
     .await;
 }

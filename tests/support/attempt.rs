@@ -33,6 +33,19 @@ pub async fn inbound(mail: &Mail, inbox: &Inbox, message: Option<&Message>) -> R
     hand_over(smtp, STRANGER, &inbox.email, message).await
 }
 
+/// Names an address as recipient, as another mail server does.
+pub async fn inbound_to(mail: &Mail, address: &str) -> Result<(), String> {
+    hand_over(mail.try_inbound().await?, STRANGER, address, None).await
+}
+
+/// Logs in on submission and sends to itself as this address.
+pub async fn submission_as(mail: &Mail, inbox: &Inbox, address: &str) -> Result<(), String> {
+    let mut smtp = mail.try_submission().await?;
+    smtp.try_expect(&auth_plain(&inbox.email, &inbox.password), "235")
+        .await?;
+    hand_over(smtp, address, &inbox.email, None).await
+}
+
 async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     mut smtp: Smtp<S>,
     sender: &str,

@@ -11,6 +11,7 @@ use crate::support::{api::Api, daemon::Daemon};
 
 /// Everything that one tenant has.
 struct Side {
+    name: String,
     tenant: String,
     default_workspace: String,
     workspace: String,
@@ -26,7 +27,7 @@ struct Side {
 }
 
 impl Side {
-    async fn new(daemon: &Daemon, name: &str) -> Self {
+    async fn new(daemon: &Daemon, name: &str, has_domain: bool) -> Self {
         let admin = daemon.api(&daemon.super_admin);
         let tenant = admin.post("/v1/tenants", &json!({"name": name})).await;
         let tk = daemon.api(tenant.text("key"));
@@ -42,6 +43,10 @@ impl Side {
             .post("/v1/inboxes", &json!({"username": format!("{name}-other")}))
             .await;
         assert_eq!((inbox.status, other_inbox.status), (201, 201));
+        if has_domain {
+            let body = json!({"domain": format!("{name}.example"), "workspaceId": workspace.id()});
+            assert_eq!(tk.post("/v1/domains", &body).await.status, 201);
+        }
         let text = |answer: &crate::support::api::Answer, name: &str| answer.text(name).to_owned();
         Self {
             marks: vec![
@@ -56,6 +61,7 @@ impl Side {
                 text(&inbox, "apiKey"),
                 name.to_owned(),
             ],
+            name: name.to_owned(),
             tenant: text(&tenant, "id"),
             default_workspace: text(&tenant, "defaultWorkspaceId"),
             workspace: text(&workspace, "id"),
@@ -76,6 +82,8 @@ struct Row(&'static str, &'static str, Value, [u16; 4]);
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn rows_of_own() -> Vec<Row> {
     let none = || json!({});
+    let alias = || json!({"email": "alias@inboxd.test"});
+    let domain = || json!({"domain": "{name}.example"});
     vec![
         Row("GET", "/v1/me", none(), [200, 200, 200, 200]),
         Row("POST", "/v1/inboxes", none(), [403, 201, 201, 403]),
@@ -107,6 +115,43 @@ fn rows_of_own() -> Vec<Row> {
         Row("GET", "/v1/inboxes/{inbox}", none(), [403, 200, 200, 200]),
         Row("GET", "/v1/inboxes/{other_inbox}", none(), [403, 200, 404, 404]),
         Row("PATCH", "/v1/inboxes/{inbox}", none(), [403, 200, 200, 403]),
+        // The same address four times: who comes second finds it added.
+        Row(
+            "POST",
+            "/v1/inboxes/{inbox}/addresses",
+            alias(),
+            [403, 200, 201, 403],
+        ),
+        Row(
+            "GET",
+            "/v1/inboxes/{inbox}/addresses",
+            none(),
+            [403, 200, 200, 200],
+        ),
+        Row(
+            "GET",
+            "/v1/inboxes/{other_inbox}/addresses",
+            none(),
+            [403, 200, 404, 404],
+        ),
+        Row(
+            "POST",
+            "/v1/inboxes/{other_inbox}/addresses",
+            alias(),
+            [403, 409, 404, 403],
+        ),
+        Row(
+            "DELETE",
+            "/v1/inboxes/{other_inbox}/addresses/alias@inboxd.test",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "DELETE",
+            "/v1/inboxes/{inbox}/addresses/alias@inboxd.test",
+            none(),
+            [403, 404, 200, 403],
+        ),
         Row("PATCH", "/v1/inboxes/{other_inbox}", none(), [403, 200, 404, 403]),
         Row(
             "POST",
@@ -123,6 +168,51 @@ fn rows_of_own() -> Vec<Row> {
         Row(
             "POST",
             "/v1/inboxes/{other_inbox}/rotate-key",
+            none(),
+            [403, 200, 404, 403],
+        ),
+        Row("POST", "/v1/domains", domain(), [403, 201, 201, 403]),
+        Row(
+            "POST",
+            "/v1/domains",
+            json!({"domain": "{name}-too.example", "workspaceId": "{default_workspace}"}),
+            [403, 201, 403, 403],
+        ),
+        Row("GET", "/v1/domains", none(), [403, 200, 200, 403]),
+        Row(
+            "GET",
+            "/v1/domains?workspace={default_workspace}",
+            none(),
+            [403, 200, 403, 403],
+        ),
+        Row("GET", "/v1/domains/{name}.example", none(), [403, 200, 200, 403]),
+        Row(
+            "GET",
+            "/v1/domains/{name}-too.example",
+            none(),
+            [403, 200, 404, 403],
+        ),
+        Row(
+            "GET",
+            "/v1/domains/{name}.example/verify",
+            none(),
+            [403, 200, 200, 403],
+        ),
+        Row(
+            "PATCH",
+            "/v1/domains/{name}.example",
+            none(),
+            [403, 200, 200, 403],
+        ),
+        Row(
+            "POST",
+            "/v1/domains/{name}.example/dkim/rotate",
+            none(),
+            [403, 200, 200, 403],
+        ),
+        Row(
+            "DELETE",
+            "/v1/domains/{name}-too.example",
             none(),
             [403, 200, 404, 403],
         ),
@@ -193,6 +283,7 @@ fn rows_of_own() -> Vec<Row> {
 }
 
 /// The same calls on the other tenant's objects. The super admin's column is that of any tenant.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rows_of_foreign() -> Vec<Row> {
     let none = || json!({});
     vec![
@@ -229,8 +320,69 @@ fn rows_of_foreign() -> Vec<Row> {
             [403, 404, 404, 404],
         ),
         Row(
+            "GET",
+            "/v1/inboxes/{inbox}/addresses",
+            none(),
+            [403, 404, 404, 404],
+        ),
+        Row(
+            "POST",
+            "/v1/inboxes/{inbox}/addresses",
+            json!({"email": "alias@inboxd.test"}),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "DELETE",
+            "/v1/inboxes/{inbox}/addresses/zeta-inbox@inboxd.test",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
             "POST",
             "/v1/inboxes/{inbox}/rotate-key",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "POST",
+            "/v1/domains",
+            json!({"domain": "x.example", "workspaceId": "{workspace}"}),
+            [403, 404, 403, 403],
+        ),
+        Row(
+            "GET",
+            "/v1/domains?workspace={workspace}",
+            none(),
+            [403, 404, 403, 403],
+        ),
+        Row("GET", "/v1/domains/{name}.example", none(), [403, 404, 404, 403]),
+        Row(
+            "GET",
+            "/v1/domains/{name}.example/verify",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "GET",
+            "/v1/domains/{name}.example/zone",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "PATCH",
+            "/v1/domains/{name}.example",
+            json!({"catchAll": null}),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "POST",
+            "/v1/domains/{name}.example/dkim/rotate",
+            none(),
+            [403, 404, 404, 403],
+        ),
+        Row(
+            "DELETE",
+            "/v1/domains/{name}.example",
             none(),
             [403, 404, 404, 403],
         ),
@@ -278,6 +430,7 @@ fn rows_of_foreign() -> Vec<Row> {
 
 fn filled(text: &str, side: &Side) -> String {
     [
+        ("{name}", &side.name),
         ("{tenant}", &side.tenant),
         ("{default_workspace}", &side.default_workspace),
         ("{workspace}", &side.workspace),
@@ -298,8 +451,8 @@ async fn call(api: &Api, row: &Row, side: &Side) -> crate::support::api::Answer 
 
 on_both_databases! {
     async fn every_call_with_every_kind_of_key_on_own_objects(daemon) {
-        let own = Side::new(&daemon, "acme").await;
-        let foreign = Side::new(&daemon, "zeta").await;
+        let own = Side::new(&daemon, "acme", false).await;
+        let foreign = Side::new(&daemon, "zeta", true).await;
         let sa = daemon.api(&daemon.super_admin);
         let mut wrong = Vec::new();
         let mut calls = 0;
@@ -323,8 +476,8 @@ on_both_databases! {
     }
 
     async fn every_call_with_every_kind_of_key_on_foreign_objects(daemon) {
-        let own = Side::new(&daemon, "acme").await;
-        let foreign = Side::new(&daemon, "zeta").await;
+        let own = Side::new(&daemon, "acme", false).await;
+        let foreign = Side::new(&daemon, "zeta", true).await;
         let sa = daemon.api(&daemon.super_admin);
         let mut wrong = Vec::new();
         let mut calls = 0;
@@ -340,7 +493,7 @@ on_both_databases! {
                         assert!(!answer.body.to_string().contains(mark.as_str()), "{} {} shows {mark}", row.0, row.1);
                     }
                     // Somebody else's is byte for byte what never was.
-                    let nobody = Side { inbox: unknown(1), workspace: unknown(2), default_workspace: unknown(3), tenant: unknown(4),
+                    let nobody = Side { name: "never".to_owned(), inbox: unknown(1), workspace: unknown(2), default_workspace: unknown(3), tenant: unknown(4),
                         workspace_key_id: unknown(5), other_inbox: unknown(6), marks: Vec::new(), tk: own.tk.clone(), wk: own.wk.clone(), ak: own.ak.clone() };
                     let never = call(api, &row, &nobody).await;
                     assert_eq!((never.status, &never.body), (answer.status, &answer.body), "{} {}", row.0, row.1);
@@ -356,7 +509,7 @@ on_both_databases! {
     }
 
     async fn every_call_needs_a_key(daemon) {
-        let own = Side::new(&daemon, "acme").await;
+        let own = Side::new(&daemon, "acme", false).await;
         let never = inboxd::model::api_key::ApiKey::generate(inboxd::model::api_key::KeyKind::Tenant, &inboxd::clock::Machine);
         let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
         let revoked = {

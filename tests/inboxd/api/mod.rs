@@ -1,11 +1,13 @@
 //! The HTTP API without mail servers: what it answers, to whom, on both databases.
 
+mod addresses;
 mod authorization;
 mod bad_input;
 mod bootstrap;
 mod certificate;
 mod create;
 mod document;
+mod domains;
 mod faults;
 mod healthcheck;
 mod idempotency;

@@ -146,9 +146,9 @@ async fn whatever_befell_the_maps_they_are_right_when_the_daemon_answers() {
                 assert_equal(&db, &layout).await;
                 for inbox in [&promised.ada, &promised.new] {
                     attempt::imap(&world.mail, inbox).await.unwrap();
-                    for (table, value) in [("mailboxes", "1"), ("sender_logins", &inbox.email)] {
+                    for table in ["mailboxes", "sender_logins"] {
                         let found = postmap.query(&layout, table, &inbox.email);
-                        assert_eq!(found.as_deref(), Some(value), "{}", inbox.email);
+                        assert_eq!(found.as_ref(), Some(&inbox.email));
                     }
                 }
                 assert_eq!(postmap.query(&layout, "mailboxes", &promised.gone.email), None);

@@ -7,6 +7,7 @@ use crate::support::{
     api::{Answer, Api},
     daemon::{DEFAULT_DOMAIN, Daemon},
     inbox::Inbox,
+    mail::Mail,
 };
 
 /// An operation of the API.
@@ -18,6 +19,8 @@ pub enum Operation {
     RotatePassword,
     RotateKey,
     Delete,
+    AddAddress,
+    RemoveAddress,
     /// Of a tenant with two inboxes.
     Suspend,
     Resume,
@@ -59,7 +62,11 @@ impl Trial {
         let tenant_path = format!("/v1/tenants/{}", made.id());
         let existing = match operation {
             Operation::Create | Operation::CreateOnce => 0,
-            Operation::RotatePassword | Operation::RotateKey | Operation::Delete => 1,
+            Operation::RotatePassword
+            | Operation::RotateKey
+            | Operation::Delete
+            | Operation::AddAddress
+            | Operation::RemoveAddress => 1,
             Operation::Suspend | Operation::Resume => 2,
         };
         let mut inboxes = Vec::new();
@@ -81,6 +88,19 @@ impl Trial {
             Operation::RotatePassword => (&tenant, Method::POST, of_inbox("/rotate-password"), Value::Null),
             Operation::RotateKey => (&tenant, Method::POST, of_inbox("/rotate-key"), Value::Null),
             Operation::Delete => (&tenant, Method::DELETE, of_inbox(""), Value::Null),
+            Operation::AddAddress => (
+                &tenant,
+                Method::POST,
+                of_inbox("/addresses"),
+                json!({"email": further(name)}),
+            ),
+            Operation::RemoveAddress => {
+                let body = json!({"email": further(name)});
+                let added = tenant.post(&of_inbox("/addresses"), &body).await;
+                assert_eq!(added.status, 201, "{added:?}");
+                let path = of_inbox(&format!("/addresses/{}", further(name)));
+                (&tenant, Method::DELETE, path, Value::Null)
+            }
             Operation::Suspend => (
                 &operator,
                 Method::PATCH,
@@ -131,10 +151,14 @@ impl Trial {
         caller.try_send(request).await.ok()
     }
 
+    fn removes(&self) -> bool {
+        matches!(self.operation, Operation::Delete | Operation::RemoveAddress)
+    }
+
     /// Whether an answer says that it is done.
     pub fn is_done(&self, answer: &Answer) -> bool {
         // What an earlier call deleted is not there any more.
-        answer.status < 300 || self.operation == Operation::Delete && answer.status == 404
+        answer.status < 300 || self.removes() && answer.status == 404
     }
 
     /// What works right after the first call was answered with success, whatever happens then.
@@ -142,9 +166,25 @@ impl Trial {
         match self.operation {
             Operation::Create | Operation::CreateOnce => vec![Inbox::of(answer)],
             Operation::RotatePassword => vec![self.inboxes[0].with_password(answer.text("imapPassword"))],
-            Operation::RotateKey | Operation::Resume => self.inboxes.clone(),
+            Operation::RotateKey | Operation::Resume | Operation::AddAddress | Operation::RemoveAddress => {
+                self.inboxes.clone()
+            }
             Operation::Delete | Operation::Suspend => Vec::new(),
         }
+    }
+
+    /// Postfix takes mail for a further address, or refuses it, from the answer on.
+    pub async fn assert_recipient(&self, mail: &Mail, answer: &Answer) {
+        let reply = match self.operation {
+            Operation::AddAddress => "250",
+            Operation::RemoveAddress => "550 5.1.1",
+            _ => return,
+        };
+        assert!(answer.status < 300, "{answer:?}");
+        let mut inbound = mail.inbound().await;
+        inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+        let recipient = format!("RCPT TO:<{}>", further(&self.username));
+        inbound.expect(&recipient, reply).await;
     }
 
     /// What the answers of the first call, if it had a successful one, and of the last one mean. Between them the
@@ -207,6 +247,18 @@ impl Trial {
                 assert_eq!(gone.status, 404, "{gone:?}");
                 refused.extend(self.inboxes.clone());
             }
+            Operation::AddAddress | Operation::RemoveAddress => {
+                let path = format!("/v1/inboxes/{}/addresses", self.inboxes[0].id);
+                let there = self
+                    .tenant
+                    .get(&path)
+                    .await
+                    .body
+                    .to_string()
+                    .contains(&further(&self.username));
+                assert_eq!(there, self.operation == Operation::AddAddress);
+                logs_in.extend(self.inboxes.clone());
+            }
             Operation::Suspend => refused.extend(self.inboxes.clone()),
             Operation::Resume => logs_in.extend(self.inboxes.clone()),
         }
@@ -217,7 +269,12 @@ impl Trial {
     /// The tenant has the inboxes that it must have and no other, and they are counted.
     async fn assert_counted(&self) {
         let expected = match self.operation {
-            Operation::Create | Operation::CreateOnce | Operation::RotatePassword | Operation::RotateKey => 1,
+            Operation::Create
+            | Operation::CreateOnce
+            | Operation::RotatePassword
+            | Operation::RotateKey
+            | Operation::AddAddress
+            | Operation::RemoveAddress => 1,
             Operation::Delete => 0,
             Operation::Suspend | Operation::Resume => 2,
         };
@@ -230,4 +287,9 @@ impl Trial {
             assert_eq!(super::listed(&self.tenant).await.len(), expected);
         }
     }
+}
+
+/// A further address of the inbox of this trial.
+fn further(name: &str) -> String {
+    format!("{name}-further@{DEFAULT_DOMAIN}")
 }

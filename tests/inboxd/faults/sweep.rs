@@ -191,6 +191,9 @@ impl Sweep<'_> {
             &done.map_or_else(Vec::new, |done| trial.promised(done)),
         )
         .await;
+        if let Some(done) = done {
+            trial.assert_recipient(&self.world.mail, done).await;
+        }
         // Nobody else has the store open when the daemon comes back to what it left.
         db.close().await;
         if died {
@@ -234,7 +237,7 @@ async fn settles(db: &Db, answer: &Answer) -> bool {
 async fn is_settled(db: &Db, answer: Option<&Answer>) -> bool {
     let mut tx = db.read().await.unwrap();
     let published = tx.unpublished(None, 1).await.unwrap().is_empty();
-    let acknowledged = match answer.filter(|answer| answer.status == 201) {
+    let acknowledged = match answer.filter(|answer| answer.status == 201 && answer.body.get("id").is_some()) {
         Some(created) => {
             let id = InboxId(Uuid::parse_str(created.id()).unwrap());
             tx.inbox(id).await.unwrap().unwrap().acknowledged_at.is_some()
@@ -255,6 +258,12 @@ async fn every_step_of_a_create_may_fail_or_be_the_last() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_a_rotation_or_a_delete_may_fail_or_be_the_last() {
     let operations = [Operation::RotatePassword, Operation::RotateKey, Operation::Delete];
+    sweep(Database::Sqlite, &operations, &[FAILS_ONCE, FAILS_ON, KILLED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_of_adding_and_removing_an_address_may_fail_or_be_the_last() {
+    let operations = [Operation::AddAddress, Operation::RemoveAddress];
     sweep(Database::Sqlite, &operations, &[FAILS_ONCE, FAILS_ON, KILLED]).await;
 }
 

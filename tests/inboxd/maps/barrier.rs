@@ -303,7 +303,10 @@ async fn the_tables_are_read_as_postfix_reads_them() {
         ("scout@inboxd.test", AddressState::Absent, false),
         (
             "scout@inboxd.test",
-            AddressState::Alias(address("x@inboxd.test")),
+            AddressState::Alias {
+                canonical: address("x@inboxd.test"),
+                may_send: true,
+            },
             false,
         ),
         ("nobody@inboxd.test", mailbox(Login::Open(hash(1))), false),

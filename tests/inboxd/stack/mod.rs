@@ -133,7 +133,7 @@ impl Rig {
 
     fn mailbox(&self, name: &str, hash: &str) {
         self.password_entry(name, hash);
-        self.map("mailboxes", &format!("{name}@example.com 1\n"));
+        self.map("mailboxes", &format!("{name}@example.com {name}@example.com\n"));
         self.map(
             "sender_logins",
             &format!("{name}@example.com {name}@example.com\n"),
@@ -406,7 +406,7 @@ async fn inbound_mail_reaches_known_recipients_only() {
     smtp.expect("RCPT TO:<nobody@example.com>", "250").await;
     // A new domain holds from the next session; this one may remember a refusal.
     rig.map("domains", "example.org 1\n");
-    rig.map("mailboxes", "new@example.org 1\n");
+    rig.map("mailboxes", "new@example.org new@example.org\n");
     let mut next = rig.smtp().await;
     next.expect("MAIL FROM:<someone@example.net>", "250").await;
     next.expect("RCPT TO:<new@example.org>", "250").await;
@@ -769,7 +769,7 @@ fn the_fragments_fit_the_stock_configuration_of_postfix() {
         .collect();
     assert_eq!(unexpected, [""; 0]);
     assert!(
-        effective.contains("smtpd_relay_restrictions = reject_unauth_destination\n"),
+        effective.contains("static:OK}, reject_unauth_destination\n"),
         "{effective}"
     );
     let (services, _) = run("postconf", &["-c", postfix.to_str().unwrap(), "-M", "587/inet"]);

@@ -172,7 +172,10 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
         assert_eq!(
             state_of(&mut tx, &second).await,
-            AddressState::Alias(scout.clone())
+            AddressState::Alias {
+                canonical: scout.clone(),
+                may_send: true
+            }
         );
         acme.suspended_at = Some(now);
         assert!(tx.update_tenant(&acme).await.unwrap());

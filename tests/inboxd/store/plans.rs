@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    slice,
     sync::{LazyLock, Mutex},
 };
 
@@ -11,7 +12,9 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         api_key::{ApiKey, KeyKind, Scope},
-        ids::{InboxId, KeyId},
+        dkim::{Algorithm, PublicKey, Selector},
+        domain::{Challenge, DkimKey, Domain},
+        ids::{DkimKeyId, DomainId, InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
         metadata::Metadata,
@@ -19,8 +22,8 @@ use inboxd::{
         tenant::Tenant,
     },
     store::{
-        FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner, SessionsToEnd, Started,
-        Tx,
+        DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner,
+        SessionsToEnd, Started, Tx,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -45,7 +48,8 @@ static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
 const MAY_SCAN: [(&str, &str); 3] = [
     (
-        "SELECT name FROM domains WHERE verified_at IS NOT NULL",
+        "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id AND \
+         i.deleted_at IS NULL WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL ORDER BY d.name",
         "all domains, at start",
     ),
     (
@@ -264,14 +268,22 @@ async fn call_everything(store: &Store) {
     tx.taken_names(&domain("example.com"), &[local_part("scout")], tenant.id, now)
         .await
         .unwrap();
+    let further = address("sales@example.com");
+    assert!(
+        tx.claim_address(&further, tenant.id, inbox, None, now)
+            .await
+            .unwrap()
+    );
+    assert!(tx.make_primary(inbox, &further, now).await.unwrap());
+    assert!(tx.leave_address(inbox, &further, now).await.unwrap());
+    assert!(!tx.has_left_unpublished(inbox, &further).await.unwrap());
     tx.address_states(&[&scout, &scout]).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
     tx.address_states_after_inbox(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
         .await
         .unwrap();
-    tx.is_verified_domain(&domain("example.com")).await.unwrap();
-    tx.verified_domains().await.unwrap();
+    call_everything_of_domains(&mut tx, &tenant, inbox).await;
     let key = MapKey::Address(scout);
     tx.mark_unpublished(&key, fresh_id(), SessionsToEnd::All, now)
         .await
@@ -340,7 +352,8 @@ async fn call_everything(store: &Store) {
         Owner::Workspace(home),
         Owner::Tenant(tenant.id),
     ] {
-        tx.canonical_addresses_of(owner).await.unwrap();
+        tx.addresses_of(owner).await.unwrap();
+        tx.unpublished_of(owner).await.unwrap();
         tx.delete_inboxes_of(owner, now, now).await.unwrap();
         tx.revoke_keys_of(owner, now).await.unwrap();
     }
@@ -350,6 +363,91 @@ async fn call_everything(store: &Store) {
 }
 
 /// Runs every statement of an import once, for two inboxes at a time.
+async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId) {
+    let now = Machine.now();
+    let (workspace, name) = (tenant.default_workspace, domain("acme.example"));
+    let acme = Domain {
+        id: DomainId(fresh_id()),
+        tenant: tenant.id,
+        workspace,
+        name: name.clone(),
+        challenge: Challenge::generate(&Machine),
+        catch_all: None,
+        findings: Vec::new(),
+        created_at: now,
+        updated_at: now,
+        checked_at: Some(now),
+        verified_at: None,
+        degraded_since: None,
+    };
+    assert!(tx.insert_domain(&acme).await.unwrap());
+    tx.renew_domain(&acme).await.unwrap();
+    tx.write_findings(&acme).await.unwrap();
+    assert!(tx.verify_domain(acme.id, now).await.unwrap());
+    tx.set_catch_all(acme.id, Some(inbox), now).await.unwrap();
+    assert!(tx.domain(acme.id).await.unwrap().is_some());
+    for workspace in [None, Some(workspace)] {
+        let filter = DomainFilter {
+            tenant: tenant.id,
+            workspace,
+        };
+        assert!(tx.domain_named(filter, &name).await.unwrap().is_some());
+        assert_eq!(tx.domains(filter, None, 10).await.unwrap().len(), 1);
+        assert!(!tx.had_domain(filter, &name).await.unwrap());
+    }
+    assert_eq!(tx.count_domains(tenant.id, now).await.unwrap(), 1);
+    assert_eq!(tx.verified_among(slice::from_ref(&name)).await.unwrap().len(), 1);
+    assert_eq!(tx.domain_states(&[&name]).await.unwrap().len(), 1);
+    assert_eq!(tx.all_domain_states().await.unwrap().len(), 1);
+    assert_eq!(tx.domains_to_check(now, 10).await.unwrap().len(), 1);
+    assert_eq!(tx.count_inboxes_at(tenant.id, &name).await.unwrap(), 0);
+    let (left, without_primary) = tx.leave_domain(&name, now).await.unwrap();
+    assert!(left.is_empty() && without_primary.is_empty());
+    let key = DkimKey {
+        id: DkimKeyId(fresh_id()),
+        public: PublicKey {
+            selector: Selector::parse("s1").unwrap(),
+            algorithm: Algorithm::Ed25519Sha256,
+            octets: vec![1; 32],
+        },
+        created_at: now,
+        seen_at: None,
+        retired_at: None,
+    };
+    tx.insert_dkim_key(acme.id, &key, &[1]).await.unwrap();
+    assert_eq!(tx.dkim_keys(acme.id).await.unwrap(), slice::from_ref(&key));
+    tx.update_dkim_key(&key).await.unwrap();
+    tx.delete_dkim_key(key.id).await.unwrap();
+    tx.delete_dkim_keys(acme.id).await.unwrap();
+    let mark = MapKey::Domain(name.clone());
+    tx.mark_unpublished(&mark, fresh_id(), SessionsToEnd::None, now)
+        .await
+        .unwrap();
+    assert_eq!(tx.unpublished_at(&name).await.unwrap(), slice::from_ref(&mark));
+    for owner in [
+        Owner::Workspace(workspace),
+        Owner::Tenant(tenant.id),
+        Owner::Inbox(inbox),
+    ] {
+        assert!(
+            tx.unpublished_of(owner).await.unwrap().contains(&mark),
+            "{owner:?}"
+        );
+    }
+    let pending = tx.unpublished_keys(&[mark]).await.unwrap();
+    tx.clear_unpublished(&pending).await.unwrap();
+    tx.delete_domain(acme.id, now).await.unwrap();
+    for owner in [
+        Owner::Inbox(inbox),
+        Owner::Workspace(workspace),
+        Owner::Tenant(tenant.id),
+    ] {
+        tx.delete_dkim_keys_of(owner).await.unwrap();
+        assert_eq!(tx.clear_catch_alls_of(owner, now).await.unwrap(), []);
+        assert_eq!(tx.delete_domains_of(owner, now).await.unwrap(), []);
+    }
+}
+
 async fn call_everything_in_bulk(tx: &mut Tx, tenant: &Tenant) {
     let names = ["ada", "bob"].map(local_part);
     let addresses = names

@@ -326,7 +326,7 @@ async fn a_tenant_that_is_deleted_takes_what_is_made_meanwhile_with_it() {
             assert!(deleted.is_ok(), "{deleted:?}");
             let mut tx = store.db.read().await.unwrap();
             let left: BTreeSet<_> = tx
-                .canonical_addresses_of(Owner::Tenant(acme.id))
+                .addresses_of(Owner::Tenant(acme.id))
                 .await
                 .unwrap()
                 .into_iter()

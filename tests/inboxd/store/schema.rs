@@ -86,8 +86,9 @@ async fn sqlite(url: &str) -> Schema {
     .await
     .unwrap();
     for (table, from, target, to, sql) in references {
+        // A column that was added later stands behind a comma.
         let line = sql
-            .lines()
+            .split(['\n', ','])
             .find(|line| line.trim().starts_with(&format!("{from} ")))
             .unwrap();
         schema.references.insert((

@@ -108,19 +108,24 @@ pub async fn expected(db: &Db, layout: &Layout) -> Said {
     say("domains", DEFAULT_DOMAIN, "1");
     let mut entries = Vec::new();
     let mut tx = db.read().await.unwrap();
-    for name in tx.verified_domains().await.unwrap() {
+    for (name, catch_all) in tx.all_domain_states().await.unwrap() {
         say("domains", name.as_str(), "1");
+        if let Some(canonical) = catch_all {
+            say("aliases", &format!("@{name}"), &canonical.to_string());
+        }
     }
     for (address, state) in tx.address_states_after(None, 100_000).await.unwrap() {
         let name = address.to_string();
         match state {
             AddressState::Absent => panic!("{name} is listed and absent"),
-            AddressState::Alias(canonical) => {
+            AddressState::Alias { canonical, may_send } => {
                 say("aliases", &name, &canonical.to_string());
-                say("sender_logins", &name, &canonical.to_string());
+                if may_send {
+                    say("sender_logins", &name, &canonical.to_string());
+                }
             }
             AddressState::Mailbox(mailbox) => {
-                say("mailboxes", &name, "1");
+                say("mailboxes", &name, &name);
                 // Nobody may send from a locked mailbox, not even a session that was logged in before.
                 if mailbox.login != Login::Locked {
                     say("sender_logins", &name, &name);

@@ -6,6 +6,8 @@ pub mod api;
 pub mod attempt;
 pub mod callers;
 pub mod daemon;
+#[path = "../../support/dns.rs"]
+pub mod dns;
 pub mod domains;
 #[path = "../../support/inbox.rs"]
 pub mod inbox;

@@ -1,12 +1,14 @@
 //! The use cases without HTTP: a [`Service`] on a store.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use inboxd::{
     clock::Machine,
+    dns::{self, Dns},
     model::{
         address::LocalPart,
         api_key::{Caller, Scope},
+        dns_records::SpfTerms,
         ids::{KeyId, TenantId, WorkspaceId},
         limits::Limits,
         maps::MapKey,
@@ -15,7 +17,7 @@ use inboxd::{
         tenant::Tenant,
     },
     ops::{
-        Error, Service, Settings,
+        DomainSettings, Error, Service, Settings,
         create_inbox::{Created, Outcome, Request, create_inbox},
         tenants,
     },
@@ -32,6 +34,13 @@ pub fn service(db: &Db) -> Arc<Service> {
         default_domain: domain(DEFAULT_DOMAIN),
         reserved_usernames: BTreeSet::new(),
         tombstone_days: 90,
+        addresses_per_inbox: 100,
+        domains: DomainSettings {
+            mx_host: "mail.inboxd.test".to_owned(),
+            spf: SpfTerms::parse("mx").unwrap(),
+            pending_days: 14,
+            check_seconds: 3600,
+        },
         default_limits: Limits::default(),
         reveal_passwords: true,
     };
@@ -42,6 +51,11 @@ pub fn service(db: &Db) -> Arc<Service> {
         Arc::new(Machine),
         sealing,
         settings,
+        Dns::new(&dns::Settings {
+            // Nobody is there: no test of the use cases asks DNS.
+            servers: vec![([127, 0, 0, 1], 9).into()],
+            timeout: Duration::from_millis(100),
+        }),
     );
     service
 }

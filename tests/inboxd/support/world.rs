@@ -56,9 +56,19 @@ impl World {
         Self::run_in(Folder::new(), database, test).await;
     }
 
+    /// The same with more keys for the daemon.
+    pub async fn run_with(extra: &str, test: impl AsyncFnOnce(&mut Self)) {
+        let world = Self::start(Folder::new(), Database::Sqlite, extra).await;
+        world.run_started(test).await;
+    }
+
     /// The same in this folder.
     pub async fn run_in(folder: Folder, database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        let mut world = Self::start(folder, database).await;
+        Self::start(folder, database, "").await.run_started(test).await;
+    }
+
+    async fn run_started(self, test: impl AsyncFnOnce(&mut Self)) {
+        let mut world = self;
         let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         world.stop_mail_servers().await;
         let Self { layout, .. } = world;
@@ -77,7 +87,7 @@ impl World {
         );
     }
 
-    async fn start(folder: Folder, database: Database) -> Self {
+    async fn start(folder: Folder, database: Database, extra: &str) -> Self {
         let layout = Layout::of(folder.path()).unwrap();
         for dir in ["tls", "dovecot"] {
             fs::DirBuilder::new()
@@ -102,6 +112,7 @@ impl World {
             mail.gid = {gid}
             dovecot.base_dir = "{base}"
             dovecot.doveadm_key_file = "{key}"
+            {extra}
             "#,
             ca = certificates.ca_cert.display(),
             root = layout.mail_root().display(),

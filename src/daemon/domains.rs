@@ -1,0 +1,58 @@
+//! The records of verified domains, looked at again and again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch::Receiver;
+
+use super::wait_until_closed;
+use crate::{
+    ops::{self, Service, domains},
+    publish::{self, Publisher},
+    telemetry,
+};
+
+/// Longest pause between two looks for domains whose turn it is.
+const LOOK_PAUSE_MAX_S: u64 = 60;
+/// Domains checked in one look.
+const CHECKED_MAX: u32 = 32;
+
+/// Why domains could not be checked.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("write what DNS says of domains")]
+    Check(#[from] ops::Error),
+    #[error("publish what follows from it")]
+    Publish(#[from] publish::Error),
+}
+
+/// Checks domains until it is stopped.
+pub(super) async fn watch(service: Arc<Service>, publisher: Publisher, stopped: Receiver<()>) {
+    let mut until = std::pin::pin!(wait_until_closed(stopped));
+    let pause = u64::from(service.settings.domains.check_seconds).min(LOOK_PAUSE_MAX_S);
+    loop {
+        tokio::select! {
+            () = &mut until => return,
+            () = tokio::time::sleep(Duration::from_secs(pause)) => {}
+        }
+        tokio::select! {
+            () = &mut until => return,
+            looked = look(&service, &publisher) => if let Err(error) = looked {
+                tracing::warn!(error = telemetry::chain(&error), "cannot check domains");
+            },
+        }
+    }
+}
+
+async fn look(service: &Service, publisher: &Publisher) -> Result<(), Error> {
+    let check_seconds = i64::from(service.settings.domains.check_seconds);
+    let checked_before = service.now().plus_seconds(-check_seconds);
+    loop {
+        let checked = domains::recheck(service, checked_before, CHECKED_MAX).await?;
+        if !checked.publish.is_empty() {
+            publisher.publish(checked.publish).await?;
+        }
+        if checked.value < CHECKED_MAX as usize {
+            return Ok(());
+        }
+    }
+}

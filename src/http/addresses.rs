@@ -1,0 +1,160 @@
+//! `/v1/inboxes/{id}/addresses`.
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    extract::{Authenticated, IdAndName, Ids, JsonBody, Query},
+    inboxes::AddressView,
+    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+};
+use crate::{
+    model::{address::Address, ids::InboxId},
+    ops::{addresses as ops, inboxes},
+};
+
+/// What to add.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct AddAddress {
+    /// The address: at the service's default domain, or at a verified domain of the inbox's workspace.
+    #[schema(example = "ada@acme.example", format = "email", max_length = 318)]
+    email: String,
+    /// Whether it becomes the address that the inbox sends from.
+    #[schema(default = true)]
+    primary: Option<bool>,
+}
+
+/// An address that the inbox has now.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AddedAddress {
+    /// Always true.
+    ok: bool,
+    address: String,
+    is_primary: bool,
+}
+
+/// The addresses of an inbox, the primary one first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AddressList {
+    addresses: Vec<AddressView>,
+}
+
+/// An address that the inbox has no more.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RemovedAddress {
+    /// Always true.
+    deleted: bool,
+    address: String,
+}
+
+problems!(
+    AddProblems = KEYED,
+    WITH_BODY,
+    OF_ONE,
+    PUBLISHING,
+    [
+        Code::UsernameReserved,
+        Code::DomainNotAllowed,
+        Code::PlanLimitReached,
+        Code::AddressTaken,
+        Code::DomainNotVerified
+    ]
+);
+problems!(ListProblems = KEYED, OF_ONE);
+problems!(
+    RemoveProblems = KEYED,
+    OF_ONE,
+    PUBLISHING,
+    [Code::CanonicalAddress]
+);
+
+/// Add an address to an inbox
+///
+/// When this answers, mail to the address is accepted and the inbox may send from it. For an address that the inbox has
+/// already, it sets whether it is the primary one, and answers 200.
+#[utoipa::path(post, path = "/v1/inboxes/{id}/addresses", tag = "addresses", params(("id" = Uuid, Path)),
+    request_body = AddAddress,
+    responses((status = 201, description = "Added", body = AddedAddress),
+        (status = 200, description = "The inbox had it already", body = AddedAddress), AddProblems))]
+pub(super) async fn add_address(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+    body: JsonBody,
+) -> Result<(StatusCode, Json<AddedAddress>), Problem> {
+    caller.may(inboxes::WRITE)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let input: AddAddress = body.parse()?;
+    let address = Address::parse(&input.email).map_err(|rule| Problem::invalid("email", rule))?;
+    let primary = input.primary.unwrap_or(true);
+    let name = address.to_string();
+    let added = app
+        .change(
+            move |service| async move { ops::add(&service, &caller.0, InboxId(id), &address, primary).await },
+        )
+        .await?;
+    let status = if added.is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((
+        status,
+        Json(AddedAddress {
+            ok: true,
+            address: name,
+            is_primary: added.is_primary,
+        }),
+    ))
+}
+
+/// List the addresses of an inbox
+#[utoipa::path(get, path = "/v1/inboxes/{id}/addresses", tag = "addresses", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "All of them", body = AddressList), ListProblems))]
+pub(super) async fn list_addresses(
+    State(app): State<App>,
+    caller: Authenticated,
+    ids: Ids<1>,
+    query: Query,
+) -> Result<Json<AddressList>, Problem> {
+    caller.may(inboxes::READ)?;
+    let Ids([id]) = ids;
+    query.only(&[])?;
+    let addresses = ops::list(&app.service, &caller.0, InboxId(id)).await?;
+    Ok(Json(AddressList {
+        addresses: addresses.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// Remove an address from an inbox
+///
+/// When this answers, mail to the address is refused and the inbox may not send from it any more. If it was the primary
+/// one, the canonical address is primary again.
+#[utoipa::path(delete, path = "/v1/inboxes/{id}/addresses/{address}", tag = "addresses",
+    params(("id" = Uuid, Path), ("address" = String, Path, description = "URL-encoded")),
+    responses((status = 200, description = "Removed", body = RemovedAddress), RemoveProblems))]
+pub(super) async fn remove_address(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: IdAndName,
+    query: Query,
+) -> Result<Json<RemovedAddress>, Problem> {
+    caller.may(inboxes::WRITE)?;
+    query.only(&[])?;
+    let id = InboxId(path.id);
+    // One that cannot be an address is one that no inbox has.
+    let address = Address::parse(&path.name)
+        .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
+    let name = address.to_string();
+    app.change(move |service| async move { ops::remove(&service, &caller.0, id, &address).await })
+        .await?;
+    Ok(Json(RemovedAddress {
+        deleted: true,
+        address: name,
+    }))
+}

@@ -1,0 +1,394 @@
+//! `/v1/domains`.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    App, Pagination,
+    extract::{Authenticated, JsonBody, NameInPath, Query, field},
+    inboxes::workspace_id,
+    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+};
+use crate::{
+    clock::Timestamp,
+    model::{
+        Refused,
+        address::DomainName,
+        dns_records::DnsRecord,
+        domain::{Finding, RecordStatus},
+        ids::{DomainId, InboxId, WorkspaceId},
+    },
+    ops::domains::{self as ops, Registered},
+};
+
+/// What to register.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreateDomain {
+    /// A domain that somebody can own: not the service's default domain, no public suffix, no address. Unicode is taken,
+    /// and stored as A-labels.
+    #[schema(example = "acme.example", min_length = 3, max_length = 253)]
+    domain: String,
+    /// The workspace that gets it; for tenant (tk_) keys. Defaults to the tenant's default workspace.
+    #[schema(value_type = Option<Uuid>)]
+    workspace_id: Option<String>,
+}
+
+/// What to change.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UpdateDomain {
+    /// The inbox that gets mail to what is no address of the domain; null: that mail is refused.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Uuid>)]
+    catch_all: CatchAll,
+}
+
+/// What becomes of the catch-all.
+#[derive(Default)]
+enum CatchAll {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It becomes this; none takes it away.
+    To(Option<String>),
+}
+
+/// A value that is given, be it null.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CatchAll, D::Error> {
+    Option::deserialize(deserializer).map(CatchAll::To)
+}
+
+/// A custom domain.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Domain)]
+pub(super) struct DomainView {
+    id: Uuid,
+    /// A-labels, lower case.
+    #[schema(example = "acme.example")]
+    domain: String,
+    /// `pending`: its ownership is not proved yet; `verified`: it is, and mail is accepted; `degraded`: the same, but a
+    /// required record is missing that was there; `failed`: it was not proved in time and has to be registered again.
+    #[schema(value_type = String, pattern = "^(pending|verified|degraded|failed)$")]
+    status: &'static str,
+    workspace_id: Uuid,
+    /// What is to be published, and what DNS said of it when it was asked last.
+    dns_records: Vec<RecordView>,
+    /// The inbox that gets mail to what is no address of the domain.
+    catch_all: Option<Uuid>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    updated_at: String,
+    /// When its ownership was proved.
+    #[schema(format = DateTime)]
+    verified_at: Option<String>,
+    /// When DNS was asked last.
+    #[schema(format = DateTime)]
+    checked_at: Option<String>,
+    /// Since when a required record is missing that was there.
+    #[schema(format = DateTime)]
+    degraded_since: Option<String>,
+}
+
+/// A DNS record.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DnsRecord)]
+pub(super) struct RecordView {
+    /// `ownership`, `mx`, `spf`, `dkim` or `dmarc`.
+    purpose: &'static str,
+    /// `TXT` or `MX`.
+    r#type: &'static str,
+    /// Absolute, without the last dot.
+    #[schema(example = "_dmarc.acme.example")]
+    name: String,
+    value: String,
+    /// Of an MX record: its preference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u16>,
+    /// Whether mail suffers without it; the others are recommended.
+    required: bool,
+    /// `verified`: it is there; `pending`: it is not there, or DNS was not asked or did not answer; `failed`: something
+    /// else is there.
+    #[schema(value_type = String, pattern = "^(pending|verified|failed)$")]
+    status: &'static str,
+    /// Why, in plain words.
+    reason: String,
+}
+
+/// A page of domains, newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DomainList {
+    domains: Vec<DomainView>,
+    pagination: Pagination,
+}
+
+/// What was deleted.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DeletedDomain {
+    /// Always true.
+    deleted: bool,
+    domain: String,
+}
+
+impl From<Registered> for DomainView {
+    fn from(registered: Registered) -> Self {
+        let Registered {
+            domain,
+            status,
+            records,
+        } = registered;
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        Self {
+            id: domain.id.0,
+            domain: domain.name.to_string(),
+            status: status.as_str(),
+            workspace_id: domain.workspace.0,
+            dns_records: records.into_iter().map(record_view).collect(),
+            catch_all: domain.catch_all.map(|inbox| inbox.0),
+            created_at: domain.created_at.to_string(),
+            updated_at: domain.updated_at.to_string(),
+            verified_at: time(domain.verified_at),
+            checked_at: time(domain.checked_at),
+            degraded_since: time(domain.degraded_since),
+        }
+    }
+}
+
+fn record_view((record, finding): (DnsRecord, Option<Finding>)) -> RecordView {
+    let (status, reason) = match finding {
+        None => ("pending", "DNS has not been asked yet".to_owned()),
+        Some(finding) => {
+            let status = match finding.status {
+                RecordStatus::Verified => "verified",
+                RecordStatus::Wrong => "failed",
+                RecordStatus::Missing | RecordStatus::Unknown => "pending",
+            };
+            (status, finding.reason)
+        }
+    };
+    RecordView {
+        purpose: record.purpose.as_str(),
+        r#type: record.record_type(),
+        name: record.name,
+        value: record.value,
+        priority: record.priority,
+        required: record.is_required,
+        status,
+        reason,
+    }
+}
+
+problems!(
+    CreateProblems = KEYED,
+    WITH_BODY,
+    OF_ONE,
+    [Code::PlanLimitReached, Code::DomainTaken]
+);
+problems!(ListProblems = KEYED, OF_ONE);
+problems!(VerifyProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainTaken]);
+problems!(
+    UpdateProblems = KEYED,
+    OF_ONE,
+    WITH_BODY,
+    PUBLISHING,
+    [Code::DomainNotVerified]
+);
+problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainInUse]);
+
+/// The domain in the path. One that cannot be a domain is one that nobody has.
+fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
+    DomainName::parse(&path.0).map_err(|_| Problem::new(Code::NotFound, "there is no such domain"))
+}
+
+/// Register a domain
+///
+/// Nothing is accepted for it until its ownership is proved: publish `dnsRecords` and verify. For a domain that the
+/// workspace has registered already, the registration is answered with 200.
+#[utoipa::path(post, path = "/v1/domains", tag = "domains", request_body = CreateDomain,
+    responses((status = 201, description = "Registered", body = DomainView),
+        (status = 200, description = "The workspace has it already", body = DomainView), CreateProblems))]
+pub(super) async fn create_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+    body: JsonBody,
+) -> Result<(StatusCode, Json<DomainView>), Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let input: CreateDomain = body.parse()?;
+    let name = DomainName::parse(&input.domain).map_err(|rule| Problem::invalid("domain", rule))?;
+    let workspace = field("workspaceId", input.workspace_id.as_deref(), workspace_id)?;
+    let (registered, is_new) = ops::register(&app.service, &caller.0, &name, workspace).await?;
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(registered.into())))
+}
+
+/// List domains
+#[utoipa::path(get, path = "/v1/domains", tag = "domains",
+    params(("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
+        ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
+    responses((status = 200, description = "A page", body = DomainList), ListProblems))]
+pub(super) async fn list_domains(
+    State(app): State<App>,
+    caller: Authenticated,
+    query: Query,
+) -> Result<Json<DomainList>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&["workspace", "limit", "cursor"])?;
+    let page = ops::list(
+        &app.service,
+        &caller.0,
+        query.id("workspace")?.map(WorkspaceId),
+        query.cursor()?.map(DomainId),
+        query.limit()?,
+    )
+    .await?;
+    let pagination = Pagination::of(&page, |id| id.0);
+    Ok(Json(DomainList {
+        domains: page.items.into_iter().map(Into::into).collect(),
+        pagination,
+    }))
+}
+
+/// Read a domain
+///
+/// As DNS said when it was asked last. A tenant (tk_) key that has registered it in several workspaces is shown the
+/// verified registration, or else the newest.
+#[utoipa::path(get, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "The domain", body = DomainView), ListProblems))]
+pub(super) async fn get_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<Json<DomainView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let registered = ops::read(&app.service, &caller.0, &name_of(&path)?).await?;
+    Ok(Json(registered.into()))
+}
+
+/// Verify a domain
+///
+/// Asks DNS now. When this answers that the domain is verified, mail to its addresses is accepted.
+#[utoipa::path(get, path = "/v1/domains/{domain}/verify", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "What DNS says", body = DomainView), VerifyProblems))]
+pub(super) async fn verify_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<Json<DomainView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let name = name_of(&path)?;
+    let registered = app
+        .change(move |service| async move { ops::verify(&service, &caller.0, &name).await })
+        .await?;
+    Ok(Json(registered.into()))
+}
+
+/// Read a domain's records as a zone file
+#[utoipa::path(get, path = "/v1/domains/{domain}/zone", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "RFC 1035, 5; names are absolute", body = String, content_type = "text/dns"),
+        ListProblems))]
+pub(super) async fn domain_zone(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<impl IntoResponse, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let zone = ops::zone(&app.service, &caller.0, &name_of(&path)?).await?;
+    // RFC 4027.
+    Ok(([(header::CONTENT_TYPE, "text/dns; charset=utf-8")], zone))
+}
+
+/// Change a domain
+#[utoipa::path(patch, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path)),
+    request_body = UpdateDomain,
+    responses((status = 200, description = "Changed", body = DomainView), UpdateProblems))]
+pub(super) async fn update_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+    body: JsonBody,
+) -> Result<Json<DomainView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let name = name_of(&path)?;
+    let input: UpdateDomain = body.parse()?;
+    let CatchAll::To(catch_all) = input.catch_all else {
+        return Ok(Json(ops::read(&app.service, &caller.0, &name).await?.into()));
+    };
+    let catch_all = field("catchAll", catch_all.as_deref(), inbox_id)?;
+    let registered = app
+        .change(move |service| async move { ops::set_catch_all(&service, &caller.0, &name, catch_all).await })
+        .await?;
+    Ok(Json(registered.into()))
+}
+
+fn inbox_id(text: &str) -> Result<InboxId, Refused> {
+    Uuid::parse_str(text)
+        .map(InboxId)
+        .map_err(|_| Refused("must be the id of an inbox of the domain's workspace, or null".to_owned()))
+}
+
+/// Make new DKIM keys
+///
+/// They are in `dnsRecords` from now on, and sign from when a check has seen their records; until then, and for the mail
+/// that is under way after that, the old records have to stay.
+#[utoipa::path(post, path = "/v1/domains/{domain}/dkim/rotate", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "The domain, with the new records", body = DomainView), ListProblems))]
+pub(super) async fn rotate_dkim(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<Json<DomainView>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let registered = ops::rotate_dkim(&app.service, &caller.0, &name_of(&path)?).await?;
+    Ok(Json(registered.into()))
+}
+
+/// Delete a domain
+///
+/// When this answers, no mail for it is accepted any more. Its addresses are taken from the inboxes that have them beside
+/// their canonical one; inboxes whose canonical address is at the domain have to be deleted first.
+#[utoipa::path(delete, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "Deleted", body = DeletedDomain), DeleteProblems))]
+pub(super) async fn delete_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<Json<DeletedDomain>, Problem> {
+    caller.may(ops::MANAGE)?;
+    query.only(&[])?;
+    let name = name_of(&path)?;
+    let domain = name.to_string();
+    app.change(move |service| async move { ops::delete(&service, &caller.0, &name).await })
+        .await?;
+    Ok(Json(DeletedDomain {
+        deleted: true,
+        domain,
+    }))
+}

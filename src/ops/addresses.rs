@@ -1,0 +1,145 @@
+//! The addresses of an inbox: further names come and go, the canonical one stays.
+
+use super::{
+    Changed, Error, Service,
+    inboxes::{READ, WRITE, reached, reached_to_change},
+    place::is_usable,
+    require,
+};
+use crate::{
+    model::{
+        address::Address,
+        api_key::Caller,
+        ids::InboxId,
+        inbox::{Inbox, InboxAddress},
+        limits::Limited,
+        maps::MapKey,
+    },
+    store::{SessionsToEnd, Tx},
+};
+
+/// An address that an inbox has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Added {
+    /// Whether the inbox did not have it before.
+    pub is_new: bool,
+    /// Whether it is the primary one now.
+    pub is_primary: bool,
+}
+
+/// The addresses of an inbox, the primary one first.
+pub async fn list(service: &Service, caller: &Caller, id: InboxId) -> Result<Vec<InboxAddress>, Error> {
+    require(caller, READ)?;
+    let inbox = reached(&mut service.db.read().await?, caller, id).await?;
+    Ok(inbox.addresses)
+}
+
+/// Gives an inbox an address, and makes it the primary one or not. Of an address that it has already, only that changes;
+/// when the primary one becomes an ordinary one, the canonical address is primary.
+pub async fn add(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+    address: &Address,
+    primary: bool,
+) -> Result<Changed<Added>, Error> {
+    require(caller, WRITE)?;
+    let mut tx = service.db.write().await?;
+    let inbox = reached_to_change(&mut tx, caller, id).await?;
+    let own = inbox.addresses.iter().find(|entry| entry.address == *address);
+    let publish = if own.is_some() {
+        // It may have been written and not published, so that the caller was told to try again.
+        vec![MapKey::Address(address.clone())]
+    } else {
+        claim(service, &mut tx, &inbox, address).await?;
+        service
+            .mark(&mut tx, [address.clone()], SessionsToEnd::None)
+            .await?
+    };
+    let was_primary = inbox.primary() == address;
+    let becomes = match (primary, was_primary) {
+        (true, false) => Some(address),
+        (false, true) => Some(&inbox.canonical),
+        _ => None,
+    };
+    if let Some(becomes) = becomes
+        && !tx.make_primary(id, becomes, service.now()).await?
+    {
+        return Err(Error::Task(
+            "an address of an inbox has gone while it was changed",
+        ));
+    }
+    tx.commit().await?;
+    Ok(Changed {
+        value: Added {
+            is_new: own.is_none(),
+            is_primary: primary || inbox.canonical == *address && was_primary,
+        },
+        publish,
+    })
+}
+
+/// Claims an address that an inbox does not have yet, if it may have it.
+async fn claim(service: &Service, tx: &mut Tx, inbox: &Inbox, address: &Address) -> Result<(), Error> {
+    let settings = &service.settings;
+    if settings.is_reserved(&address.domain, &address.local_part) {
+        return Err(Error::UsernameReserved {
+            field: "email",
+            local_part: address.local_part.clone(),
+            domain: address.domain.clone(),
+        });
+    }
+    is_usable(settings, tx, inbox.workspace, &address.domain, "email").await?;
+    let (current, max) = (inbox.addresses.len(), settings.addresses_per_inbox);
+    let current = u32::try_from(current).unwrap_or(u32::MAX);
+    if current >= max {
+        return Err(Error::PlanLimit {
+            limit: Limited::Addresses,
+            current,
+            max,
+        });
+    }
+    let now = service.now();
+    if tx
+        .claim_address(address, inbox.tenant, inbox.id, None, now)
+        .await?
+    {
+        Ok(())
+    } else {
+        Err(Error::AddressTaken(address.clone()))
+    }
+}
+
+/// Takes an address from an inbox. If it was the primary one, the canonical address is primary from now on.
+pub async fn remove(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+    address: &Address,
+) -> Result<Changed<()>, Error> {
+    require(caller, WRITE)?;
+    let mut tx = service.db.write().await?;
+    let inbox = reached_to_change(&mut tx, caller, id).await?;
+    if inbox.canonical == *address {
+        return Err(Error::CanonicalAddress(address.clone()));
+    }
+    let was_primary = inbox.primary() == address;
+    if !tx.leave_address(id, address, service.held_until()).await? {
+        // One that was written and not published: trying again finishes it.
+        if tx.has_left_unpublished(id, address).await? {
+            return Ok(Changed {
+                value: (),
+                publish: vec![MapKey::Address(address.clone())],
+            });
+        }
+        return Err(Error::NotFound("address of this inbox"));
+    }
+    if was_primary && !tx.make_primary(id, &inbox.canonical, service.now()).await? {
+        return Err(Error::Task("the canonical address of an inbox has gone"));
+    }
+    let publish = service
+        .mark(&mut tx, [address.clone()], SessionsToEnd::None)
+        .await?;
+    tx.commit().await?;
+    Ok(Changed { value: (), publish })
+}

@@ -1,0 +1,445 @@
+//! Custom domains: registered, proved, watched, deleted.
+
+mod checked;
+mod dkim;
+
+pub use self::checked::recheck;
+use self::{checked::apply, dkim::NewKey};
+use super::{
+    Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
+    inboxes::{Page, reached as reached_inbox},
+    require,
+};
+use crate::{
+    model::{
+        address::DomainName,
+        api_key::{Caller, KeyKind, Scope},
+        dns_records::{self, DnsRecord, Wanted},
+        domain::{Challenge, DkimKey, Domain, DomainStatus, Finding, lapsed_before},
+        ids::{DomainId, InboxId, WorkspaceId},
+        limits::Limited,
+        maps::MapKey,
+        suffix::is_public_suffix,
+    },
+    store::{DomainFilter, SessionsToEnd, Tx},
+};
+
+/// Who may manage domains.
+pub const MANAGE: KeyRule = KeyRule {
+    kinds: &[KeyKind::Tenant, KeyKind::Workspace],
+    text: "domains are managed with a tenant (tk_) or workspace (wk_) key",
+};
+
+/// A registration with all that is to be told of it.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The registration.
+    pub domain: Domain,
+    /// How far it is.
+    pub status: DomainStatus,
+    /// What is to be published, and what DNS said of each when it was asked last.
+    pub records: Vec<(DnsRecord, Option<Finding>)>,
+}
+
+impl Registered {
+    fn of(service: &Service, domain: Domain, keys: &[DkimKey]) -> Self {
+        let records = dns_records::records(&wanted(&service.settings, &domain, keys))
+            .into_iter()
+            .map(|record| {
+                let key = record.key();
+                let finding = domain.findings.iter().find(|finding| finding.record == key);
+                (record, finding.cloned())
+            })
+            .collect();
+        Self {
+            status: domain.status(service.now(), service.settings.domains.pending_days),
+            records,
+            domain,
+        }
+    }
+}
+
+/// What a registration's records are made from.
+fn wanted(settings: &Settings, domain: &Domain, keys: &[DkimKey]) -> Wanted {
+    Wanted {
+        domain: domain.name.clone(),
+        challenge: domain.challenge.clone(),
+        mx_host: settings.domains.mx_host.clone(),
+        spf: settings.domains.spf.clone(),
+        keys: keys.iter().map(|key| key.public.clone()).collect(),
+    }
+}
+
+/// The tenant and, for a workspace's key or where one is asked for, the workspace whose domains a call is about.
+async fn filter_of(
+    tx: &mut Tx,
+    caller: &Caller,
+    workspace: Option<WorkspaceId>,
+    refusal: &'static str,
+) -> Result<DomainFilter, Error> {
+    require(caller, MANAGE)?;
+    match caller.scope {
+        Scope::Tenant { tenant } => {
+            if let Some(workspace) = workspace
+                && tx.workspace(tenant, workspace).await?.is_none()
+            {
+                return Err(Error::NotFound("workspace"));
+            }
+            Ok(DomainFilter { tenant, workspace })
+        }
+        Scope::Workspace {
+            tenant,
+            workspace: own,
+        } => {
+            if workspace.is_some_and(|asked| asked != own) {
+                return Err(Error::Forbidden(refusal));
+            }
+            Ok(DomainFilter {
+                tenant,
+                workspace: Some(own),
+            })
+        }
+        Scope::SuperAdmin | Scope::Inbox { .. } => Err(Error::Forbidden(MANAGE.text)),
+    }
+}
+
+/// A registration within the caller's reach; what is not does not exist.
+async fn reached(tx: &mut Tx, caller: &Caller, name: &DomainName) -> Result<Domain, Error> {
+    let filter = filter_of(tx, caller, None, MANAGE.text).await?;
+    tx.domain_named(filter, name)
+        .await?
+        .ok_or(Error::NotFound("domain"))
+}
+
+/// The same for a change: nobody else changes anything of the tenant until the transaction ends.
+async fn reached_to_change(tx: &mut Tx, caller: &Caller, name: &DomainName) -> Result<Domain, Error> {
+    let filter = filter_of(tx, caller, None, MANAGE.text).await?;
+    tx.lock_tenant(filter.tenant).await?;
+    tx.domain_named(filter, name)
+        .await?
+        .ok_or(Error::NotFound("domain"))
+}
+
+/// Registers a domain for a workspace, or finds the registration that it has. Whether it is new comes with it.
+pub async fn register(
+    service: &Service,
+    caller: &Caller,
+    name: &DomainName,
+    workspace: Option<WorkspaceId>,
+) -> Result<(Registered, bool), Error> {
+    let mut tx = service.db.read().await?;
+    let filter = filter_of(
+        &mut tx,
+        caller,
+        workspace,
+        "workspaceId: a workspace (wk_) key registers domains for its own workspace only",
+    )
+    .await?;
+    let workspace = match filter.workspace {
+        Some(workspace) => workspace,
+        None => {
+            tx.tenant(filter.tenant)
+                .await?
+                .ok_or(Error::InvalidApiKey)?
+                .default_workspace
+        }
+    };
+    let filter = DomainFilter {
+        workspace: Some(workspace),
+        ..filter
+    };
+    require_registrable(&service.settings, name)?;
+    let lapsed = lapsed_before(service.now(), service.settings.domains.pending_days);
+    let is_current = |domain: &Domain| domain.verified_at.is_some() || domain.created_at > lapsed;
+    if let Some(domain) = tx.domain_named(filter, name).await?.filter(is_current) {
+        let keys = tx.dkim_keys(domain.id).await?;
+        return Ok((Registered::of(service, domain, &keys), false));
+    }
+    require_free(&mut tx, filter, name).await?;
+    drop(tx);
+
+    // Making keys takes a while: not while others wait.
+    let keys = service.new_dkim_keys().await?;
+    let mut tx = service.db.write().await?;
+    if !tx.lock_tenant(filter.tenant).await? {
+        return Err(Error::InvalidApiKey);
+    }
+    if tx.workspace(filter.tenant, workspace).await?.is_none() {
+        return Err(Error::NotFound("workspace"));
+    }
+    let known = tx.domain_named(filter, name).await?;
+    if let Some(domain) = known.clone().filter(is_current) {
+        let keys = tx.dkim_keys(domain.id).await?;
+        return Ok((Registered::of(service, domain, &keys), false));
+    }
+    require_free(&mut tx, filter, name).await?;
+    let tenant = tx.tenant(filter.tenant).await?.ok_or(Error::InvalidApiKey)?;
+    let current = tx.count_domains(filter.tenant, lapsed).await?;
+    if let Some(max) = tenant.limits.domains
+        && current >= max
+    {
+        return Err(Error::PlanLimit {
+            limit: Limited::Domains,
+            current,
+            max,
+        });
+    }
+    let now = service.now();
+    let domain = Domain {
+        id: known
+            .as_ref()
+            .map_or_else(|| DomainId(service.new_id()), |domain| domain.id),
+        tenant: filter.tenant,
+        workspace,
+        name: name.clone(),
+        challenge: Challenge::generate(&*service.entropy),
+        catch_all: None,
+        findings: Vec::new(),
+        created_at: now,
+        updated_at: now,
+        checked_at: None,
+        verified_at: None,
+        degraded_since: None,
+    };
+    match known {
+        // It has lapsed: it begins anew, with another challenge and other keys.
+        Some(_) => {
+            tx.renew_domain(&domain).await?;
+            tx.delete_dkim_keys(domain.id).await?;
+        }
+        None if !tx.insert_domain(&domain).await? => return Err(Error::DomainTaken(name.clone())),
+        None => {}
+    }
+    let keys = write_keys(service, &mut tx, domain.id, keys).await?;
+    tx.commit().await?;
+    Ok((Registered::of(service, domain, &keys), true))
+}
+
+async fn write_keys(
+    service: &Service,
+    tx: &mut Tx,
+    domain: DomainId,
+    new: Vec<NewKey>,
+) -> Result<Vec<DkimKey>, Error> {
+    let created_at = service.now();
+    let mut keys = Vec::with_capacity(new.len());
+    for NewKey { key, sealed } in new {
+        let key = DkimKey { created_at, ..key };
+        tx.insert_dkim_key(domain, &key, &sealed).await?;
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// Whether a domain can be anybody's own at all.
+fn require_registrable(settings: &Settings, name: &DomainName) -> Result<(), Error> {
+    let refused = |rule: String| {
+        Err(Error::Invalid {
+            field: "domain",
+            rule,
+        })
+    };
+    let default = &settings.default_domain;
+    if name == default {
+        return refused(format!(
+            "{name} is the service's default domain, which all tenants share"
+        ));
+    }
+    if name.is_below(default) {
+        return refused(format!("{name} is below the service's default domain {default}"));
+    }
+    if is_public_suffix(name) {
+        return refused(format!(
+            "{name} is a public suffix: anybody can have a domain below it, and nobody owns all of it"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether nobody else has proved a domain, and no other tenant one above it.
+async fn require_free(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> Result<(), Error> {
+    let mut names = name.parents();
+    names.push(name.clone());
+    for (verified, tenant, workspace) in tx.verified_among(&names).await? {
+        let is_own = if verified == *name {
+            Some(workspace) == filter.workspace
+        } else {
+            tenant == filter.tenant
+        };
+        if !is_own {
+            return Err(if verified == *name {
+                Error::DomainTaken(name.clone())
+            } else {
+                Error::DomainBelow {
+                    domain: name.clone(),
+                    above: verified,
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A page of the registrations that the caller reaches, newest first.
+pub async fn list(
+    service: &Service,
+    caller: &Caller,
+    workspace: Option<WorkspaceId>,
+    before: Option<DomainId>,
+    limit: Option<u32>,
+) -> Result<Page<Registered, DomainId>, Error> {
+    let limit = limit.unwrap_or(PAGE_MAX);
+    let mut tx = service.db.read().await?;
+    let filter = filter_of(
+        &mut tx,
+        caller,
+        workspace,
+        "workspace: a workspace (wk_) key lists its own workspace only",
+    )
+    .await?;
+    let mut items = Vec::new();
+    for domain in tx.domains(filter, before, limit + 1).await? {
+        let keys = tx.dkim_keys(domain.id).await?;
+        items.push(Registered::of(service, domain, &keys));
+    }
+    Ok(Page::cut(items, limit, |registered| registered.domain.id))
+}
+
+/// One registration.
+pub async fn read(service: &Service, caller: &Caller, name: &DomainName) -> Result<Registered, Error> {
+    let mut tx = service.db.read().await?;
+    let domain = reached(&mut tx, caller, name).await?;
+    let keys = tx.dkim_keys(domain.id).await?;
+    Ok(Registered::of(service, domain, &keys))
+}
+
+/// Asks DNS now, and writes what it says. A domain whose challenge is found is verified from then on.
+pub async fn verify(
+    service: &Service,
+    caller: &Caller,
+    name: &DomainName,
+) -> Result<Changed<Registered>, Error> {
+    let mut tx = service.db.read().await?;
+    let domain = reached(&mut tx, caller, name).await?;
+    let keys = tx.dkim_keys(domain.id).await?;
+    drop(tx);
+    let judged = checked::ask(service, &domain, &keys).await;
+
+    let mut tx = service.db.write().await?;
+    let current = reached_to_change(&mut tx, caller, name).await?;
+    let changed = apply(service, &mut tx, current, &judged).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
+
+/// Makes keys that sign when their records have been seen. While keys wait for that, no others are made.
+pub async fn rotate_dkim(service: &Service, caller: &Caller, name: &DomainName) -> Result<Registered, Error> {
+    let mut tx = service.db.read().await?;
+    let domain = reached(&mut tx, caller, name).await?;
+    let known = tx.dkim_keys(domain.id).await?;
+    drop(tx);
+    if dkim::is_rotating(&known) {
+        return Ok(Registered::of(service, domain, &known));
+    }
+    let new = service.new_dkim_keys().await?;
+    let mut tx = service.db.write().await?;
+    let domain = reached_to_change(&mut tx, caller, name).await?;
+    let mut keys = tx.dkim_keys(domain.id).await?;
+    if !dkim::is_rotating(&keys) {
+        keys.extend(write_keys(service, &mut tx, domain.id, new).await?);
+    }
+    tx.commit().await?;
+    Ok(Registered::of(service, domain, &keys))
+}
+
+/// Sets the inbox that gets mail to what is no address of a domain; none: it is refused.
+pub async fn set_catch_all(
+    service: &Service,
+    caller: &Caller,
+    name: &DomainName,
+    inbox: Option<InboxId>,
+) -> Result<Changed<Registered>, Error> {
+    let mut tx = service.db.write().await?;
+    let mut domain = reached_to_change(&mut tx, caller, name).await?;
+    if domain.verified_at.is_none() {
+        return Err(Error::DomainNotVerified {
+            field: "domain",
+            domain: name.clone(),
+        });
+    }
+    if let Some(inbox) = inbox {
+        let found = reached_inbox(&mut tx, caller, inbox).await;
+        let is_in_workspace = matches!(&found, Ok(inbox) if inbox.workspace == domain.workspace);
+        if !is_in_workspace {
+            return Err(Error::Invalid {
+                field: "catchAll",
+                rule: "must be the id of an inbox of the domain's workspace, or null".to_owned(),
+            });
+        }
+    }
+    let now = service.now();
+    tx.set_catch_all(domain.id, inbox, now).await?;
+    (domain.catch_all, domain.updated_at) = (inbox, now);
+    let keys = tx.dkim_keys(domain.id).await?;
+    let key = (MapKey::Domain(name.clone()), SessionsToEnd::None);
+    let publish = service.mark_each(&mut tx, [key]).await?;
+    tx.commit().await?;
+    Ok(Changed {
+        value: Registered::of(service, domain, &keys),
+        publish,
+    })
+}
+
+/// Deletes a registration. Its addresses are taken from the inboxes that have them as further ones; an inbox whose
+/// canonical address is at the domain has to be deleted first.
+pub async fn delete(service: &Service, caller: &Caller, name: &DomainName) -> Result<Changed<()>, Error> {
+    let mut tx = service.db.write().await?;
+    let domain = match reached_to_change(&mut tx, caller, name).await {
+        Ok(domain) => domain,
+        Err(Error::NotFound(what)) => {
+            let filter = filter_of(&mut tx, caller, None, MANAGE.text).await?;
+            let publish = if tx.had_domain(filter, name).await? {
+                tx.unpublished_at(name).await?
+            } else {
+                Vec::new()
+            };
+            // A deletion that was written and not published: trying again finishes it.
+            return if publish.is_empty() {
+                Err(Error::NotFound(what))
+            } else {
+                Ok(Changed { value: (), publish })
+            };
+        }
+        Err(error) => return Err(error),
+    };
+    let now = service.now();
+    let mut keys = Vec::new();
+    if domain.verified_at.is_some() {
+        let inboxes = tx.count_inboxes_at(domain.tenant, name).await?;
+        if inboxes > 0 {
+            return Err(Error::DomainInUse {
+                domain: name.clone(),
+                inboxes,
+            });
+        }
+        let (left, without_primary) = tx.leave_domain(name, now).await?;
+        for (inbox, canonical) in without_primary {
+            tx.make_primary(inbox, &canonical, now).await?;
+        }
+        keys.push(MapKey::Domain(name.clone()));
+        keys.extend(left.into_iter().map(MapKey::Address));
+    }
+    tx.delete_domain(domain.id, now).await?;
+    tx.delete_dkim_keys(domain.id).await?;
+    let keys = keys.into_iter().map(|key| (key, SessionsToEnd::None));
+    let publish = service.mark_each(&mut tx, keys).await?;
+    tx.commit().await?;
+    Ok(Changed { value: (), publish })
+}
+
+/// The zone file of a registration.
+pub async fn zone(service: &Service, caller: &Caller, name: &DomainName) -> Result<String, Error> {
+    let registered = read(service, caller, name).await?;
+    let records: Vec<DnsRecord> = registered.records.into_iter().map(|(record, _)| record).collect();
+    Ok(dns_records::zone(name, &records))
+}
