@@ -2,7 +2,7 @@
 .PHONY: help run test test-compose bench lint deb
 .DEFAULT_GOAL := help
 
-SCRIPTS := scripts/install-deps scripts/build-deb scripts/test-compose $(wildcard scripts/compose/*) .ci/run
+SCRIPTS := scripts/install-deps scripts/install-verifier scripts/build-deb scripts/test-compose $(wildcard scripts/compose/*) .ci/run
 # The private mail servers start as root only: `sudo` where this is not root, for them alone and not for the build.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 SUDO_RUNNER = --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
@@ -17,6 +17,7 @@ run: ## install what is missing, build, and start inboxd with a private Dovecot 
 
 test: ## install what is missing and run every test
 	@scripts/install-deps test
+	@scripts/install-verifier
 	cargo test --locked $(if $(AS_ROOT),$(SUDO_RUNNER))
 
 test-compose: ## build the images, start the stack with docker compose, and test it from outside

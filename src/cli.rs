@@ -7,6 +7,7 @@ mod import;
 mod keys;
 mod maps;
 mod serve;
+mod signer;
 mod stack;
 mod verify;
 
@@ -59,6 +60,11 @@ enum Command {
     },
     /// Ask the running daemon whether it can create inboxes; for supervisors
     Healthcheck(healthcheck::HealthcheckArguments),
+    /// Sign what is submitted, for Postfix: a process beside the daemon
+    Signer {
+        #[command(flatten)]
+        source: Source,
+    },
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -111,6 +117,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Dev(arguments) => dev::dev(&arguments),
         Command::Bootstrap { source } => bootstrap::bootstrap(&source),
         Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments),
+        Command::Signer { source } => signer::signer(&source),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },

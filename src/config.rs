@@ -29,7 +29,7 @@ use crate::{
         maps::BarrierMode,
     },
     ops::{DomainSettings, Settings},
-    stack::tls::Certificates,
+    stack::{render::Reach, tls::Certificates},
     telemetry::{LogFormat, LogOutput, Logging},
 };
 
@@ -76,6 +76,8 @@ pub struct Written {
     pub dovecot: Dovecot,
     /// `[postfix]`
     pub postfix: Postfix,
+    /// `[signer]`
+    pub signer: Signer,
     /// `[bootstrap]`
     pub bootstrap: Bootstrap,
     /// `[log]`
@@ -283,6 +285,15 @@ section! {
         sockets_dir: PathBuf = "/var/spool/postfix/private".into(),
         /// Whether submitted messages go to mailboxes of our own domains only.
         own_domains_only: bool = false,
+        /// `host:port` that takes what is for other domains; empty: their own servers do.
+        relay: String = String::new(),
+    }
+}
+section! {
+    /// The signer beside Postfix.
+    Signer {
+        /// Its socket; empty: nothing is signed.
+        socket: PathBuf = "/run/inboxd-signer/milter".into(),
     }
 }
 section! {
@@ -372,6 +383,10 @@ pub struct Config {
     pub dns: dns::Settings,
     /// The mail servers' certificate, and whom this side trusts.
     pub certificate: Certificate,
+    /// Whom submitted messages may go to.
+    pub reach: Reach,
+    /// Where the signer listens; none: nothing is signed.
+    pub signer_socket: Option<PathBuf>,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
     /// What is logged, how and where.
@@ -532,6 +547,10 @@ impl Written {
         if let Some(file) = &bootstrap_file {
             absolute("bootstrap.file", file)?;
         }
+        let signer_socket = given(&self.signer.socket);
+        if let Some(socket) = &signer_socket {
+            absolute("signer.socket", socket)?;
+        }
         Ok(Config {
             api,
             metrics,
@@ -551,6 +570,8 @@ impl Written {
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
+            reach: self.postfix.reach()?,
+            signer_socket,
             bootstrap_file,
             logging: self.log.logging()?,
             written: self,
@@ -640,6 +661,28 @@ impl DnsKeys {
             servers: servers?,
             timeout: Duration::from_millis(self.timeout_ms),
         })
+    }
+}
+
+impl Postfix {
+    fn reach(&self) -> Result<Reach, Error> {
+        match (self.own_domains_only, self.relay.as_str()) {
+            (true, "") => Ok(Reach::OwnDomains),
+            (false, "") => Ok(Reach::World),
+            (true, _) => Err(Error::value(
+                "postfix.relay",
+                "must be empty, because postfix.own_domains_only is true",
+            )),
+            (false, relay) => {
+                let relay = HostPort::parse(relay).ok_or_else(|| {
+                    Error::value("postfix.relay", "must be host:port, as smtp.example.com:587")
+                })?;
+                Ok(Reach::Relay {
+                    host: relay.host,
+                    port: relay.port,
+                })
+            }
+        }
     }
 }
 

@@ -102,6 +102,9 @@ pub enum Error {
     /// There is no client of Dovecot's administration socket.
     #[error("prepare to end sessions")]
     Doveadm(#[from] doveadm::DoveadmError),
+    /// The default domain has no signing keys and none can be made.
+    #[error("make the signing keys of the default domain")]
+    DefaultKeys(#[from] domains::Error),
     /// The bootstrap file cannot be made.
     #[error("make the file that bootstrap.file names")]
     Bootstrap(#[from] bootstrap::Error),
@@ -232,6 +235,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         config.settings.clone(),
         Dns::new(&config.dns),
     );
+    domains::ensure_default_keys(&service, &publisher).await?;
     if let Some(file) = &config.bootstrap_file {
         bootstrap::ensure(file, config, &service).await?;
     }

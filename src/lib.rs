@@ -20,6 +20,7 @@
 //! - [`dns`]: what DNS says of the records of custom domains, asked with limits; what that means is the model's to say.
 //! - [`stack`]: configuration for Dovecot and Postfix, rendered, and the private stack made of it. Knows nothing of the
 //!   maps but where they are.
+//! - [`signer`]: signs submitted mail for Postfix, with what the maps say; a process of its own.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
 //! - [`config`]: file, environment and flags in, checked values out, once.
 //! - [`daemon`]: opens everything in order, serves, and drains.
@@ -40,11 +41,12 @@
 //! dns        model
 //! stack      clock, telemetry
 //! publish    maps, model, store, telemetry
+//! signer     clock, maps, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, dns, http, mail, maps, model, ops, publish, stack, store, telemetry
-//! cli        clock, config, daemon, http, mail, maps, model, ops, publish, stack, telemetry
+//! cli        clock, config, daemon, http, mail, maps, model, ops, publish, signer, stack, telemetry
 //! ```
 
 pub mod cli;
@@ -58,6 +60,7 @@ pub mod maps;
 pub mod model;
 pub mod ops;
 pub mod publish;
+pub mod signer;
 pub mod stack;
 pub mod store;
 pub mod telemetry;

@@ -3,8 +3,10 @@
 //! - `passdb/<domain>/<local part>`: one file a mailbox, one line of passwd-file syntax, read on each look-up by
 //!   a Lua passdb and userdb. Replaced by rename, so that a reader sees the old line or the new one.
 //! - `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (`lmdb_table(5)`).
+//! - `signer/signing_keys.lmdb`: the same, of what mail is signed with, sealed; for our own signer.
 //!
-//! The mail servers' groups may read them and nobody else; nobody but the daemon writes them. Everything here
+//! The mail servers' groups may read theirs and nobody else, the signer runs as the daemon's user; nobody but the daemon
+//! writes them. Everything here
 //! blocks on files: not for an async thread.
 
 mod content;
@@ -13,6 +15,8 @@ mod files;
 mod passdb;
 mod reader;
 mod render;
+mod sender_logins;
+mod signing_keys;
 mod survey;
 mod table;
 
@@ -26,12 +30,14 @@ use std::{
 
 use nix::unistd::geteuid;
 
-use self::{content::PRESENT, passdb::PassdbTree, table::Table};
+use self::{content::PRESENT, files::Readers, passdb::PassdbTree, table::Table};
 pub use self::{
     content::Which,
     expected::Expected,
     reader::{Difference, Reader, What},
     render::{MailHome, passwd_line},
+    sender_logins::SenderLogins,
+    signing_keys::SigningKeys,
     survey::{Leftover, Survey},
     table::TableError,
 };
@@ -67,9 +73,34 @@ impl Layout {
         self.root.join("postfix")
     }
 
-    /// The file of one of them.
+    /// The folder of the signer's table.
+    pub fn signer(&self) -> PathBuf {
+        self.root.join("signer")
+    }
+
+    /// The file of one of the tables.
     pub fn table(&self, which: Which) -> PathBuf {
-        self.postfix().join(which.name()).with_extension("lmdb")
+        let folder = match which {
+            Which::SigningKeys => self.signer(),
+            Which::SenderLogins | Which::Mailboxes | Which::Aliases | Which::Domains => self.postfix(),
+        };
+        folder.join(which.name()).with_extension("lmdb")
+    }
+
+    /// Who may read one of the tables, and its folder.
+    fn readers(&self, which: Which) -> Readers {
+        match which {
+            Which::SigningKeys => Readers::Nobody,
+            Which::SenderLogins | Which::Mailboxes | Which::Aliases | Which::Domains => {
+                Readers::Group(self.postfix_gid)
+            }
+        }
+    }
+
+    /// Makes the folders of the tables, if they are missing.
+    fn ensure_table_folders(&self) -> Result<(), Error> {
+        files::ensure_folder(&self.postfix(), Readers::Group(self.postfix_gid))?;
+        files::ensure_folder(&self.signer(), Readers::Nobody)
     }
 
     /// The socket at which whoever has the maps open for writing can be asked to repair them.
@@ -159,16 +190,22 @@ impl Maps {
     /// Opens the maps for writing and makes what is missing of folders. A table that is missing or damaged is not in
     /// place until it was [written whole](Self::put_in_place).
     pub fn open(layout: &Layout) -> Result<Self, Error> {
-        files::ensure_folder(&layout.root, None)?;
+        files::ensure_folder(&layout.root, Readers::Everybody)?;
         let only_writer = files::FolderLock::take(&layout.root)?;
         let passdb = PassdbTree::at(&layout.passdb(), geteuid().as_raw(), layout.passdb_gid);
         passdb.ensure()?;
-        files::ensure_folder(&layout.postfix(), Some(layout.postfix_gid))?;
-        let table = |which: Which| Table::open(&layout.table(which), layout.postfix_gid);
-        let [first, second, third, fourth] = Which::ALL;
+        layout.ensure_table_folders()?;
+        let table = |which: Which| Table::open(&layout.table(which), layout.readers(which));
+        let [first, second, third, fourth, fifth] = Which::ALL;
         Ok(Self {
             passdb,
-            tables: [table(first)?, table(second)?, table(third)?, table(fourth)?],
+            tables: [
+                table(first)?,
+                table(second)?,
+                table(third)?,
+                table(fourth)?,
+                table(fifth)?,
+            ],
             only_writer: RwLock::new(only_writer),
             layout: layout.clone(),
         })
@@ -178,14 +215,14 @@ impl Maps {
     /// written again. Also lets go of the memory that the tables have mapped. Returns how many tables are other files
     /// than before.
     pub fn reopen(&self) -> Result<usize, Error> {
-        files::ensure_folder(&self.layout.root, None)?;
+        files::ensure_folder(&self.layout.root, Readers::Everybody)?;
         let mut only_writer = self.only_writer.write().unwrap_or_else(PoisonError::into_inner);
         if !only_writer.is_in_place() {
             *only_writer = files::FolderLock::take(&self.layout.root)?;
         }
         drop(only_writer);
         self.passdb.ensure()?;
-        files::ensure_folder(&self.layout.postfix(), Some(self.layout.postfix_gid))?;
+        self.layout.ensure_table_folders()?;
         let mut others = 0;
         for table in &self.tables {
             others += usize::from(table.reopen()?);
@@ -266,7 +303,7 @@ impl Maps {
     /// mailbox or alias, who may send from it, and its domain. To be asked also while changes are applied.
     pub fn show_to_postfix(&self, expected: &[(Address, AddressState)]) -> Result<Vec<bool>, Error> {
         let mut shown = vec![true; expected.len()];
-        for which in Which::ALL {
+        for which in Which::OF_POSTFIX {
             let of_table = expected.iter().map(|(address, state)| match which {
                 Which::Domains => (address.domain.to_string(), Some(PRESENT.to_owned())),
                 _ => (address.to_string(), which.value_of(address, state)),

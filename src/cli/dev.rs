@@ -13,13 +13,14 @@ use clap::Args;
 use tokio::sync::{oneshot, watch};
 
 use self::instance::Instance;
-use super::{Failure, Source, block_on, serve::stop_signal};
+use super::{Failure, Source, block_on, serve::stop_signal, signer};
 use crate::{
     clock::{Clock as _, Machine},
     config::Config,
     daemon::{self, bootstrap::Bootstrap},
     stack::{
         private::{Layout, Ports, PrivateStack, Settings},
+        render::Reach,
         tls,
     },
     telemetry,
@@ -31,6 +32,8 @@ const DEFAULT_DIR: &str = "var/dev";
 const DEFAULT_PORT_BASE: u16 = 8080;
 /// Name of the file that tells keys and addresses.
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
+/// Name of the socket at which Postfix has mail signed.
+const SIGNER_SOCKET: &str = "signer";
 /// Where everything listens.
 const HOST: &str = "127.0.0.1";
 /// The domain of inboxes: one that no DNS ever has (RFC 6761, 6.2).
@@ -138,6 +141,8 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     written.dovecot.base_dir = layout.doveadm_socket().parent().unwrap_or(dir).to_owned();
     written.dovecot.doveadm_key_file = key_file;
 
+    written.signer.socket = dir.join(SIGNER_SOCKET);
+
     written.bootstrap.file = dir.join(BOOTSTRAP_FILE);
 
     let file = dir.join("inboxd.toml");
@@ -184,7 +189,24 @@ async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure>
         }
     }
 
-    let outcome = with_mail_servers(dir, ports, &config, &instance, &mut daemon, &mut stop).await;
+    let (stop_signer, mut stopping) = watch::channel(());
+    let outcome = match signer::open(&config) {
+        Err(failure) => Err(failure),
+        Ok(signer) => {
+            let signing = tokio::spawn(async move {
+                let stop = async move { while stopping.changed().await.is_ok() {} };
+                match signer {
+                    Some(signer) => signer.serve(stop).await,
+                    None => stop.await,
+                }
+            });
+            let outcome = with_mail_servers(dir, ports, &config, &instance, &mut daemon, &mut stop).await;
+            // Nobody submits any more.
+            drop(stop_signer);
+            signing.await?;
+            outcome
+        }
+    };
     drop(stop_daemon);
     if !daemon.is_finished() {
         daemon.await??;
@@ -210,6 +232,12 @@ async fn with_mail_servers(
             imaps: ports.imaps,
             submission: ports.submission,
             inbound: ports.inbound,
+        },
+        signer_socket: config.signer_socket.clone(),
+        // No mail leaves the machine, unless it is said where to.
+        reach: match &config.reach {
+            Reach::World | Reach::OwnDomains => Reach::OwnDomains,
+            relay @ Reach::Relay { .. } => relay.clone(),
         },
         message_size_limit: config.written.mail.message_max_octets,
     };

@@ -12,7 +12,7 @@ use crate::{
         DovecotVersion, MailPlane, RenderedFile,
         container::{self, Settings},
         private::Kind,
-        render::{self, Reach},
+        render,
     },
     telemetry,
 };
@@ -139,6 +139,7 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
         dovecot_base_dir: written.dovecot.base_dir.clone(),
         doveadm_group: written.dovecot.doveadm_group.clone(),
         doveadm_key_file: written.dovecot.doveadm_key_file.clone(),
+        signer_socket: config.signer_socket.clone(),
         tls_cert: config.certificate.cert_file.clone(),
         tls_key: config.certificate.key_file.clone(),
         imaps_port: written.imap.port,
@@ -147,11 +148,7 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
             port => port.to_string(),
         },
         submission_processes: None,
-        reach: if written.postfix.own_domains_only {
-            Reach::OwnDomains
-        } else {
-            Reach::World
-        },
+        reach: config.reach.clone(),
         message_size_limit: written.mail.message_max_octets,
     })
 }

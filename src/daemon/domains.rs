@@ -16,13 +16,24 @@ const LOOK_PAUSE_MAX_S: u64 = 60;
 /// Domains checked in one look.
 const CHECKED_MAX: u32 = 32;
 
-/// Why domains could not be checked.
+/// Why nothing could be done about domains.
 #[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("write what DNS says of domains")]
-    Check(#[from] ops::Error),
+pub enum Error {
+    /// The store could not be read or written.
+    #[error("read or write what is known of domains")]
+    Store(#[from] ops::Error),
+    /// The maps could not be written.
     #[error("publish what follows from it")]
     Publish(#[from] publish::Error),
+}
+
+/// Makes the keys that mail from the default domain is signed with, at the first start.
+pub(super) async fn ensure_default_keys(service: &Service, publisher: &Publisher) -> Result<(), Error> {
+    let made = domains::ensure_default_keys(service).await?;
+    if !made.publish.is_empty() {
+        publisher.publish(made.publish).await?;
+    }
+    Ok(())
 }
 
 /// Checks domains until it is stopped.

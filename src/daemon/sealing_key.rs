@@ -94,7 +94,8 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { doing, path, source }
 }
 
-fn read(path: &Path) -> Result<Option<SealingKey>, Error> {
+/// The key in this file; none if there is no such file.
+pub fn read(path: &Path) -> Result<Option<SealingKey>, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

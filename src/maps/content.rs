@@ -1,7 +1,9 @@
 //! What the tables should hold of a change.
 
+use super::signing_keys;
 use crate::model::{
     address::{Address, DomainName},
+    dkim::SealedSigningKey,
     maps::{AddressState, DomainState, Login, MapChange, MapKey},
 };
 
@@ -10,9 +12,12 @@ pub(super) const PRESENT: &str = "1";
 /// What a key of the aliases begins with that stands for every address of a domain: `@example.com` (virtual(5)).
 const CATCH_ALL: &str = "@";
 
-/// One of Postfix's tables.
+/// One of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Which {
+    /// What mail of a domain is signed with: for our signer, not for Postfix. Before the domains, so that no mail is
+    /// accepted from a domain that cannot be signed.
+    SigningKeys,
     /// Who may send from an address.
     SenderLogins,
     /// The addresses that have a mailbox; each stands for itself, so that no catch-all takes its mail.
@@ -25,11 +30,21 @@ pub enum Which {
 
 impl Which {
     /// All of them, in the order in which a change is written.
-    pub const ALL: [Self; 4] = [Self::SenderLogins, Self::Mailboxes, Self::Aliases, Self::Domains];
+    pub const ALL: [Self; 5] = [
+        Self::SigningKeys,
+        Self::SenderLogins,
+        Self::Mailboxes,
+        Self::Aliases,
+        Self::Domains,
+    ];
+
+    /// Those that Postfix looks up.
+    pub const OF_POSTFIX: [Self; 4] = [Self::SenderLogins, Self::Mailboxes, Self::Aliases, Self::Domains];
 
     /// The table's name in `main.cf`, and its file's without the ending.
     pub fn name(self) -> &'static str {
         match self {
+            Self::SigningKeys => "signing_keys",
             Self::SenderLogins => "sender_logins",
             Self::Mailboxes => "mailboxes",
             Self::Aliases => "aliases",
@@ -47,10 +62,14 @@ impl Which {
             (Self::Aliases, MapChange::Domain(domain, state)) => {
                 Some((format!("{CATCH_ALL}{domain}"), catch_all_of(state)))
             }
+            (Self::SigningKeys, MapChange::Domain(domain, state)) => {
+                let keys = Some(keys_of(state)).filter(|keys| !keys.is_empty());
+                Some((domain.to_string(), keys.map(signing_keys::to_text)))
+            }
             (Self::SenderLogins | Self::Mailboxes | Self::Aliases, MapChange::Address(address, state)) => {
                 Some((address.to_string(), self.value_of(address, state)))
             }
-            (Self::Domains, MapChange::Address(..))
+            (Self::Domains | Self::SigningKeys, MapChange::Address(..))
             | (Self::SenderLogins | Self::Mailboxes, MapChange::Domain(..)) => None,
         }
     }
@@ -61,7 +80,7 @@ impl Which {
             Self::SenderLogins => login_of(address, state),
             Self::Mailboxes => matches!(state, AddressState::Mailbox(_)).then(|| address.to_string()),
             Self::Aliases => alias_of(state),
-            Self::Domains => None,
+            Self::Domains | Self::SigningKeys => None,
         }
     }
 
@@ -75,7 +94,7 @@ impl Which {
         }
         let key = MapKey::parse(name).ok().filter(|key| key.to_string() == name)?;
         let belongs = match self {
-            Self::Domains => matches!(key, MapKey::Domain(_)),
+            Self::Domains | Self::SigningKeys => matches!(key, MapKey::Domain(_)),
             Self::SenderLogins | Self::Mailboxes | Self::Aliases => matches!(key, MapKey::Address(_)),
         };
         belongs.then_some(key)
@@ -97,8 +116,17 @@ fn catch_all_of(state: &DomainState) -> Option<String> {
     match state {
         DomainState::Served {
             catch_all: Some(canonical),
+            ..
         } => Some(canonical.to_string()),
-        DomainState::Served { catch_all: None } | DomainState::Absent => None,
+        DomainState::Served { catch_all: None, .. } | DomainState::Absent => None,
+    }
+}
+
+/// What mail of a domain is signed with.
+fn keys_of(state: &DomainState) -> &[SealedSigningKey] {
+    match state {
+        DomainState::Served { keys, .. } => keys,
+        DomainState::Absent => &[],
     }
 }
 

@@ -14,32 +14,85 @@ use nix::{
 
 use super::{Error, file_error};
 
-/// Files: the daemon writes, the group reads.
-pub(super) const FILE_MODE: u32 = 0o640;
-/// Folders: the daemon writes, the group enters and lists.
-pub(super) const FOLDER_MODE: u32 = 0o750;
-/// The folder above: anybody may pass through it to what their group may read.
-const ROOT_MODE: u32 = 0o755;
 /// Of `st_mode`: permissions, without the type (inode(7)).
 const MODE_BITS: u32 = 0o7777;
 const LOCK_FILE: &str = ".writer.lock";
 
-/// Makes a folder if it is missing, and gives it the group and mode that it must have. Without a group: one that
-/// anybody may pass through.
-pub(super) fn ensure_folder(folder: &Path, gid: Option<u32>) -> Result<(), Error> {
-    let mode = if gid.is_some() { FOLDER_MODE } else { ROOT_MODE };
+/// Who may read, besides the user whose process writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Readers {
+    /// Nobody: what is secret.
+    Nobody,
+    /// A group, by its number.
+    Group(u32),
+    /// Everybody: a folder that is passed through to what one's group may read.
+    Everybody,
+}
+
+impl Readers {
+    fn gid(self) -> Option<u32> {
+        match self {
+            Self::Group(gid) => Some(gid),
+            Self::Nobody | Self::Everybody => None,
+        }
+    }
+
+    /// The mode of a file.
+    pub(super) fn file_mode(self) -> u32 {
+        match self {
+            Self::Nobody => 0o600,
+            Self::Group(_) => 0o640,
+            Self::Everybody => 0o644,
+        }
+    }
+
+    /// The mode of a folder: who may read enters and lists.
+    fn folder_mode(self) -> u32 {
+        match self {
+            Self::Nobody => 0o700,
+            Self::Group(_) => 0o750,
+            Self::Everybody => 0o755,
+        }
+    }
+
+    /// Gives an open file the owner, group and mode that it must have, if it has not.
+    pub(super) fn own_file(self, file: &File) -> io::Result<()> {
+        own(file, self.gid(), self.file_mode())
+    }
+
+    /// The same of a folder.
+    pub(super) fn own_folder(self, folder: &File) -> io::Result<()> {
+        own(folder, self.gid(), self.folder_mode())
+    }
+
+    /// Whether a file is of this user and may be read by these, and by nobody else.
+    pub(super) fn may_read_file(self, file: &fs::Metadata, uid: u32) -> bool {
+        file.is_file() && is_owned(file, uid, self.gid()) && file.mode() & MODE_BITS == self.file_mode()
+    }
+
+    /// The same of a folder.
+    pub(super) fn may_read_folder(self, folder: &fs::Metadata, uid: u32) -> bool {
+        folder.is_dir()
+            && is_owned(folder, uid, self.gid())
+            && folder.mode() & MODE_BITS == self.folder_mode()
+    }
+}
+
+/// Makes a folder if it is missing, and gives it the group and mode that it must have.
+pub(super) fn ensure_folder(folder: &Path, readers: Readers) -> Result<(), Error> {
     match fs::create_dir(folder) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(file_error("make the folder", folder)(error)),
     }
     let open = File::open(folder).map_err(file_error("open the folder", folder))?;
-    own(&open, gid, mode).map_err(file_error("set group and mode of the folder", folder))?;
+    readers
+        .own_folder(&open)
+        .map_err(file_error("set group and mode of the folder", folder))?;
     flush_folder(folder.parent().unwrap_or(folder))
 }
 
-/// Gives an open file or folder the owner, group and mode that it must have, if it has not.
-pub(super) fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
+fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
     let now = file.metadata()?;
     let uid = geteuid().as_raw();
     if !is_owned(&now, uid, gid) {
@@ -49,16 +102,6 @@ pub(super) fn own(file: &File, gid: Option<u32>, mode: u32) -> io::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
     Ok(())
-}
-
-/// Whether a file belongs to the daemon and may be read by the group, and by nobody else.
-pub(super) fn is_file_of_group(file: &fs::Metadata, uid: u32, gid: u32) -> bool {
-    file.is_file() && is_owned(file, uid, Some(gid)) && file.mode() & MODE_BITS == FILE_MODE
-}
-
-/// The same of a folder.
-pub(super) fn is_folder_of_group(folder: &fs::Metadata, uid: u32, gid: u32) -> bool {
-    folder.is_dir() && is_owned(folder, uid, Some(gid)) && folder.mode() & MODE_BITS == FOLDER_MODE
 }
 
 fn is_owned(now: &fs::Metadata, uid: u32, gid: Option<u32>) -> bool {

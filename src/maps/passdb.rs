@@ -19,7 +19,7 @@ pub(super) use self::{
 };
 use super::{
     Cleaned, Error, file_error,
-    files::{FILE_MODE, FOLDER_MODE, ensure_folder, flush_folder, own},
+    files::{Readers, ensure_folder, flush_folder},
     in_parallel,
 };
 use crate::model::address::{Address, DomainName};
@@ -40,7 +40,7 @@ pub(super) struct PassdbTree {
     /// Whose the entries are.
     uid: u32,
     /// Who may read them.
-    gid: u32,
+    readers: Readers,
 }
 
 /// Some changes of the tree, made durable together.
@@ -64,13 +64,13 @@ impl PassdbTree {
         Self {
             root: root.to_owned(),
             uid,
-            gid,
+            readers: Readers::Group(gid),
         }
     }
 
     /// Makes the folder, if it is missing.
     pub(super) fn ensure(&self) -> Result<(), Error> {
-        ensure_folder(&self.root, Some(self.gid))
+        ensure_folder(&self.root, self.readers)
     }
 
     pub(super) fn batch(&self) -> Batch<'_> {
@@ -90,7 +90,7 @@ impl PassdbTree {
                 Found::Entry { .. } => cleaned.entries += 1,
                 Found::Folder(path) => {
                     File::open(&path)
-                        .and_then(|folder| own(&folder, Some(self.gid), FOLDER_MODE))
+                        .and_then(|folder| self.readers.own_folder(&folder))
                         .map_err(file_error("set group and mode of the folder", &path))?;
                 }
                 Found::Stray(path, kind) => {
@@ -126,7 +126,7 @@ impl PassdbTree {
         let path = folder.join(format!("{UNFINISHED_PREFIX}{}", address.local_part));
         let open = match self.write_file(&path, line.as_bytes()) {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                ensure_folder(&folder, Some(self.gid))?;
+                ensure_folder(&folder, self.readers)?;
                 self.write_file(&path, line.as_bytes())?
             }
             other => other?,
@@ -139,10 +139,12 @@ impl PassdbTree {
             .create(true)
             .truncate(true)
             .write(true)
-            .mode(FILE_MODE)
+            .mode(self.readers.file_mode())
             .open(path)
             .map_err(file_error("make the file", path))?;
-        own(&file, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the file", path))?;
+        self.readers
+            .own_file(&file)
+            .map_err(file_error("set group and mode of the file", path))?;
         if let Err(error) = file.write_all(contents) {
             // Half a file of no name that anybody reads; if even this fails, the start-up check removes it.
             let _ = fs::remove_file(path);

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Error, Expected, Layout, Which, file_error,
-    files::{is_file_of_group, is_folder_of_group},
+    files::Readers,
     passdb::{PassdbTree, Shown},
     passwd_line,
     table::{Entry, TableError, TableReader, with_nul},
@@ -85,8 +85,9 @@ impl Reader {
             tables: [const { None }; Which::ALL.len()],
             whole: Mutex::default(),
         };
-        reader.look_at_folder(PASSDB, &layout.passdb(), layout.passdb_gid)?;
-        reader.look_at_folder("postfix", &layout.postfix(), layout.postfix_gid)?;
+        reader.look_at_folder(PASSDB, &layout.passdb(), Readers::Group(layout.passdb_gid))?;
+        reader.look_at_folder("postfix", &layout.postfix(), Readers::Group(layout.postfix_gid))?;
+        reader.look_at_folder("signer", &layout.signer(), Readers::Nobody)?;
         for which in Which::ALL {
             reader.tables[which as usize] = reader.open_table(which)?;
         }
@@ -176,7 +177,8 @@ impl Reader {
     /// A folder of password entries that a mail server may not be able to read.
     pub fn look_at_domain(&self, folder: &Path) -> Option<Difference> {
         let found = fs::symlink_metadata(folder).ok()?;
-        (!is_folder_of_group(&found, self.uid, self.layout.passdb_gid)).then(|| Difference {
+        let readers = Readers::Group(self.layout.passdb_gid);
+        (!readers.may_read_folder(&found, self.uid)).then(|| Difference {
             map: PASSDB,
             key: Some(self.name_of(folder)),
             what: What::Mode,
@@ -252,7 +254,7 @@ impl Reader {
                     self.tell_of(which.name(), What::Damaged);
                     return Ok(None);
                 }
-                if !is_file_of_group(&file, self.uid, self.layout.postfix_gid) {
+                if !self.layout.readers(which).may_read_file(&file, self.uid) {
                     self.tell_of(which.name(), What::Mode);
                 }
                 Ok(Some(table))
@@ -265,10 +267,10 @@ impl Reader {
         }
     }
 
-    fn look_at_folder(&self, map: &'static str, path: &Path, gid: u32) -> Result<(), Error> {
+    fn look_at_folder(&self, map: &'static str, path: &Path, readers: Readers) -> Result<(), Error> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.is_dir() => self.tell_of(map, What::Stray),
-            Ok(found) if !is_folder_of_group(&found, self.uid, gid) => self.tell_of(map, What::Mode),
+            Ok(found) if !readers.may_read_folder(&found, self.uid) => self.tell_of(map, What::Mode),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.tell_of(map, What::Missing),
             Err(error) => return Err(file_error("look at the folder", path)(error)),

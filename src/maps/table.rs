@@ -34,7 +34,7 @@ use self::pages::PagesError;
 pub(super) use self::reading::TableReader;
 use super::{
     Error, file_error,
-    files::{FILE_MODE, flush_folder, own, remove_if_there},
+    files::{Readers, flush_folder, remove_if_there},
 };
 
 /// Largest table, in octets of address space: forty million addresses. The file is as large as what is in it.
@@ -53,11 +53,11 @@ const UNFINISHED_EXTENSION: &str = "lmdb.new";
 /// A key and its value; no value if it is too long to be one that inboxd writes.
 pub(super) type Entry = (Vec<u8>, Option<Vec<u8>>);
 
-/// One of Postfix's look-up tables, open for writing.
+/// A look-up table, open for writing.
 #[derive(Debug)]
 pub(super) struct Table {
     path: PathBuf,
-    gid: u32,
+    readers: Readers,
     /// None if it could not be opened again.
     open: RwLock<Option<Open>>,
 }
@@ -119,10 +119,10 @@ impl From<PagesError> for TableError {
 impl Table {
     /// Opens a table. One that is missing or damaged is made anew beside its place: when it is whole, it is to be
     /// [put in place](Self::put_in_place).
-    pub(super) fn open(path: &Path, gid: u32) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path, readers: Readers) -> Result<Self, Error> {
         let table = Self {
             path: path.to_owned(),
-            gid,
+            readers,
             open: RwLock::new(None),
         };
         table.reopen()?;
@@ -179,7 +179,7 @@ impl Table {
             .create_new(true)
             .read(true)
             .write(true)
-            .mode(FILE_MODE)
+            .mode(self.readers.file_mode())
             .open(&path)
             .map_err(file_error(doing, &path))?;
         self.open_file(&path, lock, false)
@@ -187,7 +187,9 @@ impl Table {
 
     fn open_file(&self, path: &Path, lock: File, is_in_place: bool) -> Result<Open, Error> {
         let failed = |source: TableError| self.failed("open", source);
-        own(&lock, Some(self.gid), FILE_MODE).map_err(file_error("set group and mode of the table", path))?;
+        self.readers
+            .own_file(&lock)
+            .map_err(file_error("set group and mode of the table", path))?;
         // Nobody else writes it; so look-ups need not wait while all of it is looked at.
         if !check::is_whole(&lock).map_err(file_error("read the table", path))? {
             return Err(failed(TableError::Damaged));

@@ -10,7 +10,7 @@ use rsa::{
 };
 use zeroize::Zeroizing;
 
-use super::Refused;
+use super::{Refused, ids::DkimKeyId};
 use crate::clock::Entropy;
 
 /// Bits of an RSA key: what RFC 8301 asks for, and what every verifier and every DNS form takes.
@@ -172,6 +172,19 @@ impl TryRng for FromEntropy<'_> {
 }
 
 impl TryCryptoRng for FromEntropy<'_> {}
+
+/// What mail is signed with, as it is kept: the private half is sealed under its id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SealedSigningKey {
+    /// What the private half is sealed under.
+    pub id: DkimKeyId,
+    /// Where its public half is found.
+    pub selector: Selector,
+    /// What it is for.
+    pub algorithm: Algorithm,
+    /// The private key, PKCS #8 in DER, sealed.
+    pub sealed: Vec<u8>,
+}
 
 /// What mail is signed with.
 #[derive(Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     Refused,
     address::{Address, DomainName},
+    dkim::SealedSigningKey,
     ids::InboxId,
     password::{EntryMark, PasswordHash},
 };
@@ -63,6 +64,8 @@ pub enum DomainState {
     Served {
         /// The canonical address of the mailbox that gets what no address of the domain gets; none: it is refused.
         catch_all: Option<Address>,
+        /// What mail from it is signed with; none: nobody may send from it until there is a key.
+        keys: Vec<SealedSigningKey>,
     },
 }
 

@@ -3,8 +3,8 @@
 mod checked;
 mod dkim;
 
-pub use self::checked::recheck;
 use self::{checked::apply, dkim::NewKey};
+pub use self::{checked::recheck, dkim::ensure_default_keys};
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
     inboxes::{Page, reached as reached_inbox},
@@ -152,7 +152,7 @@ pub async fn register(
     let lapsed = lapsed_before(service.now(), service.settings.domains.pending_days);
     let is_current = |domain: &Domain| domain.verified_at.is_some() || domain.created_at > lapsed;
     if let Some(domain) = tx.domain_named(filter, name).await?.filter(is_current) {
-        let keys = tx.dkim_keys(domain.id).await?;
+        let keys = tx.dkim_keys(Some(domain.id)).await?;
         return Ok((Registered::of(service, domain, &keys), false));
     }
     require_free(&mut tx, filter, name).await?;
@@ -169,7 +169,7 @@ pub async fn register(
     }
     let known = tx.domain_named(filter, name).await?;
     if let Some(domain) = known.clone().filter(is_current) {
-        let keys = tx.dkim_keys(domain.id).await?;
+        let keys = tx.dkim_keys(Some(domain.id)).await?;
         return Ok((Registered::of(service, domain, &keys), false));
     }
     require_free(&mut tx, filter, name).await?;
@@ -225,7 +225,7 @@ async fn write_keys(
     let mut keys = Vec::with_capacity(new.len());
     for NewKey { key, sealed } in new {
         let key = DkimKey { created_at, ..key };
-        tx.insert_dkim_key(domain, &key, &sealed).await?;
+        tx.insert_dkim_key(Some(domain), &key, &sealed).await?;
         keys.push(key);
     }
     Ok(keys)
@@ -299,7 +299,7 @@ pub async fn list(
     .await?;
     let mut items = Vec::new();
     for domain in tx.domains(filter, before, limit + 1).await? {
-        let keys = tx.dkim_keys(domain.id).await?;
+        let keys = tx.dkim_keys(Some(domain.id)).await?;
         items.push(Registered::of(service, domain, &keys));
     }
     Ok(Page::cut(items, limit, |registered| registered.domain.id))
@@ -309,7 +309,7 @@ pub async fn list(
 pub async fn read(service: &Service, caller: &Caller, name: &DomainName) -> Result<Registered, Error> {
     let mut tx = service.db.read().await?;
     let domain = reached(&mut tx, caller, name).await?;
-    let keys = tx.dkim_keys(domain.id).await?;
+    let keys = tx.dkim_keys(Some(domain.id)).await?;
     Ok(Registered::of(service, domain, &keys))
 }
 
@@ -321,7 +321,7 @@ pub async fn verify(
 ) -> Result<Changed<Registered>, Error> {
     let mut tx = service.db.read().await?;
     let domain = reached(&mut tx, caller, name).await?;
-    let keys = tx.dkim_keys(domain.id).await?;
+    let keys = tx.dkim_keys(Some(domain.id)).await?;
     drop(tx);
     let judged = checked::ask(service, &domain, &keys).await;
 
@@ -336,7 +336,7 @@ pub async fn verify(
 pub async fn rotate_dkim(service: &Service, caller: &Caller, name: &DomainName) -> Result<Registered, Error> {
     let mut tx = service.db.read().await?;
     let domain = reached(&mut tx, caller, name).await?;
-    let known = tx.dkim_keys(domain.id).await?;
+    let known = tx.dkim_keys(Some(domain.id)).await?;
     drop(tx);
     if dkim::is_rotating(&known) {
         return Ok(Registered::of(service, domain, &known));
@@ -344,7 +344,7 @@ pub async fn rotate_dkim(service: &Service, caller: &Caller, name: &DomainName) 
     let new = service.new_dkim_keys().await?;
     let mut tx = service.db.write().await?;
     let domain = reached_to_change(&mut tx, caller, name).await?;
-    let mut keys = tx.dkim_keys(domain.id).await?;
+    let mut keys = tx.dkim_keys(Some(domain.id)).await?;
     if !dkim::is_rotating(&keys) {
         keys.extend(write_keys(service, &mut tx, domain.id, new).await?);
     }
@@ -380,7 +380,7 @@ pub async fn set_catch_all(
     let now = service.now();
     tx.set_catch_all(domain.id, inbox, now).await?;
     (domain.catch_all, domain.updated_at) = (inbox, now);
-    let keys = tx.dkim_keys(domain.id).await?;
+    let keys = tx.dkim_keys(Some(domain.id)).await?;
     let key = (MapKey::Domain(name.clone()), SessionsToEnd::None);
     let publish = service.mark_each(&mut tx, [key]).await?;
     tx.commit().await?;

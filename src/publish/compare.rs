@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    iter,
     sync::Arc,
 };
 
@@ -175,15 +174,13 @@ impl Parts {
     }
 }
 
-/// Everything that the domains' table should hold.
+/// Everything that the tables should hold of domains, in order of their names.
 pub(super) async fn served(db: &Db, default_domain: &DomainName) -> Result<Vec<MapChange>, Error> {
-    let domains = db.read().await?.all_domain_states().await?;
-    let default = (default_domain.clone(), None);
-    // The default one has no row, unless it was somebody's own before it became the default one.
-    let domains: BTreeMap<_, _> = iter::once(default).chain(domains).collect();
-    Ok(domains
+    let domains = db.read().await?.all_domain_states(default_domain).await?;
+    let in_order: BTreeMap<_, _> = domains.into_iter().collect();
+    Ok(in_order
         .into_iter()
-        .map(|(domain, catch_all)| MapChange::Domain(domain, DomainState::Served { catch_all }))
+        .map(|(domain, state)| MapChange::Domain(domain, state))
         .collect())
 }
 
@@ -227,9 +224,9 @@ pub(super) async fn current(
     for addresses in addresses.chunks(store::ROWS_MAX) {
         states.extend(tx.address_states(addresses).await?);
     }
-    let mut served: HashMap<DomainName, Option<Address>> = HashMap::with_capacity(domains.len());
+    let mut served: HashMap<DomainName, DomainState> = HashMap::with_capacity(domains.len());
     for domains in domains.chunks(store::ROWS_MAX) {
-        served.extend(tx.domain_states(domains).await?);
+        served.extend(tx.domain_states(domains, default_domain).await?);
     }
     let changes = keys.iter().map(|key| match key {
         MapKey::Address(address) => {
@@ -237,13 +234,7 @@ pub(super) async fn current(
             MapChange::Address(address.clone(), state)
         }
         MapKey::Domain(domain) => {
-            let state = match served.get(domain) {
-                Some(catch_all) => DomainState::Served {
-                    catch_all: catch_all.clone(),
-                },
-                None if domain == default_domain => DomainState::Served { catch_all: None },
-                None => DomainState::Absent,
-            };
+            let state = served.get(domain).cloned().unwrap_or(DomainState::Absent);
             MapChange::Domain(domain.clone(), state)
         }
     });

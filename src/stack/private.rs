@@ -1,7 +1,7 @@
 //! A private Dovecot and Postfix in one folder: what `inboxd dev` runs.
 //!
 //! Everything of it is below that folder: configuration, sockets, queue, logs, mail. It listens on 127.0.0.1 only, and
-//! no mail leaves the machine. It needs root, because mail servers change users, and Debian's packages of both.
+//! no mail leaves it, unless it is told of a host that takes what is for others. It needs root, because mail servers change users, and Debian's packages of both.
 //!
 //! ```text
 //! tls/                 CA and certificate             mail/<inbox id>/Maildir
@@ -33,7 +33,7 @@ pub use self::{
 };
 use super::{
     probe::Probe,
-    render::{DovecotVersion, UnsupportedVersion},
+    render::{DovecotVersion, Reach, UnsupportedVersion},
     tls::Certificates,
     whole::missing_table,
 };
@@ -66,6 +66,10 @@ pub struct Settings {
     pub postmaster_address: String,
     /// Where to listen.
     pub ports: Ports,
+    /// The socket of a signer that runs beside it; none: nothing is signed.
+    pub signer_socket: Option<PathBuf>,
+    /// Whom submitted messages may go to.
+    pub reach: Reach,
     /// Largest message in octets.
     pub message_size_limit: u64,
 }

@@ -52,10 +52,17 @@ impl fmt::Display for DovecotVersion {
 }
 
 /// Whom a submitted message may go to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reach {
     /// Everybody: an ordinary mail server.
     World,
+    /// Everybody, through one host that takes what is for other domains (`relayhost` in postconf(5)).
+    Relay {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
     /// Mailboxes of our own domains; other recipients are refused at RCPT. For the private stack.
     OwnDomains,
 }
@@ -92,6 +99,8 @@ pub struct MailPlane {
     pub doveadm_group: String,
     /// The file that holds the key of the administration socket, without a newline. See [`super::key`].
     pub doveadm_key_file: PathBuf,
+    /// The signer's socket, which submission hands every message to; none: nothing is signed.
+    pub signer_socket: Option<PathBuf>,
     /// The servers' certificate (chain), PEM.
     pub tls_cert: PathBuf,
     /// Its key, PEM.
@@ -225,12 +234,13 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
             (
                 "SUBMISSION_RELAY",
                 match plane.reach {
-                    Reach::World => "permit_sasl_authenticated,reject",
+                    Reach::World | Reach::Relay { .. } => "permit_sasl_authenticated,reject",
                     // The parameter is set in the preamble of main.cf.
                     Reach::OwnDomains => "permit_auth_destination,$own_domains_refusal,reject",
                 }
                 .to_owned(),
             ),
+            ("SIGNER", signer(plane)?),
         ],
     )?;
     Ok(vec![
@@ -243,6 +253,17 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
             contents: master,
         },
     ])
+}
+
+/// What submission does with every message that it takes: has it signed, or has the client try again later.
+fn signer(plane: &MailPlane) -> Result<String, RenderError> {
+    let Some(socket) = &plane.signer_socket else {
+        return Ok(String::new());
+    };
+    let socket = path("signer_socket", socket)?;
+    Ok(format!(
+        "  -o {{ smtpd_milters = {{ unix:{socket}, default_action=tempfail, connect_timeout=5s }} }}\n"
+    ))
 }
 
 /// Replaces each `@NAME@` by its value. Each name in the template must be given, each one given must be used.
@@ -328,6 +349,7 @@ mod tests {
             dovecot_base_dir: "/run/dovecot".into(),
             doveadm_group: "inboxd".into(),
             doveadm_key_file: "/etc/inboxd/doveadm.key".into(),
+            signer_socket: Some("/run/inboxd-signer/milter".into()),
             tls_cert: "/etc/ssl/mail.pem".into(),
             tls_key: "/etc/ssl/mail.key".into(),
             imaps_port: 993,
@@ -404,6 +426,8 @@ mod tests {
                 .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/mailboxes\n")
         );
         assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
+        let signer = "{ unix:/run/inboxd-signer/milter, default_action=tempfail,";
+        assert!(files[1].contents.contains(signer));
     }
 
     #[test]

@@ -138,12 +138,25 @@ pub fn dovecot(
 
 /// Everything that Postfix reads.
 pub fn postfix(plane: &MailPlane, premises: &Premises) -> Result<Vec<RenderedFile>, RenderError> {
-    let (main_outbound, master_outbound) = match plane.reach {
+    let (main_outbound, master_outbound) = match &plane.reach {
         Reach::World => (
-            include_str!("templates/whole-postfix-main-world.cf"),
+            include_str!("templates/whole-postfix-main-world.cf").to_owned(),
             include_str!("templates/whole-postfix-master-world.cf"),
         ),
-        Reach::OwnDomains => (include_str!("templates/whole-postfix-main-own-domains.cf"), ""),
+        Reach::Relay { host, port } => {
+            let relay = [
+                ("RELAY_HOST", word("relay", host)?),
+                ("RELAY_PORT", port.to_string()),
+            ];
+            (
+                fill(include_str!("templates/whole-postfix-main-relay.cf"), &relay)?,
+                include_str!("templates/whole-postfix-master-world.cf"),
+            )
+        }
+        Reach::OwnDomains => (
+            include_str!("templates/whole-postfix-main-own-domains.cf").to_owned(),
+            "",
+        ),
     };
     let log_dir = premises.postfix_log.parent().unwrap_or(Path::new("/"));
     let mut files = Vec::with_capacity(2);
@@ -155,7 +168,7 @@ pub fn postfix(plane: &MailPlane, premises: &Premises) -> Result<Vec<RenderedFil
                 ("LOG_FILE", path("postfix_log", &premises.postfix_log)?),
                 ("LOG_DIR", path("postfix_log", log_dir)?),
                 ("INTERFACES", premises.listen.postfix().to_owned()),
-                ("OUTBOUND", main_outbound.to_owned()),
+                ("OUTBOUND", main_outbound.clone()),
                 ("FRAGMENT", fragment.contents),
             ];
             (

@@ -1,5 +1,7 @@
 //! Custom domains. The service's default domain is configuration and has no row.
 
+use std::collections::HashMap;
+
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
@@ -8,8 +10,10 @@ use crate::{
     clock::Timestamp,
     model::{
         address::{Address, DomainName},
+        dkim::SealedSigningKey,
         domain::{Challenge, Domain, findings_from_json, findings_to_json},
         ids::{DomainId, InboxId, TenantId, WorkspaceId},
+        maps::DomainState,
     },
 };
 
@@ -452,14 +456,15 @@ impl Tx {
         Ok((left, without_primary))
     }
 
-    /// What the maps should say of these domains that some workspace has verified: the canonical address of the
-    /// catch-all of each. At most [`super::ROWS_MAX`] names.
+    /// What the maps should say of those of these domains that are served: that some workspace has verified, or that
+    /// is the default domain. At most [`super::ROWS_MAX`] names.
     pub async fn domain_states(
         &mut self,
         names: &[&DomainName],
-    ) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
+        default_domain: &DomainName,
+    ) -> Result<HashMap<DomainName, DomainState>, Error> {
         if names.is_empty() {
-            return Ok(Vec::new());
+            return Ok(HashMap::new());
         }
         let sql = format!(
             "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id
@@ -467,7 +472,7 @@ impl Tx {
              WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL AND d.name IN ({})",
             values::list(names.len(), 1)
         );
-        let rows: Vec<(String, Option<String>, Option<String>)> = on!(self, db => {
+        let rows: Vec<StateRow> = on!(self, db => {
             let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(names.len()));
             for name in names {
                 query = query.bind(name.as_str());
@@ -475,20 +480,26 @@ impl Tx {
             query.fetch_all(db).await
         })
         .map_err(Error::while_doing("read what the maps should say of domains"))?;
-        parse_states(rows)
+        let keys = self.signing_keys(Some(names)).await?;
+        let default_domain = names.contains(&default_domain).then_some(default_domain);
+        states(rows, keys, default_domain)
     }
 
-    /// The same of every verified domain, in order of the names' octets.
-    pub async fn all_domain_states(&mut self) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
-        let rows: Vec<(String, Option<String>, Option<String>)> = on!(self, db => sqlx::query_as(
+    /// The same of every domain that is served.
+    pub async fn all_domain_states(
+        &mut self,
+        default_domain: &DomainName,
+    ) -> Result<HashMap<DomainName, DomainState>, Error> {
+        let rows: Vec<StateRow> = on!(self, db => sqlx::query_as(
                 "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id
                      AND i.deleted_at IS NULL
-                 WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL ORDER BY d.name",
+                 WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL",
             )
             .fetch_all(db)
             .await)
         .map_err(Error::while_doing("list what the maps should say of domains"))?;
-        parse_states(rows)
+        let keys = self.signing_keys(None).await?;
+        states(rows, keys, Some(default_domain))
     }
 
     /// Verified domains that were last checked before this, those that wait the longest first.
@@ -509,17 +520,30 @@ impl Tx {
     }
 }
 
-fn parse_states(
-    rows: Vec<(String, Option<String>, Option<String>)>,
-) -> Result<Vec<(DomainName, Option<Address>)>, Error> {
-    rows.into_iter()
-        .map(|(name, local_part, domain)| {
-            let name = DomainName::parse(&name).map_err(Error::row("a domain"))?;
-            let catch_all = match (local_part, domain) {
-                (Some(local_part), Some(domain)) => Some(parse_address(&local_part, &domain)?),
-                _ => None,
-            };
-            Ok((name, catch_all))
-        })
-        .collect()
+/// A verified domain, and the canonical address of its catch-all.
+type StateRow = (String, Option<String>, Option<String>);
+
+/// What the maps should say of verified domains, and of the default one, if it is asked for. It has no row, unless it was
+/// somebody's own before it became the default one; its keys are its own in either case.
+fn states(
+    rows: Vec<StateRow>,
+    mut keys: HashMap<Option<DomainName>, Vec<SealedSigningKey>>,
+    default_domain: Option<&DomainName>,
+) -> Result<HashMap<DomainName, DomainState>, Error> {
+    let mut catch_alls: HashMap<DomainName, Option<Address>> = HashMap::with_capacity(rows.len() + 1);
+    catch_alls.extend(default_domain.map(|name| (name.clone(), None)));
+    for (name, local_part, domain) in rows {
+        let name = DomainName::parse(&name).map_err(Error::row("a domain"))?;
+        let catch_all = match (local_part, domain) {
+            (Some(local_part), Some(domain)) => Some(parse_address(&local_part, &domain)?),
+            _ => None,
+        };
+        catch_alls.insert(name, catch_all);
+    }
+    let state = |(name, catch_all): (DomainName, _)| {
+        let of = Some(name.clone()).filter(|name| Some(name) != default_domain);
+        let keys = keys.remove(&of).unwrap_or_default();
+        (name, DomainState::Served { catch_all, keys })
+    };
+    Ok(catch_alls.into_iter().map(state).collect())
 }

@@ -16,7 +16,7 @@ use nix::{
 
 use super::{PassdbTree, is_missing};
 use crate::{
-    maps::{Error, MailHome, WrongEntries, entry_of, file_error, files::is_file_of_group},
+    maps::{Error, MailHome, WrongEntries, entry_of, file_error},
     model::{
         address::{Address, DomainName},
         maps::MapChange,
@@ -88,7 +88,7 @@ impl PassdbTree {
         }
         Ok(if *found != *line.as_bytes() {
             Shown::Other
-        } else if is_file_of_group(&metadata, self.uid, self.gid) {
+        } else if self.readers.may_read_file(&metadata, self.uid) {
             Shown::Expected
         } else {
             Shown::WrongMode

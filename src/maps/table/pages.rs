@@ -26,6 +26,8 @@ const META: u16 = 0x08;
 const OF_DUPLICATES: u16 = 0x20 | 0x40;
 /// Of a node: the value lies on overflow pages.
 const BIG: u16 = 0x01;
+/// No value that inboxd writes is longer: the longest are a few sealed keys.
+const VALUE_MAX_OCTETS: u64 = 16 * 1024;
 /// Deepest tree that LMDB can walk.
 pub(super) const DEPTH_MAX: usize = 32;
 
@@ -304,6 +306,11 @@ impl Search<'_> {
             match page.node(index) {
                 (_, Behind::Child(child)) => self.pages_from(meta, child, depth + 1)?,
                 (key, Behind::Value(value)) => self.found.push((key.to_vec(), Some(value.to_vec()))),
+                (key, Behind::Overflow(first, octets)) if octets <= VALUE_MAX_OCTETS => {
+                    overflow_pages(self.file, meta, first, octets)?;
+                    let value = overflow_value(self.file, meta, first, octets)?;
+                    self.found.push((key.to_vec(), Some(value)));
+                }
                 (key, Behind::Overflow(..)) => self.found.push((key.to_vec(), None)),
             }
         }

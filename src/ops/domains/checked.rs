@@ -45,7 +45,7 @@ pub async fn recheck(
         .await?;
     let mut publish = Vec::new();
     for domain in &due {
-        let keys = service.db.look().await?.dkim_keys(domain.id).await?;
+        let keys = service.db.look().await?.dkim_keys(Some(domain.id)).await?;
         let judged = ask(service, domain, &keys).await;
         let mut tx = service.db.write().await?;
         tx.lock_tenant(domain.tenant).await?;
@@ -70,7 +70,7 @@ pub(super) async fn apply(
     judged: &Judged,
 ) -> Result<Changed<Registered>, Error> {
     let now = service.now();
-    let mut keys = tx.dkim_keys(domain.id).await?;
+    let mut keys = tx.dkim_keys(Some(domain.id)).await?;
     let before = signing_ids(&keys);
     let was_verified = domain.verified_at.is_some();
     let findings = findings(&domain, judged);

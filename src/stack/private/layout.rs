@@ -16,8 +16,7 @@ use crate::{
         key::{self, KeyError},
         queue::{self, QueueError},
         render::{
-            self, ADMINISTRATION_SOCKET, DovecotVersion, LOOKUP_SOCKET, MailPlane, Reach, RenderError,
-            RenderedFile,
+            self, ADMINISTRATION_SOCKET, DovecotVersion, LOOKUP_SOCKET, MailPlane, RenderError, RenderedFile,
         },
         tls::{self, Certificates, TlsError},
         whole::{self, Listen, Premises, SUBMISSION_PROCESSES},
@@ -253,12 +252,13 @@ impl Layout {
             dovecot_base_dir: self.run_dir(),
             doveadm_group: "root".to_owned(),
             doveadm_key_file: self.doveadm_key_file(),
+            signer_socket: settings.signer_socket.clone(),
             tls_cert: certificates.server_cert.clone(),
             tls_key: certificates.server_key.clone(),
             imaps_port: settings.ports.imaps,
             submission_service: Listen::Loopback.service(settings.ports.submission),
             submission_processes: Some(SUBMISSION_PROCESSES),
-            reach: Reach::OwnDomains,
+            reach: settings.reach.clone(),
             message_size_limit: settings.message_size_limit,
         }
     }

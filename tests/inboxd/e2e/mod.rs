@@ -7,5 +7,6 @@ mod custom_domain;
 mod damaged_maps;
 mod dev;
 mod service_manager;
+mod signed;
 mod stopping;
 mod verify;

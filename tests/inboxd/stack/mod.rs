@@ -71,6 +71,8 @@ impl Rig {
             maps_dir,
             hostname: HOSTNAME.into(),
             postmaster_address: "postmaster@example.com".into(),
+            signer_socket: None,
+            reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
         let rig = Self {
@@ -675,6 +677,7 @@ fn operators_plane(dir: &Path) -> MailPlane {
         dovecot_base_dir: "/run/dovecot".into(),
         doveadm_group: "root".into(),
         doveadm_key_file: dir.join("doveadm.key"),
+        signer_socket: Some("/run/inboxd-signer/milter".into()),
         tls_cert: certificates.server_cert,
         tls_key: certificates.server_key,
         imaps_port: 993,
@@ -798,7 +801,7 @@ async fn the_whole_configuration_of_a_container_is_one_that_both_servers_take() 
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let plane = MailPlane {
-            reach,
+            reach: reach.clone(),
             ..operators_plane(dir)
         };
         let premises = container_premises(dir);

@@ -397,8 +397,8 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
     }
     assert_eq!(tx.count_domains(tenant.id, now).await.unwrap(), 1);
     assert_eq!(tx.verified_among(slice::from_ref(&name)).await.unwrap().len(), 1);
-    assert_eq!(tx.domain_states(&[&name]).await.unwrap().len(), 1);
-    assert_eq!(tx.all_domain_states().await.unwrap().len(), 1);
+    assert_eq!(tx.domain_states(&[&name], &name).await.unwrap().len(), 1);
+    assert_eq!(tx.all_domain_states(&name).await.unwrap().len(), 1);
     assert_eq!(tx.domains_to_check(now, 10).await.unwrap().len(), 1);
     assert_eq!(tx.count_inboxes_at(tenant.id, &name).await.unwrap(), 0);
     let (left, without_primary) = tx.leave_domain(&name, now).await.unwrap();
@@ -414,8 +414,8 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
         seen_at: None,
         retired_at: None,
     };
-    tx.insert_dkim_key(acme.id, &key, &[1]).await.unwrap();
-    assert_eq!(tx.dkim_keys(acme.id).await.unwrap(), slice::from_ref(&key));
+    tx.insert_dkim_key(Some(acme.id), &key, &[1]).await.unwrap();
+    assert_eq!(tx.dkim_keys(Some(acme.id)).await.unwrap(), slice::from_ref(&key));
     tx.update_dkim_key(&key).await.unwrap();
     tx.delete_dkim_key(key.id).await.unwrap();
     tx.delete_dkim_keys(acme.id).await.unwrap();

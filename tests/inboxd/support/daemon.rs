@@ -29,6 +29,9 @@ pub const INBOXD: &str = env!("CARGO_BIN_EXE_inboxd");
 /// The domain of inboxes that name none.
 pub const DEFAULT_DOMAIN: &str = "inboxd.test";
 
+/// The name of the signer's socket in the folder.
+const SIGNER_SOCKET: &str = "signer.sock";
+
 /// Which database a daemon uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Database {
@@ -99,6 +102,7 @@ impl Daemon {
             ("dovecot.base_dir", "run"),
             ("dovecot.doveadm_key_file", "doveadm.key"),
             ("tls.private_ca_dir", "private-ca"),
+            ("signer.socket", SIGNER_SOCKET),
         ]
         .map(|(key, name)| {
             if extra.contains(key) {
@@ -248,6 +252,11 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Where its signer listens, if one runs.
+    pub fn signer_socket(&self) -> PathBuf {
+        self.folder.join(SIGNER_SOCKET)
     }
 
     /// The folder of its maps.

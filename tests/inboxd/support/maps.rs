@@ -9,10 +9,11 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use heed::{EnvFlags, EnvOpenOptions, types::Bytes};
 use inboxd::{
-    maps::{Layout, MailHome, Maps, passwd_line},
-    model::maps::{AddressState, Login},
+    maps::{Layout, MailHome, Maps, Which, passwd_line},
+    model::maps::{AddressState, DomainState, Login},
     publish::{self, Barrier, Parts, Publisher, SessionEnder},
     store::Db,
 };
@@ -105,13 +106,31 @@ pub async fn expected(db: &Db, layout: &Layout) -> Said {
     let mut say = |table: &str, key: &str, value: &str| {
         said.insert(format!("{table}:{key}\0"), format!("{value}\0").into());
     };
-    say("domains", DEFAULT_DOMAIN, "1");
     let mut entries = Vec::new();
     let mut tx = db.read().await.unwrap();
-    for (name, catch_all) in tx.all_domain_states().await.unwrap() {
+    for (name, state) in tx.all_domain_states(&domain(DEFAULT_DOMAIN)).await.unwrap() {
+        let DomainState::Served { catch_all, keys } = state else {
+            panic!("{name} is listed and absent");
+        };
         say("domains", name.as_str(), "1");
         if let Some(canonical) = catch_all {
             say("aliases", &format!("@{name}"), &canonical.to_string());
+        }
+        if !keys.is_empty() {
+            let words = keys.iter().map(|key| {
+                let sealed = STANDARD.encode(&key.sealed);
+                format!(
+                    "{} {} {} {sealed}",
+                    key.selector,
+                    key.algorithm.as_str(),
+                    key.id.0
+                )
+            });
+            say(
+                "signing_keys",
+                name.as_str(),
+                &words.collect::<Vec<_>>().join(" "),
+            );
         }
     }
     for (address, state) in tx.address_states_after(None, 100_000).await.unwrap() {
@@ -143,40 +162,50 @@ pub async fn expected(db: &Db, layout: &Layout) -> Said {
 pub fn said(layout: &Layout) -> Said {
     let mut said = Said::new();
     must_be(&layout.root, None, 0o755);
-    for (folder, gid) in [
-        (layout.passdb(), layout.passdb_gid),
-        (layout.postfix(), layout.postfix_gid),
+    for (folder, readers) in [
+        (layout.passdb(), Some(layout.passdb_gid)),
+        (layout.postfix(), Some(layout.postfix_gid)),
+        (layout.signer(), None),
     ] {
-        read_tree(&layout.root, &folder, gid, &mut said);
+        read_tree(&layout.root, &folder, readers, &mut said);
     }
     for entry in fs::read_dir(&layout.root).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(
-            ["passdb", "postfix", LOCK_FILE].contains(&name.as_str())
+            ["passdb", "postfix", "signer", LOCK_FILE].contains(&name.as_str())
                 || layout.root.join(&name) == layout.control_socket(),
             "{name}"
         );
     }
-    for table in TABLES {
-        for (key, value) in entries(&layout.postfix().join(table).with_extension("lmdb")) {
-            said.insert(format!("{table}:{}", String::from_utf8_lossy(&key)), value);
+    for which in Which::ALL {
+        for (key, value) in entries(&layout.table(which)) {
+            said.insert(
+                format!("{}:{}", which.name(), String::from_utf8_lossy(&key)),
+                value,
+            );
         }
     }
     said
 }
 
-fn read_tree(root: &Path, folder: &Path, gid: u32, said: &mut Said) {
-    must_be(folder, Some(gid), 0o750);
+/// `readers`: the group that may read; none: nobody but the owner.
+fn read_tree(root: &Path, folder: &Path, readers: Option<u32>, said: &mut Said) {
+    let (folder_mode, file_mode) = if readers.is_some() {
+        (0o750, 0o640)
+    } else {
+        (0o700, 0o600)
+    };
+    must_be(folder, readers, folder_mode);
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if fs::symlink_metadata(&path).unwrap().is_dir() {
-            read_tree(root, &path, gid, said);
+            read_tree(root, &path, readers, said);
             continue;
         }
         if path.extension().is_some_and(|extension| extension == "damaged") {
             continue;
         }
-        must_be(&path, Some(gid), 0o640);
+        must_be(&path, readers, file_mode);
         if path.extension().is_none_or(|extension| extension != "lmdb") {
             let name = path.strip_prefix(root).unwrap().display().to_string();
             said.insert(name, fs::read(&path).unwrap());

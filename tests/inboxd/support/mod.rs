@@ -22,6 +22,8 @@ pub mod service;
 pub mod shim;
 #[path = "../../support/show.rs"]
 pub mod show;
+pub mod signer;
+pub mod sink;
 pub mod store;
 #[path = "../../support/wait.rs"]
 pub mod wait;

@@ -16,6 +16,7 @@ use inboxd::{
     stack::{
         PrivateStack, Settings, key,
         private::{Kind, Layout, Ports},
+        render::Reach,
         tls,
     },
 };
@@ -28,6 +29,7 @@ use super::{
     free_ports,
     inbox::{Inbox, StoredMessage, deferrals},
     mail::{HOST, Mail, Servers},
+    signer::Signer,
 };
 
 /// The name that the mail servers greet with.
@@ -43,6 +45,7 @@ pub struct World {
     settings: Settings,
     /// None while both servers are gone, not stopped one by one.
     stack: Option<PrivateStack>,
+    signer: Option<Signer>,
 }
 
 impl World {
@@ -58,19 +61,29 @@ impl World {
 
     /// The same with more keys for the daemon.
     pub async fn run_with(extra: &str, test: impl AsyncFnOnce(&mut Self)) {
-        let world = Self::start(Folder::new(), Database::Sqlite, extra).await;
+        let world = Self::start(Folder::new(), Database::Sqlite, extra, Reach::OwnDomains).await;
+        world.run_started(test).await;
+    }
+
+    /// The same, and what is for other domains goes to a server on this port.
+    pub async fn run_with_relay(extra: &str, port: u16, test: impl AsyncFnOnce(&mut Self)) {
+        let host = HOST.to_owned();
+        let reach = Reach::Relay { host, port };
+        let world = Self::start(Folder::new(), Database::Sqlite, extra, reach).await;
         world.run_started(test).await;
     }
 
     /// The same in this folder.
     pub async fn run_in(folder: Folder, database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        Self::start(folder, database, "").await.run_started(test).await;
+        let world = Self::start(folder, database, "", Reach::OwnDomains).await;
+        world.run_started(test).await;
     }
 
     async fn run_started(self, test: impl AsyncFnOnce(&mut Self)) {
         let mut world = self;
         let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         world.stop_mail_servers().await;
+        world.stop_signer();
         let Self { layout, .. } = world;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
@@ -87,7 +100,7 @@ impl World {
         );
     }
 
-    async fn start(folder: Folder, database: Database, extra: &str) -> Self {
+    async fn start(folder: Folder, database: Database, extra: &str, reach: Reach) -> Self {
         let layout = Layout::of(folder.path()).unwrap();
         for dir in ["tls", "dovecot"] {
             fs::DirBuilder::new()
@@ -132,6 +145,8 @@ impl World {
             hostname: HOSTNAME.to_owned(),
             postmaster_address: format!("postmaster@{DEFAULT_DOMAIN}"),
             ports,
+            signer_socket: Some(daemon.signer_socket()),
+            reach,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
         let mut world = Self {
@@ -146,7 +161,9 @@ impl World {
             layout,
             settings,
             stack: None,
+            signer: None,
         };
+        world.start_signer().await;
         world.start_mail_servers().await;
         world
     }
@@ -162,6 +179,19 @@ impl World {
     pub async fn stop_mail_servers(&mut self) {
         if let Some(stack) = self.stack.take() {
             stack.stop().await;
+        }
+    }
+
+    /// Starts the signer, which the mail servers do without.
+    pub async fn start_signer(&mut self) {
+        assert!(self.signer.is_none(), "it runs already");
+        self.signer = Some(Signer::start(&self.daemon).await);
+    }
+
+    /// Stops it, as an operator would.
+    pub fn stop_signer(&mut self) {
+        if let Some(signer) = self.signer.take() {
+            signer.stop();
         }
     }
 

@@ -1,0 +1,62 @@
+//! `inboxd signer`.
+
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+
+use super::{Failure, Source, block_on, serve::stop_signal};
+use crate::{
+    clock::Machine,
+    config::Config,
+    daemon::sealing_key,
+    maps::{SenderLogins, SigningKeys},
+    signer::{self, Parts},
+    telemetry,
+};
+
+pub(super) fn signer(source: &Source) -> Result<(), Failure> {
+    let config = source.load()?;
+    telemetry::start_logging(&config.logging)?;
+    block_on(async {
+        let signer =
+            open(&config)?.ok_or("signer.socket is empty: Postfix is told to have nothing signed")?;
+        signer.serve(stop_signal()?).await;
+        Ok(())
+    })
+}
+
+/// A signer that Postfix can connect to.
+pub(super) struct Open {
+    listener: UnixListener,
+    parts: Parts,
+}
+
+/// Opens the socket, if the configuration names one.
+pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
+    let Some(socket) = &config.signer_socket else {
+        return Ok(None);
+    };
+    let layout = config.maps_layout()?;
+    let sealing = sealing_key::read(&config.sealing_key_file)?.ok_or_else(|| {
+        format!(
+            "there is no {} (store.sealing_key_file): start inboxd first, which makes it",
+            config.sealing_key_file.display()
+        )
+    })?;
+    let parts = Parts {
+        keys: SigningKeys::of(&layout),
+        logins: SenderLogins::of(&layout),
+        sealing,
+        clock: Arc::new(Machine),
+    };
+    let listener = signer::listen(socket, layout.postfix_gid)?;
+    tracing::info!(socket = %socket.display(), "signing what is submitted");
+    Ok(Some(Open { listener, parts }))
+}
+
+impl Open {
+    /// Signs until it is asked to stop.
+    pub(super) async fn serve(self, stop: impl Future<Output = ()>) {
+        signer::serve(self.listener, self.parts, stop).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! One SMTP session, as Postfix tells of it: a message after the other, each signed at its end.
+
+use std::{convert::Infallible, mem, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use miltr_common::{
+    ProtocolError,
+    actions::{Action, Continue, Replycode},
+    commands::{Body, Header, Macro, Mail},
+    encoding::Writable as _,
+    modifications::{ModificationResponse, headers::InsertHeader},
+    optneg::{Capability, OptNeg, Protocol},
+};
+use miltr_server::{Error, Milter};
+
+use super::{
+    KeyError, Parts,
+    author::{AuthorError, authors},
+    message::{HEADER_MAX_OCTETS, Message, SignError, Whole},
+};
+use crate::{
+    clock::Timestamp,
+    model::address::{Address, DomainName},
+    telemetry,
+};
+
+/// What Postfix tells the name of the login in.
+const LOGIN_MACROS: [&[u8]; 2] = [b"auth_authen", b"{auth_authen}"];
+/// The field that is added.
+const SIGNATURE_FIELD: &str = "DKIM-Signature";
+
+/// What is known of a session and of the message that is on its way.
+pub(super) struct Session {
+    parts: Arc<Parts>,
+    /// Who has logged in.
+    login: Option<String>,
+    message: Message,
+}
+
+/// Why a message is not signed. What is the client's to mend is refused; the rest is to be tried again.
+#[derive(Debug, thiserror::Error)]
+enum Unsigned {
+    #[error("nobody has logged in")]
+    NoLogin,
+    #[error("header fields of more than {HEADER_MAX_OCTETS} octets")]
+    TooLarge,
+    #[error(transparent)]
+    Author(#[from] AuthorError),
+    #[error("the From field names {0}, which is not an address of this login")]
+    NotOwned(Address),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error("the task that signs failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Session {
+    pub(super) fn new(parts: Arc<Parts>) -> Self {
+        Self {
+            parts,
+            login: None,
+            message: Message::new(),
+        }
+    }
+
+    /// The values of the fields that are to be added.
+    async fn sign(&mut self) -> Result<Vec<String>, Unsigned> {
+        let message = mem::replace(&mut self.message, Message::new());
+        if message.is_too_large() {
+            return Err(Unsigned::TooLarge);
+        }
+        let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
+        let now = self.parts.clock.now();
+        let parts = Arc::clone(&self.parts);
+        tokio::task::spawn_blocking(move || parts.sign(&login, &message.end(), now)).await?
+    }
+}
+
+impl Parts {
+    /// Signs a message of this login. Blocks on files.
+    fn sign(&self, login: &str, message: &Whole, now: Timestamp) -> Result<Vec<String>, Unsigned> {
+        let authors = authors(&message.values("From"))?;
+        for author in &authors {
+            let owner = self.login_of(author)?;
+            if owner.is_none_or(|owner| !owner.to_string().eq_ignore_ascii_case(login)) {
+                return Err(Unsigned::NotOwned(author.clone()));
+            }
+        }
+        // Of several authors, a signature of each domain.
+        let mut domains: Vec<DomainName> = authors.into_iter().map(|author| author.domain).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        let mut signatures = Vec::new();
+        for domain in domains {
+            for key in self.keys_of(&domain)? {
+                signatures.push(message.signature(&domain, &key, now)?);
+            }
+        }
+        Ok(signatures)
+    }
+}
+
+impl Unsigned {
+    /// What the client is told (RFC 5321, 4.2; RFC 3463).
+    fn reply(&self) -> Replycode {
+        match self {
+            Self::NoLogin => Replycode::new([5, 3, 0], [5, 7, 0], "Authentication required"),
+            Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
+            Self::Author(_) | Self::NotOwned(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
+            Self::Key(_) | Self::Sign(_) | Self::Task(_) => Replycode::new(
+                [4, 5, 1],
+                [4, 7, 5],
+                "this message cannot be signed now; try again later",
+            ),
+        }
+    }
+
+    fn log(&self, login: Option<&str>) {
+        let reason = telemetry::chain(self);
+        match self {
+            Self::NoLogin | Self::TooLarge | Self::Author(_) | Self::NotOwned(_) => {
+                tracing::info!(login, reason, "refused a message");
+            }
+            Self::Key(_) | Self::Sign(_) | Self::Task(_) => {
+                tracing::error!(login, reason, "cannot sign a message; it has to wait");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Milter for Session {
+    type Error = Infallible;
+
+    async fn option_negotiation(&mut self, theirs: OptNeg) -> Result<OptNeg, Error<Infallible>> {
+        let ours = OptNeg {
+            // The crate asks for the second where only the first is needed.
+            capabilities: Capability::SMFIF_ADDHDRS | Capability::SMFIF_CHGHDRS,
+            protocol: Protocol::NO_CONNECT
+                | Protocol::NO_HELO
+                | Protocol::NO_RECIPIENT
+                | Protocol::NO_UNKNOWN
+                | Protocol::NO_DATA
+                | Protocol::NO_END_OF_HEADER,
+            ..OptNeg::default()
+        };
+        let agreed = ours.merge_compatible(&theirs);
+        Ok(agreed.map_err(ProtocolError::CompatibilityError)?)
+    }
+
+    async fn macro_(&mut self, told: Macro) -> Result<(), Infallible> {
+        for (name, value) in told.macros() {
+            if LOGIN_MACROS.contains(&name) {
+                self.login =
+                    Some(String::from_utf8_lossy(value).into_owned()).filter(|login| !login.is_empty());
+            }
+        }
+        Ok(())
+    }
+
+    async fn mail(&mut self, _: Mail) -> Result<Action, Infallible> {
+        self.message = Message::new();
+        Ok(Continue.into())
+    }
+
+    async fn header(&mut self, header: Header) -> Result<Action, Infallible> {
+        // The crate shows names and values as text; on the wire they are octets, each with a NUL at its end.
+        let mut octets = BytesMut::with_capacity(header.len());
+        header.write(&mut octets);
+        let mut parts = octets.splitn(3, |&octet| octet == 0);
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            self.message.field(name, value);
+        }
+        Ok(Continue.into())
+    }
+
+    async fn body(&mut self, body: Body) -> Result<Action, Infallible> {
+        self.message.body(body.as_bytes());
+        Ok(Continue.into())
+    }
+
+    async fn end_of_body(&mut self) -> Result<ModificationResponse, Infallible> {
+        let signed = self.sign().await;
+        let mut answer = ModificationResponse::builder();
+        Ok(match signed {
+            Ok(signatures) => {
+                for signature in signatures.iter().rev() {
+                    answer.push(InsertHeader::new(
+                        0,
+                        SIGNATURE_FIELD.as_bytes(),
+                        signature.as_bytes(),
+                    ));
+                }
+                answer.contin()
+            }
+            Err(unsigned) => {
+                unsigned.log(self.login.as_deref());
+                answer.build(unsigned.reply())
+            }
+        })
+    }
+
+    async fn abort(&mut self) -> Result<(), Infallible> {
+        self.message = Message::new();
+        Ok(())
+    }
+}
