@@ -18,8 +18,11 @@ use crate::{
 
 /// Octets of header fields that are kept. Postfix has a limit for each field and none for all of them.
 pub(super) const HEADER_MAX_OCTETS: usize = 1024 * 1024;
-/// How headers and body are brought into one form before they are signed (RFC 6376, 3.4).
-const FORM: Canonicalization = Canonicalization::Relaxed;
+/// How header fields are brought into one form before they are signed (RFC 6376, 3.4.2): Postfix folds them anew.
+const HEADER_FORM: Canonicalization = Canonicalization::Relaxed;
+/// The same for the body (RFC 6376, 3.4.3). Not the relaxed form: the crate keeps lines of nothing but white space at the
+/// end of a body, which others leave out (3.4.4).
+const BODY_FORM: Canonicalization = Canonicalization::Simple;
 /// Signed, and signed once more than they are there: nobody adds another one on the way (RFC 6376, 8.15).
 const SIGNED_AND_CLOSED: [&str; 10] = [
     "From",
@@ -83,7 +86,7 @@ impl Message {
         Self {
             fields: Vec::new(),
             octets: 0,
-            body: BodyHasher::new(Sha256::hasher(), FORM, 0),
+            body: BodyHasher::new(Sha256::hasher(), BODY_FORM, 0),
         }
     }
 
@@ -144,8 +147,8 @@ impl Whole {
             bh: self.body.as_ref().to_vec(),
             t: u64::try_from(now.as_micros() / 1_000_000).unwrap_or_default(),
             h: names,
-            ch: FORM,
-            cb: FORM,
+            ch: HEADER_FORM,
+            cb: BODY_FORM,
             ..Signature::default()
         };
         let mut signed = Vec::new();
@@ -155,7 +158,7 @@ impl Whole {
             .iter()
             .zip(&values)
             .map(|(field, value)| (field.name.as_bytes(), value.as_slice()));
-        FORM.canonicalize_headers(pairs, &mut signed);
+        HEADER_FORM.canonicalize_headers(pairs, &mut signed);
         signature.write(&mut signed, false);
         signature.b = signing.sign(signed.as_slice()).map_err(|error| failed(&error))?;
         let mut field = Vec::new();
@@ -250,7 +253,7 @@ mod tests {
                 .unwrap();
             let tags: String = value.split_whitespace().collect();
             assert!(tags.starts_with(&format!(
-                "v=1;a={};s=s1;d=example.com;c=relaxed/relaxed;",
+                "v=1;a={};s=s1;d=example.com;c=relaxed/simple;",
                 algorithm.as_str()
             )));
             assert!(

@@ -56,7 +56,7 @@ pub const MX_HOST: &str = "mail.inboxd.test";
 /// A name server that knows where that host is.
 pub async fn name_server() -> DnsServer {
     let mut server = DnsServer::start().await;
-    server.set_zone("inboxd.test", "mail A 127.0.0.2").await;
+    server.set_zone("inboxd.test", "mail A 127.0.0.1").await;
     server
 }
 

@@ -34,8 +34,8 @@ def txt(name, timeout=5):
 with open(path, "rb") as file:
     message = file.read()
 parsed = email.message_from_bytes(message)
-author = email.utils.parseaddr(parsed["From"])[1].rpartition("@")[2]
-envelope = sender.rpartition("@")[2]
+author = email.utils.parseaddr(str(parsed["From"]))[1].rpartition("@")[2].lower()
+envelope = sender.rpartition("@")[2].lower()
 
 signatures = []
 for index, value in enumerate(parsed.get_all("DKIM-Signature", [])):
@@ -57,6 +57,15 @@ for index, value in enumerate(parsed.get_all("DKIM-Signature", [])):
     )
 
 spf = check_spf(envelope, resolver=resolver)
+# checkdmarc reads the record; whose address it lets pass is looked up here (RFC 7208, 5.4).
+hosts = [
+    host["hostname"]
+    for mechanism in spf["parsed"]["mechanisms"]
+    if mechanism["action"] == "pass"
+    for host in mechanism.get("hosts", [])
+]
+passing = [str(address) for host in hosts for address in resolver.resolve(host, "A")]
+spf["passes"] = client in passing
 dmarc = check_dmarc(author, resolver=resolver)
 print(
     json.dumps(
