@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod dev;
+mod domain;
 mod healthcheck;
 mod import;
 mod keys;
@@ -61,10 +62,7 @@ enum Command {
     /// Ask the running daemon whether it can create inboxes; for supervisors
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Sign what is submitted, for Postfix: a process beside the daemon
-    Signer {
-        #[command(flatten)]
-        source: Source,
-    },
+    Signer(signer::SignerArguments),
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -81,6 +79,11 @@ enum Command {
     Keys {
         #[command(subcommand)]
         command: keys::KeysCommand,
+    },
+    /// Look after the DNS records and signing keys of the default domain
+    Domain {
+        #[command(subcommand)]
+        command: domain::DomainCommand,
     },
     /// Bring in mailboxes of another server, from a passwd-file with their password hashes
     Import(import::ImportArguments),
@@ -110,14 +113,14 @@ type Failure = Box<dyn Error + Send + Sync>;
 const WRONG_CONFIGURATION: u8 = 78;
 
 /// Runs a command; its exit status is 0 if it did what it was asked, 78 if the configuration is wrong, else 1. `maps check`
-/// has a meaning of its own for 1, and another one.
+/// and `domain check` have a meaning of their own for 1, and the first has another one.
 pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve { source } => serve::serve(&source),
         Command::Dev(arguments) => dev::dev(&arguments),
         Command::Bootstrap { source } => bootstrap::bootstrap(&source),
         Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments),
-        Command::Signer { source } => signer::signer(&source),
+        Command::Signer(arguments) => signer::signer(&arguments),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },
@@ -125,6 +128,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Openapi => openapi(),
         Command::Keys { command } => keys::keys(command),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Domain { command } => return status(domain::domain(command)),
         Command::Maps { command } => return status(maps::maps(command)),
         Command::Verify(arguments) => verify::verify(&arguments),
     };

@@ -46,7 +46,7 @@
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, dns, http, mail, maps, model, ops, publish, stack, store, telemetry
-//! cli        clock, config, daemon, http, mail, maps, model, ops, publish, signer, stack, telemetry
+//! cli        clock, config, daemon, dns, http, mail, maps, model, ops, publish, signer, stack, telemetry
 //! ```
 
 pub mod cli;

@@ -21,6 +21,7 @@ use std::{
 
 use miltr_server::Server;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     task::JoinSet,
     time::timeout,
@@ -47,6 +48,10 @@ const COMMAND_MAX_OCTETS: usize = 1024 * 1024;
 const DRAIN_LIMIT_MS: u64 = 5_000;
 /// Pause after a connection could not be taken, for example because there are too many open files.
 const ACCEPT_PAUSE_MS: u64 = 100;
+/// Longest wait for the answer of a health check.
+const CHECK_TIMEOUT_MS: u64 = 4_000;
+/// What Postfix begins with: length, `SMFIC_OPTNEG`, version 6, and what it lets a milter do and leave out.
+const NEGOTIATION: [u8; 17] = *b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
 /// The socket: the signer and Postfix's group.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -180,6 +185,29 @@ pub async fn serve(listener: UnixListener, parts: Parts, stop: impl Future<Outpu
     {
         tracing::info!("sessions are cut off; their clients are told to try again");
     }
+}
+
+/// Asks a signer that runs for the first thing that Postfix asks for.
+pub async fn check(path: &Path) -> Result<(), SocketError> {
+    let asked = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(&NEGOTIATION).await?;
+        let mut answer = [0; NEGOTIATION.len()];
+        stream.read_exact(&mut answer).await?;
+        if answer[..5] == NEGOTIATION[..5] {
+            Ok(())
+        } else {
+            Err(io::Error::other("it answers something else than a milter"))
+        }
+    };
+    timeout(Duration::from_millis(CHECK_TIMEOUT_MS), asked)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| SocketError {
+            doing: "ask the signer at",
+            path: path.to_owned(),
+            source,
+        })
 }
 
 async fn converse(stream: UnixStream, parts: Arc<Parts>) {

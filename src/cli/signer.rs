@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use tokio::net::UnixListener;
 
 use super::{Failure, Source, block_on, serve::stop_signal};
@@ -14,16 +15,31 @@ use crate::{
     telemetry,
 };
 
-pub(super) fn signer(source: &Source) -> Result<(), Failure> {
-    let config = source.load()?;
+#[derive(Args, Debug)]
+pub(super) struct SignerArguments {
+    /// Exit with 0 if the signer that runs answers as Postfix expects: its health check
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(super) fn signer(arguments: &SignerArguments) -> Result<(), Failure> {
+    let config = arguments.source.load()?;
+    if arguments.check {
+        let socket = config.signer_socket.as_deref().ok_or(NO_SOCKET)?;
+        return block_on(async { Ok(signer::check(socket).await?) });
+    }
     telemetry::start_logging(&config.logging)?;
     block_on(async {
-        let signer =
-            open(&config)?.ok_or("signer.socket is empty: Postfix is told to have nothing signed")?;
+        let signer = open(&config)?.ok_or(NO_SOCKET)?;
         signer.serve(stop_signal()?).await;
         Ok(())
     })
 }
+
+/// Why there is no signer.
+const NO_SOCKET: &str = "signer.socket is empty: Postfix is told to have nothing signed";
 
 /// A signer that Postfix can connect to.
 pub(super) struct Open {

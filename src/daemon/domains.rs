@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch::Receiver;
+use tokio::{sync::watch::Receiver, time::Instant};
 
 use super::wait_until_closed;
 use crate::{
@@ -39,22 +39,34 @@ pub(super) async fn ensure_default_keys(service: &Service, publisher: &Publisher
 /// Checks domains until it is stopped.
 pub(super) async fn watch(service: Arc<Service>, publisher: Publisher, stopped: Receiver<()>) {
     let mut until = std::pin::pin!(wait_until_closed(stopped));
-    let pause = u64::from(service.settings.domains.check_seconds).min(LOOK_PAUSE_MAX_S);
+    let interval = Duration::from_secs(service.settings.domains.check_seconds.into());
+    let pause = interval.min(Duration::from_secs(LOOK_PAUSE_MAX_S));
+    // Custom domains say in the store when they were checked last.
+    let mut default_due = Instant::now();
     loop {
         tokio::select! {
             () = &mut until => return,
-            () = tokio::time::sleep(Duration::from_secs(pause)) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         tokio::select! {
             () = &mut until => return,
-            looked = look(&service, &publisher) => if let Err(error) = looked {
+            looked = look(&service, &publisher, default_due) => if let Err(error) = looked {
                 tracing::warn!(error = telemetry::chain(&error), "cannot check domains");
             },
+        }
+        if Instant::now() >= default_due {
+            default_due = Instant::now() + interval;
         }
     }
 }
 
-async fn look(service: &Service, publisher: &Publisher) -> Result<(), Error> {
+async fn look(service: &Service, publisher: &Publisher, default_due: Instant) -> Result<(), Error> {
+    if Instant::now() >= default_due {
+        let checked = domains::check_default(service).await?;
+        if !checked.publish.is_empty() {
+            publisher.publish(checked.publish).await?;
+        }
+    }
     let check_seconds = i64::from(service.settings.domains.check_seconds);
     let checked_before = service.now().plus_seconds(-check_seconds);
     loop {

@@ -32,8 +32,8 @@ const TXT_STRING_MAX_OCTETS: usize = 255;
 pub struct Wanted {
     /// The domain.
     pub domain: DomainName,
-    /// What proves it.
-    pub challenge: Challenge,
+    /// What proves it; none: nobody has to, because it is the default domain.
+    pub challenge: Option<Challenge>,
     /// The host that takes its mail.
     pub mx_host: String,
     /// The SPF terms that stand for the hosts that send its mail.
@@ -135,7 +135,7 @@ impl DnsRecord {
     }
 }
 
-/// The records of a domain: ownership, MX, SPF, DKIM in the order of the keys, DMARC.
+/// The records of a domain: ownership, if it has to be proved, MX, SPF, DKIM in the order of the keys, DMARC.
 pub fn records(wanted: &Wanted) -> Vec<DnsRecord> {
     let domain = wanted.domain.as_str();
     let txt = |purpose, name: String, value: String, is_required| DnsRecord {
@@ -145,14 +145,13 @@ pub fn records(wanted: &Wanted) -> Vec<DnsRecord> {
         priority: None,
         is_required,
     };
-    let challenge = format!("{CHALLENGE_PREFIX}{}", wanted.challenge.as_str());
-    let mut records = vec![
-        txt(
-            Purpose::Ownership,
-            format!("{CHALLENGE_LABEL}.{domain}"),
-            challenge,
-            true,
-        ),
+    let ownership = wanted.challenge.iter().map(|challenge| {
+        let name = format!("{CHALLENGE_LABEL}.{domain}");
+        let value = format!("{CHALLENGE_PREFIX}{}", challenge.as_str());
+        txt(Purpose::Ownership, name, value, true)
+    });
+    let mut records: Vec<DnsRecord> = ownership.collect();
+    records.extend([
         DnsRecord {
             purpose: Purpose::Mx,
             name: domain.to_owned(),
@@ -166,7 +165,7 @@ pub fn records(wanted: &Wanted) -> Vec<DnsRecord> {
             format!("v=spf1 {} ~all", wanted.spf.as_str()),
             true,
         ),
-    ];
+    ]);
     records.extend(wanted.keys.iter().map(|key| {
         txt(
             Purpose::Dkim(key.clone()),

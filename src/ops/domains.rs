@@ -1,10 +1,14 @@
 //! Custom domains: registered, proved, watched, deleted.
 
 mod checked;
+mod default;
 mod dkim;
 
 use self::{checked::apply, dkim::NewKey};
-pub use self::{checked::recheck, dkim::ensure_default_keys};
+pub use self::{
+    checked::recheck,
+    default::{check_default, default_records, ensure_default_keys, rotate_default},
+};
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
     inboxes::{Page, reached as reached_inbox},
@@ -63,7 +67,7 @@ impl Registered {
 fn wanted(settings: &Settings, domain: &Domain, keys: &[DkimKey]) -> Wanted {
     Wanted {
         domain: domain.name.clone(),
-        challenge: domain.challenge.clone(),
+        challenge: Some(domain.challenge.clone()),
         mx_host: settings.domains.mx_host.clone(),
         spf: settings.domains.spf.clone(),
         keys: keys.iter().map(|key| key.public.clone()).collect(),

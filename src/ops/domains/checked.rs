@@ -7,7 +7,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::{
-        dns_records::{DnsRecord, Purpose, judge::Judgement, records},
+        dns_records::{DnsRecord, Purpose, Wanted, judge::Judgement, records},
         domain::{DkimKey, Domain, Finding, RecordStatus, signing},
         ids::DkimKeyId,
         maps::MapKey,
@@ -21,13 +21,19 @@ const RETIRED_DAYS: i64 = 7;
 const SECONDS_A_DAY: i64 = 86_400;
 
 /// What DNS said of the records that were wanted when it was asked.
-pub(super) struct Judged(Vec<(DnsRecord, Judgement)>);
+pub(super) struct Judged(pub(super) Vec<(DnsRecord, Judgement)>);
+
+impl Judged {
+    /// Asks DNS for these records.
+    pub(super) async fn ask(service: &Service, wanted: &Wanted) -> Self {
+        let judgements = service.dns.check(wanted).await;
+        Self(records(wanted).into_iter().zip(judgements).collect())
+    }
+}
 
 /// Asks DNS for a domain's records.
 pub(super) async fn ask(service: &Service, domain: &Domain, keys: &[DkimKey]) -> Judged {
-    let wanted = wanted(&service.settings, domain, keys);
-    let judgements = service.dns.check(&wanted).await;
-    Judged(records(&wanted).into_iter().zip(judgements).collect())
+    Judged::ask(service, &wanted(&service.settings, domain, keys)).await
 }
 
 /// Checks domains again that were last checked longer ago than this, as many as this at the most. Returns how many there
@@ -167,7 +173,7 @@ fn is_lost(judged: &Judged) -> impl Fn(&Finding) -> bool {
 
 /// Notes which keys were seen, retires those for which another one signs now, and forgets those that were retired long
 /// ago.
-async fn settle_keys(
+pub(super) async fn settle_keys(
     tx: &mut Tx,
     keys: &mut Vec<DkimKey>,
     judged: &Judged,
@@ -208,6 +214,6 @@ async fn settle_keys(
     Ok(())
 }
 
-fn signing_ids(keys: &[DkimKey]) -> Vec<DkimKeyId> {
+pub(super) fn signing_ids(keys: &[DkimKey]) -> Vec<DkimKeyId> {
     signing(keys).into_iter().map(|key| key.id).collect()
 }

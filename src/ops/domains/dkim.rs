@@ -1,17 +1,13 @@
-//! The keys of domains, the default one's included: made in pairs of algorithms, away from the async threads.
+//! The keys of domains: made in pairs of algorithms, away from the async threads.
 
 use std::sync::Arc;
 
-use super::super::{Changed, Error, Service};
-use crate::{
-    model::{
-        dkim::{self, Algorithm, PublicKey},
-        domain::{DkimKey, new_selector},
-        ids::DkimKeyId,
-        maps::MapKey,
-        sealing::Sealed,
-    },
-    store::SessionsToEnd,
+use super::super::{Error, Service};
+use crate::model::{
+    dkim::{self, Algorithm, PublicKey},
+    domain::{DkimKey, new_selector},
+    ids::DkimKeyId,
+    sealing::Sealed,
 };
 
 /// A key that is still to be written.
@@ -27,31 +23,6 @@ pub(super) fn is_rotating(keys: &[DkimKey]) -> bool {
             .filter(|key| key.public.algorithm == Algorithm::RsaSha256 && key.retired_at.is_none())
     };
     rsa().count() > 1 && rsa().any(|key| key.seen_at.is_none())
-}
-
-/// Makes keys for the default domain, if it has none yet: mail from it is signed from the first one on.
-pub async fn ensure_default_keys(service: &Service) -> Result<Changed<()>, Error> {
-    let nothing = Changed {
-        value: (),
-        publish: Vec::new(),
-    };
-    if !service.db.read().await?.dkim_keys(None).await?.is_empty() {
-        return Ok(nothing);
-    }
-    let keys = service.new_dkim_keys().await?;
-    let mut tx = service.db.write().await?;
-    if !tx.dkim_keys(None).await?.is_empty() {
-        return Ok(nothing);
-    }
-    for NewKey { key, sealed } in keys {
-        tx.insert_dkim_key(None, &key, &sealed).await?;
-    }
-    let domain = MapKey::Domain(service.settings.default_domain.clone());
-    let publish = service
-        .mark_each(&mut tx, [(domain, SessionsToEnd::None)])
-        .await?;
-    tx.commit().await?;
-    Ok(Changed { value: (), publish })
 }
 
 impl Service {

@@ -27,7 +27,7 @@ fn key(selector: &str, algorithm: Algorithm, octets: usize) -> PublicKey {
 fn wanted() -> Wanted {
     Wanted {
         domain: domain(DOMAIN),
-        challenge: Challenge::parse("abc123").unwrap(),
+        challenge: Some(Challenge::parse("abc123").unwrap()),
         mx_host: HOST.to_owned(),
         spf: SpfTerms::parse("mx").unwrap(),
         keys: vec![

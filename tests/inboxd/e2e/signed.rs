@@ -1,6 +1,10 @@
 //! Signed mail: what is submitted leaves with signatures that others verify, or it does not leave.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -420,6 +424,64 @@ async fn garbage_at_the_signers_socket_keeps_nobody_from_signing() {
                 .await
                 .judged(server.address(), sender),
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_default_domain_signs_as_its_operator_lets_it() {
+    let mut server = name_server().await;
+    let sink = Sink::start().await;
+    World::run_with_relay(&asking(&server), sink.port, async |world| {
+        let tenant = world.tenant("Acme").await;
+        let scout = world.create(&tenant, "scout").await;
+        let sender = scout.email.as_str();
+        let mut submission = world.mail.submission_of(&scout).await;
+        // From the first message on, whether anybody can verify it or not.
+        submit(&mut submission, sender, &letter(sender, "unpublished"), "250").await;
+        let unpublished = sink.receive("Subject: unpublished").await;
+        assert_eq!(unpublished.text.matches("DKIM-Signature:").count(), 1);
+        let (status, said) = world.daemon.command(&["domain", "check"]).await;
+        assert_eq!((status, said.contains("missing  TXT  ibr-")), (1, true), "{said}");
+
+        let mut selectors: Vec<[String; 2]> = Vec::new();
+        let count = AtomicUsize::new(0);
+        for subject in ["published", "rotated"] {
+            let (status, zone) = world.daemon.command(&["domain", "zone"]).await;
+            assert_eq!(status, 0, "{zone}");
+            server
+                .set_zone("inboxd.test", &format!("mail A 127.0.0.1\n{zone}"))
+                .await;
+            let (status, said) = world.daemon.command(&["domain", "check"]).await;
+            assert_eq!(status, 0, "{said}");
+            // The daemon sees what another process has changed within seconds.
+            let judged = until("the new keys sign", || async {
+                let subject = format!("{subject}-{}", count.fetch_add(1, Ordering::Relaxed));
+                let mut submission = world.mail.submission_of(&scout).await;
+                submit(&mut submission, sender, &letter(sender, &subject), "250").await;
+                let judged = sink
+                    .receive(&format!("Subject: {subject}"))
+                    .await
+                    .judged(server.address(), sender);
+                let found = aligned(&judged);
+                let is_new = found
+                    .iter()
+                    .all(|(_, selector)| !selectors.iter().flatten().any(|old| old == selector));
+                (found.len() == 2 && is_new).then_some(judged)
+            })
+            .await;
+            selectors.push(both(&judged));
+            let (status, rotated) = world.daemon.command(&["domain", "rotate-dkim"]).await;
+            assert_eq!(status, 0, "{rotated}");
+            assert_eq!(
+                rotated.matches("._domainkey.").count(),
+                2 * (selectors.len() + 1),
+                "{rotated}"
+            );
+        }
+        // What left before its key was published can be verified now.
+        let judged = unpublished.judged(server.address(), sender);
+        assert_eq!(aligned(&judged).len(), 1);
     })
     .await;
 }
