@@ -42,6 +42,7 @@ use crate::{
     },
     ops::{Service, idempotency},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
+    signer,
     stack::{
         key,
         render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
@@ -452,7 +453,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             Ok(())
         })
     });
-    ReadinessProbes(vec![
+    let mut parts = vec![
         Part {
             name: "store",
             probe: store,
@@ -469,7 +470,15 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             name: "postfix",
             probe: postfix,
         },
-    ])
+    ];
+    parts.extend(config.signer_socket.clone().map(|socket| Part {
+        name: "signer",
+        probe: Box::new(move || {
+            let socket = socket.clone();
+            Box::pin(async move { Ok(signer::check(&socket).await?) })
+        }),
+    }));
+    ReadinessProbes(parts)
 }
 
 async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {

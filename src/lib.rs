@@ -45,7 +45,7 @@
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, mail, maps, model, ops, stack, telemetry
-//! daemon     clock, config, dns, http, mail, maps, model, ops, publish, stack, store, telemetry
+//! daemon     clock, config, dns, http, mail, maps, model, ops, publish, signer, stack, store, telemetry
 //! cli        clock, config, daemon, dns, http, mail, maps, model, ops, publish, signer, stack, telemetry
 //! ```
 

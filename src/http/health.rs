@@ -50,7 +50,7 @@ pub(super) struct Health {
 pub(super) struct Readiness {
     ready: bool,
     /// By name: `ok`, or why the part is down.
-    #[schema(example = json!({"store": "ok", "maps": "ok", "dovecot": "ok", "postfix": "down: connection refused"}))]
+    #[schema(example = json!({"store": "ok", "maps": "ok", "dovecot": "ok", "postfix": "down: connection refused", "signer": "ok"}))]
     parts: BTreeMap<&'static str, String>,
 }
 

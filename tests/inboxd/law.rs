@@ -39,6 +39,7 @@ const LAW: [(&str, &[&str]); 15] = [
             "model",
             "ops",
             "publish",
+            "signer",
             "stack",
             "store",
             "telemetry",

@@ -379,10 +379,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
 
     /// One message from one sender to one recipient, after a greeting.
     pub async fn send(&mut self, sender: &str, recipient: &str, message: &Message) {
+        self.send_from(sender, sender, recipient, message).await;
+    }
+
+    /// The same of a message whose From field names somebody else than the envelope.
+    pub async fn send_from(&mut self, sender: &str, author: &str, recipient: &str, message: &Message) {
         self.expect(&format!("MAIL FROM:<{sender}>"), "250").await;
         self.expect(&format!("RCPT TO:<{recipient}>"), "250").await;
         self.expect("DATA", "354").await;
-        let text = message.text(sender, recipient);
+        let text = message.text(author, recipient);
         self.expect(&format!("{text}."), "250").await;
     }
 }

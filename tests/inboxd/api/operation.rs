@@ -16,7 +16,7 @@ async fn readiness_names_the_part_that_is_down() {
         (&ready.body["parts"]["store"], &ready.body["parts"]["maps"]),
         (&json!("ok"), &json!("ok"))
     );
-    for part in ["dovecot", "postfix"] {
+    for part in ["dovecot", "postfix", "signer"] {
         assert!(
             ready.body["parts"][part].as_str().unwrap().starts_with("down: "),
             "{ready:?}"

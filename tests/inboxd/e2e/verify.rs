@@ -144,8 +144,10 @@ async fn a_host_that_is_reached_elsewhere_is_still_the_name_in_the_certificate()
                 key.split_once('=')
                     .map(|(name, value)| format!("{name} = {value:?}\n"))
             });
-            let beside =
-                Daemon::with_config(Database::Sqlite, Folder::new(), &lines.collect::<String>()).await;
+            let beside = {
+                let config = lines.collect::<String>() + "signer.socket = \"\"\n";
+                Daemon::with_config(Database::Sqlite, Folder::new(), &config).await
+            };
             let ready = beside.api("").get("/readyz").await;
             assert_eq!(ready.body["ready"], is_ready, "{ready:?}");
             let via = format!("{stranger}:993 via {HOST}:{}", ports.imaps);

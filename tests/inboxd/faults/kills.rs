@@ -151,7 +151,7 @@ async fn every_201_holds_however_often_the_daemon_is_killed() {
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let seed = RandomState::new().hash_one("kills") | 1;
     println!("seed {seed}");
-    World::run_in(Folder::in_memory(), Database::Sqlite, async |world| {
+    World::run_in(Folder::in_memory(), Database::Sqlite, "", async |world| {
         let mut random = Random(seed);
         let stop = Arc::new(AtomicBool::new(false));
         let created = Arc::new(AtomicUsize::new(0));

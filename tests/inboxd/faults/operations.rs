@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use crate::support::{
     api::{Answer, Api},
     daemon::{DEFAULT_DOMAIN, Daemon},
+    dns::DnsServer,
+    domains::{prove, publish, register},
     inbox::Inbox,
     mail::Mail,
 };
@@ -21,6 +23,11 @@ pub enum Operation {
     Delete,
     AddAddress,
     RemoveAddress,
+    /// Proves a domain whose records are published.
+    VerifyDomain,
+    /// Of one that is proved.
+    DeleteDomain,
+    SetCatchAll,
     /// Of a tenant with two inboxes.
     Suspend,
     Resume,
@@ -54,19 +61,22 @@ pub struct Outcome {
 
 impl Trial {
     /// Makes what the operation is about: a tenant of its own, and inboxes.
-    pub async fn begin(daemon: &Daemon, operation: Operation, name: &str) -> Self {
+    pub async fn begin(daemon: &Daemon, server: &mut DnsServer, operation: Operation, name: &str) -> Self {
         let operator = daemon.api(&daemon.super_admin);
         let made = operator.post("/v1/tenants", &json!({ "name": name })).await;
         assert_eq!(made.status, 201, "{made:?}");
         let tenant = operator.with_key(made.text("key"));
         let tenant_path = format!("/v1/tenants/{}", made.id());
         let existing = match operation {
-            Operation::Create | Operation::CreateOnce => 0,
+            Operation::Create | Operation::CreateOnce | Operation::VerifyDomain | Operation::DeleteDomain => {
+                0
+            }
             Operation::RotatePassword
             | Operation::RotateKey
             | Operation::Delete
             | Operation::AddAddress
-            | Operation::RemoveAddress => 1,
+            | Operation::RemoveAddress
+            | Operation::SetCatchAll => 1,
             Operation::Suspend | Operation::Resume => 2,
         };
         let mut inboxes = Vec::new();
@@ -100,6 +110,24 @@ impl Trial {
                 assert_eq!(added.status, 201, "{added:?}");
                 let path = of_inbox(&format!("/addresses/{}", further(name)));
                 (&tenant, Method::DELETE, path, Value::Null)
+            }
+            Operation::VerifyDomain => {
+                let registered = register(&tenant, &own_domain(name)).await;
+                assert_eq!(registered.status, 201, "{registered:?}");
+                publish(server, &tenant, &own_domain(name)).await;
+                let path = format!("/v1/domains/{}/verify", own_domain(name));
+                (&tenant, Method::GET, path, Value::Null)
+            }
+            Operation::DeleteDomain => {
+                prove(server, &tenant, &own_domain(name)).await;
+                let path = format!("/v1/domains/{}", own_domain(name));
+                (&tenant, Method::DELETE, path, Value::Null)
+            }
+            Operation::SetCatchAll => {
+                prove(server, &tenant, &own_domain(name)).await;
+                let path = format!("/v1/domains/{}", own_domain(name));
+                let body = json!({"catchAll": inboxes[0].id});
+                (&tenant, Method::PATCH, path, body)
             }
             Operation::Suspend => (
                 &operator,
@@ -152,13 +180,20 @@ impl Trial {
     }
 
     fn removes(&self) -> bool {
-        matches!(self.operation, Operation::Delete | Operation::RemoveAddress)
+        matches!(
+            self.operation,
+            Operation::Delete | Operation::RemoveAddress | Operation::DeleteDomain
+        )
     }
 
     /// Whether an answer says that it is done.
     pub fn is_done(&self, answer: &Answer) -> bool {
         // What an earlier call deleted is not there any more.
-        answer.status < 300 || self.removes() && answer.status == 404
+        match self.operation {
+            // Where DNS could not be asked, nothing is proved.
+            Operation::VerifyDomain => answer.status < 300 && answer.text("status") == "verified",
+            _ => answer.status < 300 || self.removes() && answer.status == 404,
+        }
     }
 
     /// What works right after the first call was answered with success, whatever happens then.
@@ -166,25 +201,32 @@ impl Trial {
         match self.operation {
             Operation::Create | Operation::CreateOnce => vec![Inbox::of(answer)],
             Operation::RotatePassword => vec![self.inboxes[0].with_password(answer.text("imapPassword"))],
-            Operation::RotateKey | Operation::Resume | Operation::AddAddress | Operation::RemoveAddress => {
-                self.inboxes.clone()
+            Operation::RotateKey
+            | Operation::Resume
+            | Operation::AddAddress
+            | Operation::RemoveAddress
+            | Operation::SetCatchAll => self.inboxes.clone(),
+            Operation::Delete | Operation::Suspend | Operation::VerifyDomain | Operation::DeleteDomain => {
+                Vec::new()
             }
-            Operation::Delete | Operation::Suspend => Vec::new(),
         }
     }
 
-    /// Postfix takes mail for a further address, or refuses it, from the answer on.
+    /// Postfix takes mail for a further address or a domain, or refuses it, from the answer on.
     pub async fn assert_recipient(&self, mail: &Mail, answer: &Answer) {
-        let reply = match self.operation {
-            Operation::AddAddress => "250",
-            Operation::RemoveAddress => "550 5.1.1",
+        let (recipient, reply) = match self.operation {
+            Operation::AddAddress => (further(&self.username), "250"),
+            Operation::RemoveAddress => (further(&self.username), "550 5.1.1"),
+            // A domain of ours, where nobody has this name.
+            Operation::VerifyDomain => (anybody(&self.username), "550 5.1.1"),
+            Operation::DeleteDomain => (anybody(&self.username), "554 5.7.1"),
+            Operation::SetCatchAll => (anybody(&self.username), "250"),
             _ => return,
         };
         assert!(answer.status < 300, "{answer:?}");
         let mut inbound = mail.inbound().await;
         inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
-        let recipient = format!("RCPT TO:<{}>", further(&self.username));
-        inbound.expect(&recipient, reply).await;
+        inbound.expect(&format!("RCPT TO:<{recipient}>"), reply).await;
     }
 
     /// What the answers of the first call, if it had a successful one, and of the last one mean. Between them the
@@ -259,6 +301,16 @@ impl Trial {
                 assert_eq!(there, self.operation == Operation::AddAddress);
                 logs_in.extend(self.inboxes.clone());
             }
+            Operation::VerifyDomain | Operation::DeleteDomain | Operation::SetCatchAll => {
+                let path = format!("/v1/domains/{}", own_domain(&self.username));
+                let found = self.tenant.get(&path).await;
+                match self.operation {
+                    Operation::VerifyDomain => assert_eq!(found.text("status"), "verified"),
+                    Operation::DeleteDomain => assert_eq!(found.status, 404, "{found:?}"),
+                    _ => assert_eq!(found.text("catchAll"), self.inboxes[0].id),
+                }
+                logs_in.extend(self.inboxes.clone());
+            }
             Operation::Suspend => refused.extend(self.inboxes.clone()),
             Operation::Resume => logs_in.extend(self.inboxes.clone()),
         }
@@ -274,8 +326,9 @@ impl Trial {
             | Operation::RotatePassword
             | Operation::RotateKey
             | Operation::AddAddress
-            | Operation::RemoveAddress => 1,
-            Operation::Delete => 0,
+            | Operation::RemoveAddress
+            | Operation::SetCatchAll => 1,
+            Operation::Delete | Operation::VerifyDomain | Operation::DeleteDomain => 0,
             Operation::Suspend | Operation::Resume => 2,
         };
         let tenant = self
@@ -287,6 +340,16 @@ impl Trial {
             assert_eq!(super::listed(&self.tenant).await.len(), expected);
         }
     }
+}
+
+/// The domain of this trial.
+fn own_domain(name: &str) -> String {
+    format!("{name}.test")
+}
+
+/// What is no address of it.
+fn anybody(name: &str) -> String {
+    format!("anybody@{}", own_domain(name))
 }
 
 /// A further address of the inbox of this trial.

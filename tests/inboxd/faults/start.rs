@@ -39,7 +39,7 @@ fn harm(layout: &Layout, inboxes: &[Inbox]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_a_start_that_repairs_may_fail_or_be_the_last() {
-    World::run_in(Folder::in_memory(), Database::Sqlite, async |world| {
+    World::run_in(Folder::in_memory(), Database::Sqlite, "", async |world| {
         let shim = Shim::new(world.daemon.folder.path());
         let layout = world.daemon.maps_layout();
         let acme = world.tenant("Acme").await;

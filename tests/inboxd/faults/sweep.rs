@@ -14,6 +14,8 @@ use crate::support::{
     Folder,
     api::Answer,
     daemon::Database,
+    dns::DnsServer,
+    domains::{asking, name_server},
     inbox::Inbox,
     maps::assert_equal,
     shim::{Action, CONNECT, FLUSH, Fault, LOCK, NAME, OPEN, READ, Shim, WRITE},
@@ -80,6 +82,8 @@ struct Sweep<'a> {
     database: Database,
     shim: Shim,
     layout: Layout,
+    /// Where custom domains are looked up.
+    server: DnsServer,
 }
 
 /// Says which step a test failed in.
@@ -103,7 +107,8 @@ impl Drop for Step<'_> {
 
 /// Sweeps over operations with kinds of faults, in a world of their own.
 async fn sweep(database: Database, operations: &[Operation], kinds: &[Kind]) {
-    World::run_in(Folder::in_memory(), database, async |world| {
+    let server = name_server().await;
+    World::run_in(Folder::in_memory(), database, &asking(&server), async |world| {
         let shim = Shim::new(world.daemon.folder.path());
         world.daemon.stop().await;
         world.daemon.environment.extend(shim.environment());
@@ -114,6 +119,7 @@ async fn sweep(database: Database, operations: &[Operation], kinds: &[Kind]) {
             database,
             shim,
             layout,
+            server,
         };
         for &operation in operations {
             for kind in kinds {
@@ -159,7 +165,7 @@ impl Sweep<'_> {
         let kills = matches!(kind.fault.action, Action::Kill | Action::Tear);
         let shim = &self.shim;
         let step = Step { name, shim };
-        let trial = Trial::begin(&self.world.daemon, operation, &step.name).await;
+        let trial = Trial::begin(&self.world.daemon, &mut self.server, operation, &step.name).await;
         let db = open(&self.world.daemon.store_url).await;
         until("nothing is to be done", || async {
             is_settled(&db, None).await.then_some(())
@@ -265,6 +271,16 @@ async fn every_step_of_a_rotation_or_a_delete_may_fail_or_be_the_last() {
 async fn every_step_of_adding_and_removing_an_address_may_fail_or_be_the_last() {
     let operations = [Operation::AddAddress, Operation::RemoveAddress];
     sweep(Database::Sqlite, &operations, &[FAILS_ONCE, FAILS_ON, KILLED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_of_proving_and_deleting_a_domain_may_fail_or_be_the_last() {
+    let operations = [
+        Operation::VerifyDomain,
+        Operation::DeleteDomain,
+        Operation::SetCatchAll,
+    ];
+    sweep(Database::Sqlite, &operations, &[FAILS_ONCE, KILLED]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

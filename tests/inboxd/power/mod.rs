@@ -52,7 +52,7 @@ async fn what_was_answered_before_a_power_cut_holds_after_it_without_a_repair() 
     let disk = PowerDisk::new(DISK_OCTETS);
     let folder = Folder::inside(&disk.mounted());
     let _log = Log::beside(&disk, &folder);
-    World::run_in(folder, Database::Sqlite, async |world| {
+    World::run_in(folder, Database::Sqlite, "", async |world| {
         // What the set-up wrote is nobody's promise.
         disk.flush();
         let tenant = world.tenant("Acme").await;

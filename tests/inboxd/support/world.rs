@@ -56,7 +56,7 @@ impl World {
 
     /// The same with a store on this database.
     pub async fn run_on(database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        Self::run_in(Folder::new(), database, test).await;
+        Self::run_in(Folder::new(), database, "", test).await;
     }
 
     /// The same with more keys for the daemon.
@@ -73,9 +73,9 @@ impl World {
         world.run_started(test).await;
     }
 
-    /// The same in this folder.
-    pub async fn run_in(folder: Folder, database: Database, test: impl AsyncFnOnce(&mut Self)) {
-        let world = Self::start(folder, database, "", Reach::OwnDomains).await;
+    /// The same in this folder, on this database, with more keys for the daemon.
+    pub async fn run_in(folder: Folder, database: Database, extra: &str, test: impl AsyncFnOnce(&mut Self)) {
+        let world = Self::start(folder, database, extra, Reach::OwnDomains).await;
         world.run_started(test).await;
     }
 
