@@ -106,12 +106,13 @@ pub async fn import(
     let (tenant, workspace) = target(&db, request.tenant, request.workspace).await?;
     let import = Import {
         db: &db,
+        settings: &config.settings,
         clock,
         entropy,
         tenant: tenant.id,
         workspace,
     };
-    check_domains(&import, &config.settings, checked.domains).await?;
+    check_domains(&import, checked.domains).await?;
     // Each batch is held against the cap again as it is written; this is so that all fit, or none is brought in.
     if tenant.limits.inboxes.is_some() {
         let mut new = 0;
@@ -189,14 +190,10 @@ fn check_lines(request: &Request<'_>, settings: &Settings) -> Result<Checked, Er
 }
 
 /// Refuses domains that the workspace does not have, each by the first line that names it.
-async fn check_domains(
-    import: &Import<'_>,
-    settings: &Settings,
-    domains: HashMap<DomainName, usize>,
-) -> Result<(), Error> {
+async fn check_domains(import: &Import<'_>, domains: HashMap<DomainName, usize>) -> Result<(), Error> {
     let mut bad = Vec::new();
     for (domain, number) in domains {
-        match import.require_domain(settings, &domain).await {
+        match import.require_domain(&domain).await {
             Ok(()) => {}
             Err(error @ (ops::Error::DomainNotAllowed { .. } | ops::Error::DomainNotVerified { .. })) => {
                 bad.push(BadLine {

@@ -4,7 +4,7 @@
 //! numbered, since a mailbox that moves keeps its address; and an inbox is finished from the moment that it is in the
 //! store, because its owner knows the password already, and no create may replace it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use uuid::Uuid;
 
@@ -33,6 +33,8 @@ pub const BATCH_MAX: usize = if BULK_ROWS_MAX < 2_000 {
 pub struct Import<'a> {
     /// What is true.
     pub db: &'a Db,
+    /// What the operator decided.
+    pub settings: &'a Settings,
     /// What time it is.
     pub clock: &'a dyn Clock,
     /// Where ids come from.
@@ -79,15 +81,12 @@ pub async fn target(
 impl Import<'_> {
     /// Requires that inboxes of the workspace may have addresses at this domain: it is the service's default one, or a
     /// verified one of the workspace.
-    pub async fn require_domain(&self, settings: &Settings, domain: &DomainName) -> Result<(), Error> {
-        is_usable(
-            settings,
-            &mut self.db.read().await?,
-            self.workspace,
-            domain,
-            "domain",
-        )
-        .await
+    pub async fn require_domain(&self, domain: &DomainName) -> Result<(), Error> {
+        self.require_domain_in(&mut self.db.read().await?, domain).await
+    }
+
+    async fn require_domain_in(&self, tx: &mut Tx, domain: &DomainName) -> Result<(), Error> {
+        is_usable(self.settings, tx, self.workspace, domain, "domain").await
     }
 
     /// How many of these would be new inboxes.
@@ -130,6 +129,11 @@ impl Import<'_> {
         let mut tx = self.db.write().await?;
         if !tx.lock_tenant(self.tenant).await? {
             return Err(Error::NotFound("tenant"));
+        }
+        // It may have been deleted since all of it was checked.
+        let domains: BTreeSet<&DomainName> = entries.iter().map(|entry| &entry.address.domain).collect();
+        for domain in domains {
+            self.require_domain_in(&mut tx, domain).await?;
         }
         let standings = self.standings(&mut tx, entries, now).await?;
         let mut imported = Imported::default();

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 
 use crate::support::{
     api::Api,
+    dns::DnsServer,
     domains::{asking, name_server, prove, publish, verify},
     inbox::Inbox,
     mail::{Message, Submitting},
@@ -35,6 +36,36 @@ fn letter(from: &str, subject: &str) -> String {
 async fn inbox(api: &Api, username: &str, domain: &str) -> Inbox {
     let body = json!({"username": username, "domain": domain});
     Inbox::of(&api.post("/v1/inboxes", &body).await)
+}
+
+/// What a test of signed mail has beside its world.
+struct Rig {
+    server: DnsServer,
+    /// Gets what is for other domains.
+    sink: Sink,
+    tenant: Api,
+    /// An inbox at a domain of the tenant's own, which is proved.
+    ada: Inbox,
+}
+
+/// Runs a test in a world from which mail leaves.
+async fn run(test: impl AsyncFnOnce(&mut World, &mut Rig)) {
+    let mut server = name_server().await;
+    let sink = Sink::start().await;
+    let (config, port) = (asking(&server), sink.port);
+    World::run_with_relay(&config, port, async |world| {
+        let tenant = world.tenant("Acme").await;
+        prove(&mut server, &tenant, "acme.test").await;
+        let ada = inbox(&tenant, "ada", "acme.test").await;
+        let mut rig = Rig {
+            server,
+            sink,
+            tenant,
+            ada,
+        };
+        test(world, &mut rig).await;
+    })
+    .await;
 }
 
 /// Submits what follows DATA; the answer must begin so.
@@ -87,14 +118,16 @@ fn verified_after(received: &Received, from: &str, to: &str, server: SocketAddr,
 
 #[tokio::test]
 async fn what_is_submitted_leaves_with_signatures_that_others_verify() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let tenant = world.tenant("Acme").await;
-        prove(&mut server, &tenant, "acme.test").await;
-        let ada = inbox(&tenant, "ada", "acme.test").await;
+    run(async |world, rig| {
+        let Rig {
+            server,
+            sink,
+
+            ada,
+            ..
+        } = rig;
         let sender = ada.email.as_str();
-        let mut submission = world.mail.submission_of(&ada).await;
+        let mut submission = world.mail.submission_of(ada).await;
         submit(&mut submission, sender, &letter(sender, "first"), "250").await;
         let received = sink.receive("Subject: first").await;
         let address = server.address();
@@ -153,14 +186,15 @@ async fn what_is_submitted_leaves_with_signatures_that_others_verify() {
 
 #[tokio::test]
 async fn a_new_key_signs_the_next_message_of_a_session_that_is_open() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let tenant = world.tenant("Acme").await;
-        prove(&mut server, &tenant, "acme.test").await;
-        let ada = inbox(&tenant, "ada", "acme.test").await;
+    run(async |world, rig| {
+        let Rig {
+            server,
+            sink,
+            tenant,
+            ada,
+        } = rig;
         let sender = ada.email.as_str();
-        let mut submission = world.mail.submission_of(&ada).await;
+        let mut submission = world.mail.submission_of(ada).await;
         let mut selectors = Vec::new();
         for round in 0..3 {
             let subject = format!("round-{round}");
@@ -178,8 +212,8 @@ async fn a_new_key_signs_the_next_message_of_a_session_that_is_open() {
             let waiting = sink.receive(&format!("Subject: {subject}")).await;
             assert_eq!(both(&waiting.judged(server.address(), sender)), now);
 
-            publish(&mut server, &tenant, "acme.test").await;
-            assert_eq!(verify(&tenant, "acme.test").await.text("status"), "verified");
+            publish(server, tenant, "acme.test").await;
+            assert_eq!(verify(tenant, "acme.test").await.text("status"), "verified");
             // What was signed before is on its way, and can be verified.
             both(&received.judged(server.address(), sender));
         }
@@ -189,15 +223,13 @@ async fn a_new_key_signs_the_next_message_of_a_session_that_is_open() {
 
 #[tokio::test]
 async fn what_cannot_be_signed_waits_and_does_not_leave() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let tenant = world.tenant("Acme").await;
-        prove(&mut server, &tenant, "acme.test").await;
-        let ada = inbox(&tenant, "ada", "acme.test").await;
+    run(async |world, rig| {
+        let Rig {
+            server, sink, ada, ..
+        } = rig;
         let sender = ada.email.as_str();
         let from = format!("MAIL FROM:<{sender}>");
-        let mut open = world.mail.submission_of(&ada).await;
+        let mut open = world.mail.submission_of(ada).await;
         submit(&mut open, sender, &letter(sender, "before"), "250").await;
 
         world.stop_signer();
@@ -208,13 +240,13 @@ async fn what_cannot_be_signed_waits_and_does_not_leave() {
         let message = Message::new("from outside meanwhile");
         let mut inbound = world.mail.inbound().await;
         inbound.send("friend@example.net", sender, &message).await;
-        world.mail.receive(&ada, &message).await;
-        let stored = world.messages(&ada).await;
+        world.mail.receive(ada, &message).await;
+        let stored = world.messages(ada).await;
         let text = fs::read_to_string(&stored[0].path).unwrap();
         assert!(!text.contains("DKIM-Signature"), "{text}");
 
         world.start_signer().await;
-        let mut again = world.mail.submission_of(&ada).await;
+        let mut again = world.mail.submission_of(ada).await;
         submit(&mut again, sender, &letter(sender, "again"), "250").await;
         both(
             &sink
@@ -270,19 +302,19 @@ async fn what_cannot_be_signed_waits_and_does_not_leave() {
 
 #[tokio::test]
 async fn nobody_signs_as_somebody_else() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let (acme, other) = (world.tenant("Acme").await, world.tenant("Other").await);
-        prove(&mut server, &acme, "acme.test").await;
-        prove(&mut server, &other, "other.test").await;
-        let (ada, bob) = (
-            inbox(&acme, "ada", "acme.test").await,
-            inbox(&other, "bob", "other.test").await,
-        );
-        let colleague = inbox(&acme, "colleague", "acme.test").await;
+    run(async |world, rig| {
+        let Rig {
+            server,
+            sink,
+            tenant: acme,
+            ada,
+        } = rig;
+        let other = world.tenant("Other").await;
+        prove(server, &other, "other.test").await;
+        let bob = inbox(&other, "bob", "other.test").await;
+        let colleague = inbox(acme, "colleague", "acme.test").await;
         let sender = ada.email.as_str();
-        let mut submission = world.mail.submission_of(&ada).await;
+        let mut submission = world.mail.submission_of(ada).await;
         let text = |field: &str| format!("{field}\r\nSubject: forged\r\n\r\n{LAST_LINE}\r\n.");
         for field in [
             format!("From: <{}>", bob.email),
@@ -383,14 +415,12 @@ async fn two_hundred_sessions_are_signed_at_the_same_time() {
 
 #[tokio::test]
 async fn garbage_at_the_signers_socket_keeps_nobody_from_signing() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let tenant = world.tenant("Acme").await;
-        prove(&mut server, &tenant, "acme.test").await;
-        let ada = inbox(&tenant, "ada", "acme.test").await;
+    run(async |world, rig| {
+        let Rig {
+            server, sink, ada, ..
+        } = rig;
         let sender = ada.email.as_str();
-        let mut submission = world.mail.submission_of(&ada).await;
+        let mut submission = world.mail.submission_of(ada).await;
         let negotiation = b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff".as_slice();
         let packets: Vec<Vec<u8>> = vec![
             Vec::new(),
@@ -430,11 +460,11 @@ async fn garbage_at_the_signers_socket_keeps_nobody_from_signing() {
 
 #[tokio::test]
 async fn the_default_domain_signs_as_its_operator_lets_it() {
-    let mut server = name_server().await;
-    let sink = Sink::start().await;
-    World::run_with_relay(&asking(&server), sink.port, async |world| {
-        let tenant = world.tenant("Acme").await;
-        let scout = world.create(&tenant, "scout").await;
+    run(async |world, rig| {
+        let Rig {
+            server, sink, tenant, ..
+        } = rig;
+        let scout = world.create(tenant, "scout").await;
         let sender = scout.email.as_str();
         let mut submission = world.mail.submission_of(&scout).await;
         // From the first message on, whether anybody can verify it or not.

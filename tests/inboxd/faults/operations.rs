@@ -87,6 +87,7 @@ impl Trial {
             ));
         }
         let of_inbox = |suffix: &str| format!("/v1/inboxes/{}{suffix}", inboxes[0].id);
+        let of_domain = |suffix: &str| format!("/v1/domains/{}{suffix}", own_domain(name));
         let (caller, method, path, body) = match operation {
             Operation::Create => (
                 &tenant,
@@ -115,19 +116,16 @@ impl Trial {
                 let registered = register(&tenant, &own_domain(name)).await;
                 assert_eq!(registered.status, 201, "{registered:?}");
                 publish(server, &tenant, &own_domain(name)).await;
-                let path = format!("/v1/domains/{}/verify", own_domain(name));
-                (&tenant, Method::GET, path, Value::Null)
+                (&tenant, Method::GET, of_domain("/verify"), Value::Null)
             }
             Operation::DeleteDomain => {
                 prove(server, &tenant, &own_domain(name)).await;
-                let path = format!("/v1/domains/{}", own_domain(name));
-                (&tenant, Method::DELETE, path, Value::Null)
+                (&tenant, Method::DELETE, of_domain(""), Value::Null)
             }
             Operation::SetCatchAll => {
                 prove(server, &tenant, &own_domain(name)).await;
-                let path = format!("/v1/domains/{}", own_domain(name));
                 let body = json!({"catchAll": inboxes[0].id});
-                (&tenant, Method::PATCH, path, body)
+                (&tenant, Method::PATCH, of_domain(""), body)
             }
             Operation::Suspend => (
                 &operator,
