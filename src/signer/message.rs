@@ -126,7 +126,7 @@ impl Whole {
         of_name.map(|field| field.value.as_slice()).collect()
     }
 
-    /// The value of the field that says that a domain vouches for this message. Takes about a millisecond.
+    /// The value of the field that says that a domain vouches for this message. Not for an async thread.
     pub(super) fn signature(
         &self,
         domain: &DomainName,

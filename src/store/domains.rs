@@ -493,7 +493,7 @@ impl Tx {
         let rows: Vec<StateRow> = on!(self, db => sqlx::query_as(
                 "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id
                      AND i.deleted_at IS NULL
-                 WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL",
+                 WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL ORDER BY d.name",
             )
             .fetch_all(db)
             .await)

@@ -151,6 +151,8 @@ async fn what_is_submitted_leaves_with_signatures_that_others_verify() {
         let lines = format!("{}\r\n", "y".repeat(70)).repeat(3_000);
         for (subject, text) in [
             ("no-body", format!("From: {sender}\r\nX-End: {LAST_LINE}\r\nSubject: no-body\r\n.")),
+            // Postfix gives it a From field, from the envelope.
+            ("no-from", format!("Subject: no-from\r\n\r\n{LAST_LINE}\r\n.")),
             ("no-date", format!("From: {sender}\r\nSubject: no-date\r\n\r\n{LAST_LINE}\r\n.")),
             ("empty-lines", format!("From: {sender}\r\nSubject: empty-lines\r\nX-End: {LAST_LINE}\r\n\r\n\r\n\r\n.")),
             (

@@ -194,7 +194,7 @@ async fn maps_of_which_nothing_is_left_are_made_again_under_the_daemon() {
         text.starts_with("written anew by the daemon: 2 mailboxes, "),
         "{text}"
     );
-    assert!(text.contains("4 tables are new files"), "{text}");
+    assert!(text.contains("5 tables are new files"), "{text}");
     let completed = tenant.post("/v1/inboxes", &json!({ "username": "second" })).await;
     assert_eq!(completed.status, 201);
     assert_eq!(daemon.command(CHECK).await.0, 0);

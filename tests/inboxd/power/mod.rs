@@ -125,10 +125,12 @@ async fn one_cut(
     let names: Vec<String> = names.into_iter().map(Result::unwrap).collect();
     world.daemon.kill();
     world.stop_mail_servers().await;
+    world.stop_signer();
     disk.come_back().await;
     ledger.power_goes(false);
 
     // No daemon yet, so no repair.
+    world.start_signer().await;
     world.start_mail_servers().await;
     let since = ledger.all().split_off(before);
     assert_said(world, &ledger.all());

@@ -46,11 +46,17 @@ use crate::support::{
 static RUN: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
 
 /// Statements that read all of something, and may: they run at start, now and then, or on things that are few.
-const MAY_SCAN: [(&str, &str); 3] = [
+const MAY_SCAN: [(&str, &str); 4] = [
     (
         "SELECT d.name, i.local_part, i.domain FROM domains d LEFT JOIN inboxes i ON i.id = d.catch_all_inbox_id AND \
          i.deleted_at IS NULL WHERE d.verified_at IS NOT NULL AND d.deleted_at IS NULL ORDER BY d.name",
         "all domains, at start",
+    ),
+    (
+        "SELECT d.name, k.sealed_private_key, k.id, k.selector, k.algorithm, k.public_key, k.created_at, k.seen_at, \
+         k.retired_at FROM dkim_keys k JOIN domains d ON d.id = k.domain_id WHERE d.verified_at IS NOT NULL AND \
+         d.deleted_at IS NULL UNION ALL",
+        "the keys of all domains, at start",
     ),
     (
         "SELECT a.local_part AS address_local_part, a.domain AS address_domain, i.id, i.local_part",
