@@ -118,12 +118,16 @@ async fn whatever_befell_the_maps_they_are_right_when_the_daemon_answers() {
         world.take_down(Kind::Postfix).await;
 
         let entries = Path::new("passdb").join(world.domain());
-        let tables = TABLES.map(|name| Path::new("postfix").join(name).with_extension("lmdb"));
+        let mut tables: Vec<PathBuf> = TABLES
+            .iter()
+            .map(|name| Path::new("postfix").join(name).with_extension("lmdb"))
+            .collect();
+        tables.push("signer/signing_keys.lmdb".into());
         let names = ["ada", "new", "gone"].map(|name| entries.join(name));
         let everything: Vec<PathBuf> = names[..2].iter().chain(&tables).cloned().collect();
         let mut files: Vec<Vec<PathBuf>> = everything.iter().map(|path| vec![path.clone()]).collect();
-        files.extend([tables.to_vec(), everything]);
-        let folders: Vec<Vec<PathBuf>> = ["passdb", "postfix", ""]
+        files.extend([tables, everything]);
+        let folders: Vec<Vec<PathBuf>> = ["passdb", "postfix", "signer", ""]
             .into_iter()
             .map(PathBuf::from)
             .chain([entries])
