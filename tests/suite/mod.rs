@@ -8,5 +8,6 @@ mod addresses;
 mod crowd;
 mod cut_off;
 mod mailbox;
+mod signing;
 pub mod storm;
 pub mod verify;
