@@ -248,6 +248,8 @@ async fn what_cannot_be_signed_waits_and_does_not_leave() {
         assert!(!text.contains("DKIM-Signature"), "{text}");
 
         world.start_signer().await;
+        // Postfix asks for it once a session.
+        open.expect(&from, "451 4.7.1").await;
         let mut again = world.mail.submission_of(ada).await;
         submit(&mut again, sender, &letter(sender, "again"), "250").await;
         both(
