@@ -118,12 +118,7 @@ impl Tx {
     pub async fn unpublished_of(&mut self, owner: Owner) -> Result<Vec<MapKey>, Error> {
         let mut found = Vec::new();
         let mut after = None;
-        loop {
-            let marked = self.unpublished(after, MARKS_AT_ONCE).await?;
-            let Some(last) = marked.last() else {
-                return Ok(found);
-            };
-            after = Some(last.mark);
+        while let Some(marked) = self.next_marked(&mut after).await? {
             let (mut addresses, mut domains) = (Vec::new(), Vec::new());
             for pending in marked {
                 match pending.key {
@@ -144,6 +139,17 @@ impl Tx {
                     .map(MapKey::Domain),
             );
         }
+        Ok(found)
+    }
+
+    /// The marks behind this one, some at a time; none when all have been seen.
+    async fn next_marked(&mut self, after: &mut Option<Uuid>) -> Result<Option<Vec<Pending>>, Error> {
+        let marked = self.unpublished(*after, MARKS_AT_ONCE).await?;
+        let Some(last) = marked.last() else {
+            return Ok(None);
+        };
+        *after = Some(last.mark);
+        Ok(Some(marked))
     }
 
     /// Of these domains, those that a workspace of the owner, or the inbox's, has or had. At most [`ROWS_MAX`] domains.
@@ -186,12 +192,7 @@ impl Tx {
     pub async fn unpublished_at(&mut self, domain: &DomainName) -> Result<Vec<MapKey>, Error> {
         let mut found = Vec::new();
         let mut after = None;
-        loop {
-            let marked = self.unpublished(after, MARKS_AT_ONCE).await?;
-            let Some(last) = marked.last() else {
-                return Ok(found);
-            };
-            after = Some(last.mark);
+        while let Some(marked) = self.next_marked(&mut after).await? {
             found.extend(
                 marked
                     .into_iter()
@@ -202,6 +203,7 @@ impl Tx {
                     }),
             );
         }
+        Ok(found)
     }
 
     /// Of these addresses, those that an inbox of the owner has or left. At most [`ROWS_MAX`] addresses.
