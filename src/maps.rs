@@ -6,16 +6,15 @@
 //! - `signer/signing_keys.lmdb`: the same, of what mail is signed with, sealed; for our own signer.
 //!
 //! The mail servers' groups may read theirs and nobody else, the signer runs as the daemon's user; nobody but the daemon
-//! writes them. Everything here
-//! blocks on files: not for an async thread.
+//! writes them. Everything here blocks on files: not for an async thread.
 
 mod content;
 mod expected;
 mod files;
+mod look_ups;
 mod passdb;
 mod reader;
 mod render;
-mod sender_logins;
 mod signing_keys;
 mod survey;
 mod table;
@@ -34,10 +33,9 @@ use self::{content::PRESENT, files::Readers, passdb::PassdbTree, table::Table};
 pub use self::{
     content::Which,
     expected::Expected,
+    look_ups::LookUps,
     reader::{Difference, Reader, What},
     render::{MailHome, passwd_line},
-    sender_logins::SenderLogins,
-    signing_keys::SigningKeys,
     survey::{Leftover, Survey},
     table::TableError,
 };

@@ -31,7 +31,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use self::session::Session;
 use crate::{
     clock::Clock,
-    maps::{self, SenderLogins, SigningKeys},
+    maps::{self, LookUps},
     model::{
         address::{Address, DomainName},
         dkim::SigningKey,
@@ -57,10 +57,8 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// What a signer works with.
 pub struct Parts {
-    /// What mail of a domain is signed with.
-    pub keys: SigningKeys,
-    /// Who may send from an address.
-    pub logins: SenderLogins,
+    /// What mail of a domain is signed with, and who may send from an address.
+    pub maps: LookUps,
     /// Opens the keys.
     pub sealing: SealingKey,
     /// Says when a message was signed.
@@ -97,7 +95,7 @@ enum KeyError {
 impl Parts {
     /// What mail of a domain is signed with now; at least one key. Blocks on files.
     fn keys_of(&self, domain: &DomainName) -> Result<Vec<SigningKey>, KeyError> {
-        let sealed = self.keys.of_domain(domain).map_err(|source| KeyError::Maps {
+        let sealed = self.maps.signing_keys(domain).map_err(|source| KeyError::Maps {
             domain: domain.clone(),
             source,
         })?;
@@ -122,8 +120,8 @@ impl Parts {
 
     /// The login that may send from an address now. Blocks on files.
     fn login_of(&self, address: &Address) -> Result<Option<Address>, KeyError> {
-        self.logins
-            .of_address(address)
+        self.maps
+            .sender_login(address)
             .map_err(|source| KeyError::Logins {
                 address: address.clone(),
                 source,

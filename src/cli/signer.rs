@@ -10,7 +10,7 @@ use crate::{
     clock::Machine,
     config::Config,
     daemon::sealing_key,
-    maps::{SenderLogins, SigningKeys},
+    maps::LookUps,
     signer::{self, Parts},
     telemetry,
 };
@@ -59,13 +59,12 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
             config.sealing_key_file.display()
         )
     })?;
+    let listener = signer::listen(socket, layout.postfix_gid)?;
     let parts = Parts {
-        keys: SigningKeys::of(&layout),
-        logins: SenderLogins::of(&layout),
+        maps: LookUps::of(layout),
         sealing,
         clock: Arc::new(Machine),
     };
-    let listener = signer::listen(socket, layout.postfix_gid)?;
     tracing::info!(socket = %socket.display(), "signing what is submitted");
     Ok(Some(Open { listener, parts }))
 }

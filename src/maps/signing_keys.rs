@@ -1,4 +1,4 @@
-//! What mail of a domain is signed with, as the signer reads it: a table of sealed keys.
+//! What mail of a domain is signed with, as a table says it: sealed keys.
 //!
 //! `<domain>` → `<selector> <algorithm> <id> <sealed key in base64>`, one such group a key, with a space between. The keys
 //! are sealed as they are in the store, so a copy of the maps is no copy of the keys.
@@ -6,62 +6,13 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use uuid::Uuid;
 
-use super::{
-    Error, Layout, Which,
-    table::{TableError, TableReader, with_nul},
-};
 use crate::model::{
-    address::DomainName,
     dkim::{Algorithm, SealedSigningKey, Selector},
     ids::DkimKeyId,
 };
 
 /// Words that tell of one key.
 const WORDS_A_KEY: usize = 4;
-
-/// The signing keys, opened for each look-up: what was published before it begins is found.
-#[derive(Clone, Debug)]
-pub struct SigningKeys {
-    layout: Layout,
-}
-
-impl SigningKeys {
-    /// The table in these maps.
-    pub fn of(layout: &Layout) -> Self {
-        Self {
-            layout: layout.clone(),
-        }
-    }
-
-    /// What mail of a domain is signed with now; empty if there is no key. Blocks on files.
-    pub fn of_domain(&self, domain: &DomainName) -> Result<Vec<SealedSigningKey>, Error> {
-        let value = self.layout.value(Which::SigningKeys, domain.as_str())?;
-        let Some(text) = value else { return Ok(Vec::new()) };
-        parse(&text).ok_or_else(|| self.layout.table_error(Which::SigningKeys, TableError::Damaged))
-    }
-}
-
-impl Layout {
-    /// What a table says of a name now, as text.
-    pub(super) fn value(&self, which: Which, name: &str) -> Result<Option<String>, Error> {
-        let read = || {
-            let Some((_, value)) = TableReader::open(&self.table(which))?.get(&with_nul(name))? else {
-                return Ok(None);
-            };
-            let text = value.and_then(|value| String::from_utf8(value.strip_suffix(b"\0")?.to_vec()).ok());
-            text.map(Some).ok_or(TableError::Damaged)
-        };
-        read().map_err(|source| self.table_error(which, source))
-    }
-
-    pub(super) fn table_error(&self, which: Which, source: TableError) -> Error {
-        Error::Table {
-            doing: "look up a name in",
-            path: self.table(which),
-            source,
-        }
-    }
-}
 
 /// What the table says of these keys.
 pub(super) fn to_text(keys: &[SealedSigningKey]) -> String {
@@ -77,7 +28,8 @@ pub(super) fn to_text(keys: &[SealedSigningKey]) -> String {
     keys.iter().map(of_one).collect::<Vec<_>>().join(" ")
 }
 
-fn parse(text: &str) -> Option<Vec<SealedSigningKey>> {
+/// The keys that a text tells of; none if it is no such text.
+pub(super) fn parse(text: &str) -> Option<Vec<SealedSigningKey>> {
     let words: Vec<&str> = text.split(' ').collect();
     words
         .chunks(WORDS_A_KEY)

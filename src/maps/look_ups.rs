@@ -1,0 +1,60 @@
+//! Single names looked up in the tables, as Postfix looks them up: for the signer, beside a daemon that writes.
+
+use super::{
+    Error, Layout, Which, signing_keys,
+    table::{TableError, TableReader, with_nul},
+};
+use crate::model::{
+    address::{Address, DomainName},
+    dkim::SealedSigningKey,
+};
+
+/// The tables that the signer reads, opened for each look-up: what was published before it begins is found. Blocks on
+/// files.
+#[derive(Clone, Debug)]
+pub struct LookUps {
+    layout: Layout,
+}
+
+impl LookUps {
+    /// In these maps.
+    pub fn of(layout: Layout) -> Self {
+        Self { layout }
+    }
+
+    /// What mail of a domain is signed with now; empty if there is no key.
+    pub fn signing_keys(&self, domain: &DomainName) -> Result<Vec<SealedSigningKey>, Error> {
+        let which = Which::SigningKeys;
+        match self.value(which, domain.as_str())? {
+            Some(text) => signing_keys::parse(&text).ok_or_else(|| self.failed(which, TableError::Damaged)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The login that may send from an address now.
+    pub fn sender_login(&self, address: &Address) -> Result<Option<Address>, Error> {
+        let login = self.value(Which::SenderLogins, &address.to_string())?;
+        // What is no address names no login.
+        Ok(login.and_then(|login| Address::parse(&login).ok()))
+    }
+
+    /// What a table says of a name, as text.
+    fn value(&self, which: Which, name: &str) -> Result<Option<String>, Error> {
+        let read = || {
+            let Some((_, value)) = TableReader::open(&self.layout.table(which))?.get(&with_nul(name))? else {
+                return Ok(None);
+            };
+            let text = value.and_then(|value| String::from_utf8(value.strip_suffix(b"\0")?.to_vec()).ok());
+            text.map(Some).ok_or(TableError::Damaged)
+        };
+        read().map_err(|source| self.failed(which, source))
+    }
+
+    fn failed(&self, which: Which, source: TableError) -> Error {
+        Error::Table {
+            doing: "look up a name in",
+            path: self.layout.table(which),
+            source,
+        }
+    }
+}
