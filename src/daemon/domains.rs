@@ -6,6 +6,7 @@ use tokio::{sync::watch::Receiver, time::Instant};
 
 use super::wait_until_closed;
 use crate::{
+    model::maps::MapKey,
     ops::{self, Service, domains},
     publish::{self, Publisher},
     telemetry,
@@ -29,11 +30,7 @@ pub enum Error {
 
 /// Makes the keys that mail from the default domain is signed with, at the first start.
 pub(super) async fn ensure_default_keys(service: &Service, publisher: &Publisher) -> Result<(), Error> {
-    let made = domains::ensure_default_keys(service).await?;
-    if !made.publish.is_empty() {
-        publisher.publish(made.publish).await?;
-    }
-    Ok(())
+    publish(publisher, domains::ensure_default_keys(service).await?.publish).await
 }
 
 /// Checks domains until it is stopped.
@@ -48,34 +45,37 @@ pub(super) async fn watch(service: Arc<Service>, publisher: Publisher, stopped: 
             () = &mut until => return,
             () = tokio::time::sleep(pause) => {}
         }
+        let is_default_due = Instant::now() >= default_due;
+        if is_default_due {
+            default_due = Instant::now() + interval;
+        }
         tokio::select! {
             () = &mut until => return,
-            looked = look(&service, &publisher, default_due) => if let Err(error) = looked {
+            looked = look(&service, &publisher, is_default_due) => if let Err(error) = looked {
                 tracing::warn!(error = telemetry::chain(&error), "cannot check domains");
             },
-        }
-        if Instant::now() >= default_due {
-            default_due = Instant::now() + interval;
         }
     }
 }
 
-async fn look(service: &Service, publisher: &Publisher, default_due: Instant) -> Result<(), Error> {
-    if Instant::now() >= default_due {
-        let checked = domains::check_default(service).await?;
-        if !checked.publish.is_empty() {
-            publisher.publish(checked.publish).await?;
-        }
+async fn look(service: &Service, publisher: &Publisher, is_default_due: bool) -> Result<(), Error> {
+    if is_default_due {
+        publish(publisher, domains::check_default(service).await?.publish).await?;
     }
     let check_seconds = i64::from(service.settings.domains.check_seconds);
     let checked_before = service.now().plus_seconds(-check_seconds);
     loop {
         let checked = domains::recheck(service, checked_before, CHECKED_MAX).await?;
-        if !checked.publish.is_empty() {
-            publisher.publish(checked.publish).await?;
-        }
+        publish(publisher, checked.publish).await?;
         if checked.value < CHECKED_MAX as usize {
             return Ok(());
         }
     }
+}
+
+async fn publish(publisher: &Publisher, keys: Vec<MapKey>) -> Result<(), Error> {
+    if !keys.is_empty() {
+        publisher.publish(keys).await?;
+    }
+    Ok(())
 }
