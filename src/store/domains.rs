@@ -54,6 +54,19 @@ macro_rules! select_domains {
     };
 }
 
+/// Takes the catch-all from the domains that `$owned` picks, notes when (`$when` names the column), and returns their names.
+macro_rules! clear_catch_alls {
+    ($when:literal, $owned:literal) => {
+        concat!(
+            "UPDATE domains SET catch_all_inbox_id = NULL, ",
+            $when,
+            " = $2 WHERE deleted_at IS NULL AND ",
+            $owned,
+            " RETURNING name"
+        )
+    };
+}
+
 impl DomainRow {
     fn parse(self) -> Result<Domain, Error> {
         let what = "a domain";
@@ -307,19 +320,15 @@ impl Tx {
         owner: Owner,
         now: Timestamp,
     ) -> Result<Vec<DomainName>, Error> {
-        macro_rules! clear {
-            ($owned:literal) => {
-                concat!(
-                    "UPDATE domains SET catch_all_inbox_id = NULL, updated_at = $2 WHERE deleted_at IS NULL AND ",
-                    $owned,
-                    " RETURNING name"
-                )
-            };
-        }
         let sql = match owner {
-            Owner::Tenant(_) => clear!("tenant_id = $1 AND catch_all_inbox_id IS NOT NULL"),
-            Owner::Workspace(_) => clear!("workspace_id = $1 AND catch_all_inbox_id IS NOT NULL"),
-            Owner::Inbox(_) => clear!("catch_all_inbox_id = $1"),
+            Owner::Tenant(_) => {
+                clear_catch_alls!("updated_at", "tenant_id = $1 AND catch_all_inbox_id IS NOT NULL")
+            }
+            Owner::Workspace(_) => clear_catch_alls!(
+                "updated_at",
+                "workspace_id = $1 AND catch_all_inbox_id IS NOT NULL"
+            ),
+            Owner::Inbox(_) => clear_catch_alls!("updated_at", "catch_all_inbox_id = $1"),
         };
         self.names_returned(sql, owner.id(), now, "clear catch-alls")
             .await
@@ -331,18 +340,9 @@ impl Tx {
         owner: Owner,
         now: Timestamp,
     ) -> Result<Vec<DomainName>, Error> {
-        macro_rules! delete {
-            ($owned:literal) => {
-                concat!(
-                    "UPDATE domains SET deleted_at = $2, catch_all_inbox_id = NULL WHERE deleted_at IS NULL AND ",
-                    $owned,
-                    " RETURNING name"
-                )
-            };
-        }
         let sql = match owner {
-            Owner::Tenant(_) => delete!("tenant_id = $1"),
-            Owner::Workspace(_) => delete!("workspace_id = $1"),
+            Owner::Tenant(_) => clear_catch_alls!("deleted_at", "tenant_id = $1"),
+            Owner::Workspace(_) => clear_catch_alls!("deleted_at", "workspace_id = $1"),
             Owner::Inbox(_) => return Ok(Vec::new()),
         };
         self.names_returned(sql, owner.id(), now, "delete domains").await
