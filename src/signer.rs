@@ -35,6 +35,7 @@ use crate::{
     model::{
         address::{Address, DomainName},
         dkim::SigningKey,
+        sasl_name::SaslName,
         sealing::{SealError, Sealed, SealingKey},
     },
     telemetry,
@@ -119,7 +120,7 @@ impl Parts {
     }
 
     /// The login that may send from an address now. Blocks on files.
-    fn login_of(&self, address: &Address) -> Result<Option<Address>, KeyError> {
+    fn login_of(&self, address: &Address) -> Result<Option<SaslName>, KeyError> {
         self.maps
             .sender_login(address)
             .map_err(|source| KeyError::Logins {

@@ -7,6 +7,7 @@ use super::{
 use crate::model::{
     address::{Address, DomainName},
     dkim::SealedSigningKey,
+    sasl_name::SaslName,
 };
 
 /// The tables that the signer reads, opened for each look-up: what was published before it begins is found. Blocks on
@@ -31,11 +32,12 @@ impl LookUps {
         }
     }
 
-    /// The login that may send from an address now.
-    pub fn sender_login(&self, address: &Address) -> Result<Option<Address>, Error> {
-        let login = self.value(Which::SenderLogins, &address.to_string())?;
-        // What is no address names no login.
-        Ok(login.and_then(|login| Address::parse(&login).ok()))
+    /// The submission login that may send from an address now.
+    pub fn sender_login(&self, address: &Address) -> Result<Option<SaslName>, Error> {
+        let which = Which::SenderLogins;
+        let login = self.value(which, &address.to_string())?;
+        let parsed = login.map(|login| SaslName::parse(&login)).transpose();
+        parsed.map_err(|_| self.failed(which, TableError::Damaged))
     }
 
     /// What a table says of a name, as text.

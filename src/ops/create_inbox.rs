@@ -3,6 +3,7 @@
 use super::{
     Changed, Error, Service,
     in_flight::Claim,
+    inboxes::mark_credentials,
     keys::issue,
     place::{Target, is_usable, target_of},
     secrets::FreshPassword,
@@ -441,9 +442,7 @@ async fn complete(
     tx.revoke_keys_of(Owner::Inbox(inbox.id), now).await?;
     let key = issue(service, &mut tx, inbox.scope(), None).await?.key;
     // Nobody was given the credentials that no longer hold, so no session can be open with them.
-    let publish = service
-        .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::None)
-        .await?;
+    let publish = mark_credentials(service, &mut tx, &inbox, SessionsToEnd::None).await?;
     tx.commit().await?;
     let created = Created {
         inbox,

@@ -268,14 +268,28 @@ pub async fn rotate_password(
     if !tx.renew_secrets(id, password.secrets()).await? {
         return Err(Error::NotFound("inbox"));
     }
-    let publish = service
-        .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::All)
-        .await?;
+    let publish = mark_credentials(service, &mut tx, &inbox, SessionsToEnd::All).await?;
     tx.commit().await?;
     Ok(Changed {
         value: (inbox, password),
         publish,
     })
+}
+
+/// Marks what the maps say of an inbox's credentials as to be published: its password entry, and for each of its
+/// addresses which login may send from it. IMAP sessions are of the canonical address alone.
+pub(super) async fn mark_credentials(
+    service: &Service,
+    tx: &mut Tx,
+    inbox: &Inbox,
+    sessions: SessionsToEnd,
+) -> Result<Vec<MapKey>, Error> {
+    let keys = inbox.addresses.iter().map(|entry| {
+        let is_login = entry.address == inbox.canonical;
+        let sessions = if is_login { sessions } else { SessionsToEnd::None };
+        (MapKey::Address(entry.address.clone()), sessions)
+    });
+    service.mark_each(tx, keys).await
 }
 
 /// Gives an inbox a new key; the old one stops working with the commit.

@@ -222,6 +222,10 @@ pub async fn change(
             Vec::new()
         }
     } else {
+        if is_suspended {
+            // Submission sessions that are open now must not go on when the tenant is resumed.
+            tx.begin_credential_generation(id).await?;
+        }
         let addresses = tx.addresses_of(Owner::Tenant(id)).await?;
         let keys = addresses.into_iter().map(|(address, is_login)| {
             let sessions = if is_suspended && is_login {

@@ -85,7 +85,7 @@ impl Parts {
         let authors = authors(&message.values("From"))?;
         for author in &authors {
             let owner = self.login_of(author)?;
-            if owner.is_none_or(|owner| !owner.to_string().eq_ignore_ascii_case(login)) {
+            if owner.is_none_or(|owner| owner.to_string() != login) {
                 return Err(Unsigned::NotOwned(author.clone()));
             }
         }

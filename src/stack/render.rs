@@ -73,7 +73,7 @@ pub enum Reach {
 /// quote alike.
 #[derive(Clone, Debug)]
 pub struct MailPlane {
-    /// The folder of the maps: `passdb/<domain>/<local part>` and `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`.
+    /// The folder of the maps: `passdb/<domain>/<local part>` and `postfix/{domains,recipients,aliases,sender_logins}.lmdb`.
     pub maps_dir: PathBuf,
     /// Where the Lua script is, which is Dovecot's passdb and userdb.
     pub lua_script: PathBuf,
@@ -418,12 +418,12 @@ mod tests {
         assert!(
             files[0]
                 .contents
-                .contains("virtual_transport = lmtp:unix:private/inboxd-lmtp\n")
+                .contains("virtual_transport = inboxd-lmtp:unix:private/inboxd-lmtp\n")
         );
         assert!(
             files[0]
                 .contents
-                .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/mailboxes\n")
+                .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/recipients\n")
         );
         assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
         let signer = "{ unix:/run/inboxd-signer/milter, default_action=tempfail,";

@@ -15,7 +15,7 @@ const OTHER_CLIENTS: u16 = 400;
 /// The tables that Postfix opens at its start.
 const TABLES: [&str; 4] = [
     "domains.lmdb",
-    "mailboxes.lmdb",
+    "recipients.lmdb",
     "aliases.lmdb",
     "sender_logins.lmdb",
 ];

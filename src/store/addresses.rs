@@ -1,6 +1,6 @@
 //! The one namespace of names: canonical addresses, further addresses and tombstones.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{collections::HashSet, num::NonZeroU32, sync::LazyLock};
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, FromRow, types::Json};
@@ -10,11 +10,13 @@ use super::{Error, Inner, Tx, on, values};
 use crate::{
     clock::Timestamp,
     model::{
+        Refused,
         address::{Address, DomainName, LocalPart},
         allocation::CANDIDATES_MAX,
         ids::{InboxId, TenantId},
         maps::{AddressState, Login, Mailbox},
         password::PasswordHash,
+        sasl_name::{Generation, SaslName},
     },
 };
 
@@ -32,7 +34,7 @@ static TAKEN: LazyLock<String> = LazyLock::new(|| {
 
 /// What the maps should say of addresses, in order of the inboxes' ids.
 const BY_INBOX: &str = "SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-         i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+         i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
      FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
      WHERE a.inbox_id > $1 ORDER BY a.inbox_id LIMIT $2";
 
@@ -40,7 +42,7 @@ const BY_INBOX: &str = "SELECT a.local_part AS address_local_part, a.domain AS a
 static PACKED_BY_INBOX: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT json_group_array(json_array(address_local_part, address_domain,
-             lower(hex(id)), local_part, domain, password_hash, suspended_at)) FROM ({BY_INBOX}) page"
+             lower(hex(id)), local_part, domain, password_hash, credential_generation, suspended_at)) FROM ({BY_INBOX}) page"
     )
 });
 
@@ -50,6 +52,7 @@ struct StateRow {
     local_part: String,
     domain: String,
     password_hash: String,
+    credential_generation: i64,
     suspended_at: Option<i64>,
 }
 
@@ -63,7 +66,7 @@ struct EntryRow {
 
 /// The columns of an [`EntryRow`].
 #[derive(Deserialize)]
-struct PackedRow(String, String, Uuid, String, String, String, Option<i64>);
+struct PackedRow(String, String, Uuid, String, String, String, i64, Option<i64>);
 
 impl From<PackedRow> for EntryRow {
     fn from(packed: PackedRow) -> Self {
@@ -74,6 +77,7 @@ impl From<PackedRow> for EntryRow {
             local_part,
             domain,
             password_hash,
+            credential_generation,
             suspended_at,
         ) = packed;
         Self {
@@ -84,6 +88,7 @@ impl From<PackedRow> for EntryRow {
                 local_part,
                 domain,
                 password_hash,
+                credential_generation,
                 suspended_at,
             },
         }
@@ -92,10 +97,14 @@ impl From<PackedRow> for EntryRow {
 
 impl StateRow {
     fn parse(self, address: &Address) -> Result<AddressState, Error> {
+        let sasl_name = SaslName {
+            inbox: InboxId(self.id),
+            generation: parse_generation(self.credential_generation)?,
+        };
         if self.local_part != address.local_part.as_str() || self.domain != address.domain.as_str() {
             return Ok(AddressState::Alias {
                 canonical: parse_address(&self.local_part, &self.domain)?,
-                may_send: self.suspended_at.is_none(),
+                sender: self.suspended_at.is_none().then_some(sasl_name),
             });
         }
         let login = match self.suspended_at {
@@ -104,11 +113,17 @@ impl StateRow {
                 Login::Open(PasswordHash::parse(&self.password_hash).map_err(Error::row("a password hash"))?)
             }
         };
-        Ok(AddressState::Mailbox(Mailbox {
-            inbox: InboxId(self.id),
-            login,
-        }))
+        Ok(AddressState::Mailbox(Mailbox { sasl_name, login }))
     }
+}
+
+fn parse_generation(value: i64) -> Result<Generation, Error> {
+    let parsed = u32::try_from(value).ok().and_then(NonZeroU32::new);
+    let rule = Refused::because("must be a number from 1 to 4294967295");
+    parsed
+        .map(Generation)
+        .ok_or(rule)
+        .map_err(Error::row("a credential generation"))
 }
 
 pub(super) fn parse_address(local_part: &str, domain: &str) -> Result<Address, Error> {
@@ -262,7 +277,7 @@ impl Tx {
         let sql = format!(
             "WITH wanted (domain, local_part) AS (VALUES {})
              SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-                 i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                 i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
              FROM wanted w JOIN addresses a ON a.domain = w.domain AND a.local_part = w.local_part
                  JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id",
             values::rows(addresses.len(), 2)
@@ -290,7 +305,7 @@ impl Tx {
         });
         let rows: Vec<EntryRow> = on!(self, db => sqlx::query_as(
                 "SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-                     i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                     i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
                  FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
                  WHERE (a.domain, a.local_part) > ($1, $2) ORDER BY a.domain, a.local_part LIMIT $3",
             )

@@ -316,10 +316,12 @@ impl Tx {
         Ok(sealed.map(|sealed_password| Secrets { sealed_password }))
     }
 
-    /// Replaces the secrets of a live inbox. `false` if there is no such inbox.
+    /// Replaces the secrets of a live inbox and begins a new generation of its credentials. `false` if there is no such
+    /// inbox.
     pub async fn renew_secrets(&mut self, id: InboxId, secrets: NewSecrets<'_>) -> Result<bool, Error> {
         let rows = on!(self, db => sqlx::query(
-                "UPDATE inboxes SET password_hash = $2, sealed_password = $3 WHERE id = $1 AND deleted_at IS NULL",
+                "UPDATE inboxes SET password_hash = $2, sealed_password = $3,
+                     credential_generation = credential_generation + 1 WHERE id = $1 AND deleted_at IS NULL",
             )
             .bind(id.0)
             .bind(secrets.password_hash.as_str())
@@ -329,6 +331,20 @@ impl Tx {
             .map(|done| done.rows_affected()))
         .map_err(Error::while_doing("renew the secrets of an inbox"))?;
         Ok(rows == 1)
+    }
+
+    /// Begins a new generation of the credentials of all of a tenant's live inboxes, with their passwords as they are:
+    /// submission sessions that are open belong to the one before.
+    pub async fn begin_credential_generation(&mut self, tenant: TenantId) -> Result<(), Error> {
+        on!(self, db => sqlx::query(
+                "UPDATE inboxes SET credential_generation = credential_generation + 1
+                 WHERE tenant_id = $1 AND deleted_at IS NULL",
+            )
+            .bind(tenant.0)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing("begin a generation of credentials"))
     }
 
     /// Writes the display name and metadata of a live inbox.

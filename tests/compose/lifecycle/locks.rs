@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// A table of Postfix's, where the containers have it. It is asked for every recipient.
-const TABLE: &str = "/var/lib/inboxd/maps/postfix/mailboxes.lmdb";
+const TABLE: &str = "/var/lib/inboxd/maps/postfix/recipients.lmdb";
 /// Folders that the mail servers read.
 const MAPS: [&str; 2] = ["/var/lib/inboxd/maps/passdb", "/var/lib/inboxd/maps/postfix"];
 /// Takes a lock on a whole file as Postfix does (fcntl(2)), does not wait for it, says what came of it, and keeps it

@@ -15,7 +15,7 @@ const INBOXES: usize = 12;
 /// Messages in each.
 const MESSAGES: usize = 3;
 /// The tables that Postfix reads.
-const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
+const TABLES: [&str; 4] = ["domains", "recipients", "aliases", "sender_logins"];
 /// Where the containers have the maps.
 const MAPS: &str = "/var/lib/inboxd/maps";
 

@@ -6,6 +6,7 @@ mod barrier;
 mod custom_domain;
 mod damaged_maps;
 mod dev;
+mod queued;
 mod service_manager;
 mod signed;
 mod stopping;

@@ -11,7 +11,7 @@ use inboxd::{
         maps::{AddressState, Login},
         tenant::Tenant,
     },
-    store::{Owner, Tx},
+    store::{NewSecrets, Owner, Tx},
 };
 
 use crate::support::store::{
@@ -100,7 +100,7 @@ async fn a_claimed_tombstone_is_live_and_shows_nothing_of_the_old_inbox() {
         assert_eq!(tx.inbox(first).await.unwrap(), None);
         assert!(matches!(
             state_of(&mut tx, &scout).await,
-            AddressState::Mailbox(mailbox) if mailbox.inbox == second
+            AddressState::Mailbox(mailbox) if mailbox.inbox() == second
         ));
     })
     .await;
@@ -164,25 +164,41 @@ async fn what_the_maps_should_say_follows_from_the_store() {
 
         let login = async |tx: &mut Tx| match state_of(tx, &scout).await {
             AddressState::Mailbox(mailbox) => {
-                assert_eq!(mailbox.inbox, id);
-                mailbox.login
+                assert_eq!(mailbox.inbox(), id);
+                (mailbox.sasl_name.generation.0.get(), mailbox.login)
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
-        assert_eq!(
-            state_of(&mut tx, &second).await,
-            AddressState::Alias {
-                canonical: scout.clone(),
-                may_send: true
+        let sender = async |tx: &mut Tx| match state_of(tx, &second).await {
+            AddressState::Alias { canonical, sender } if canonical == scout => {
+                sender.map(|login| login.to_string())
             }
-        );
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(login(&mut tx).await, (1, Login::Open(hash(1))));
+        assert_eq!(sender(&mut tx).await, Some(format!("{id}.1")));
         acme.suspended_at = Some(now);
         assert!(tx.update_tenant(&acme).await.unwrap());
-        assert_eq!(login(&mut tx).await, Login::Locked);
+        assert_eq!(login(&mut tx).await, (1, Login::Locked));
+        assert_eq!(sender(&mut tx).await, None);
         acme.suspended_at = None;
         assert!(tx.update_tenant(&acme).await.unwrap());
-        assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
+        assert_eq!(login(&mut tx).await, (1, Login::Open(hash(1))));
+
+        // New credentials, and the old ones after a suspension, are a generation of their own.
+        let new = NewSecrets {
+            password_hash: &hash(2),
+            sealed_password: None,
+        };
+        assert!(tx.renew_secrets(id, new).await.unwrap());
+        assert_eq!(login(&mut tx).await, (2, Login::Open(hash(2))));
+        tx.begin_credential_generation(acme.id).await.unwrap();
+        assert_eq!(login(&mut tx).await, (3, Login::Open(hash(2))));
+        assert_eq!(sender(&mut tx).await, Some(format!("{id}.3")));
+        // The pages that a start compares say the same.
+        let (page, _) = tx.address_states_after_inbox(None, 10).await.unwrap();
+        let scouts = page.iter().find(|(address, _)| *address == scout).unwrap();
+        assert_eq!(scouts.1, state_of(&mut tx, &scout).await);
 
         let listed = tx.inbox(id).await.unwrap().unwrap().addresses;
         let listed: Vec<_> = listed

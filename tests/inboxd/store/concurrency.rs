@@ -127,7 +127,7 @@ async fn one_of_fifty_gets_an_address() {
         let mut tx = store.db.read().await.unwrap();
         let state = state_of(&mut tx, &address("scout@example.com")).await;
         assert_eq!(winners.len(), 1);
-        assert!(matches!(state, AddressState::Mailbox(mailbox) if mailbox.inbox == winners[0]));
+        assert!(matches!(state, AddressState::Mailbox(mailbox) if mailbox.inbox() == winners[0]));
     })
     .await;
 }
