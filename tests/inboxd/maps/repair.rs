@@ -88,6 +88,14 @@ const DAMAGES: &[Damage] = &[
         mode(&table(layout, "recipients"), 0o666);
         mode(&layout.root, 0o700);
     }),
+    ("what an earlier release left", |layout| {
+        // A table that has another name now, an entry without a SASL name, and an address as the owner of a sender.
+        fs::rename(table(layout, "recipients"), table(layout, "mailboxes")).unwrap();
+        let line = fs::read_to_string(entry(layout, "ab")).unwrap();
+        let sasl_name = line.split(':').nth(4).unwrap().to_owned();
+        write(&entry(layout, "ab"), &line.replace(&sasl_name, ""));
+        put(layout, "sender_logins", b"ab@inboxd.test\0", b"ab@inboxd.test\0");
+    }),
     ("entries missing from the tables", |layout| {
         for name in ["domains", "recipients", "sender_logins"] {
             edit(&table(layout, name), |database, txn| {
