@@ -29,7 +29,10 @@ use crate::{
         maps::BarrierMode,
     },
     ops::{DomainSettings, Settings},
-    stack::{render::Reach, tls::Certificates},
+    stack::{
+        render::{Postmaster, Reach},
+        tls::Certificates,
+    },
     telemetry::{LogFormat, LogOutput, Logging},
 };
 
@@ -204,6 +207,8 @@ section! {
         uid: u32 = 5000,
         /// Group of the mail.
         gid: u32 = 5000,
+        /// Who gets the mail for postmaster and abuse; empty: postmaster at the default domain.
+        postmaster: String = String::new(),
         /// Largest message, in octets.
         message_max_octets: u64 = 25 * 1024 * 1024,
     }
@@ -371,6 +376,8 @@ pub struct Config {
     pub sealing_key_file: PathBuf,
     /// Where mail lies and whose it is.
     pub home: MailHome,
+    /// Who gets the mail for postmaster and abuse.
+    pub postmaster: Postmaster,
     /// IMAP with implicit TLS.
     pub imap: Endpoint,
     /// Submission with STARTTLS.
@@ -551,6 +558,8 @@ impl Written {
         if let Some(socket) = &signer_socket {
             absolute("signer.socket", socket)?;
         }
+        let reach = self.postfix.reach()?;
+        let postmaster = self.postmaster(&settings.default_domain, &reach)?;
         Ok(Config {
             api,
             metrics,
@@ -570,7 +579,8 @@ impl Written {
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
-            reach: self.postfix.reach()?,
+            reach,
+            postmaster,
             signer_socket,
             bootstrap_file,
             logging: self.log.logging()?,
@@ -583,6 +593,30 @@ impl Written {
         let mut shown = self.clone();
         shown.store.url = hide_password(&self.store.url);
         toml::to_string_pretty(&shown)
+    }
+
+    /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what
+    /// it could not deliver is refused here.
+    fn postmaster(&self, default_domain: &DomainName, reach: &Reach) -> Result<Postmaster, Error> {
+        const KEY: &str = "mail.postmaster";
+        let text = match self.mail.postmaster.as_str() {
+            "" => &format!("postmaster@{default_domain}"),
+            text => text,
+        };
+        let rule =
+            "must be the address of an inbox at service.default_domain, an address on another host, or empty";
+        let address = Address::parse(text).map_err(|why| Error::value(KEY, format!("{rule}; {why}")))?;
+        if address.domain == *default_domain {
+            return Ok(Postmaster::Inbox(address.to_string()));
+        }
+        if address.domain.as_str() == self.mx.host.trim_end_matches('.').to_ascii_lowercase() {
+            return Err(Error::value(KEY, format!("{rule}; not one at mx.host")));
+        }
+        if *reach == Reach::OwnDomains {
+            let why = "with postfix.own_domains_only no mail leaves this host";
+            return Err(Error::value(KEY, format!("{rule}; {why}")));
+        }
+        Ok(Postmaster::Elsewhere(address.to_string()))
     }
 
     fn settings(&self) -> Result<Settings, Error> {
@@ -775,7 +809,7 @@ impl Config {
     }
 
     /// The address that Dovecot gives as the sender of what it would send.
-    pub fn postmaster(&self) -> Result<Address, Error> {
+    pub fn postmaster_address(&self) -> Result<Address, Error> {
         let text = format!("postmaster@{}", self.settings.default_domain);
         Address::parse(&text).map_err(|rule| Error::value("service.default_domain", rule))
     }
@@ -1062,6 +1096,8 @@ mod tests {
             ("mail.root=relative", "mail.root"),
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
+            ("mail.postmaster=postmaster", "mail.postmaster"),
+            ("mail.postmaster=Ops@example.com", "mail.postmaster"),
             ("imap.host=a b", "imap.host"),
             ("postfix.sockets_dir=/run/postfix", "postfix.sockets_dir"),
             ("imap.connect=dovecot", "imap.connect"),

@@ -227,7 +227,8 @@ async fn with_mail_servers(
         dir: dir.to_owned(),
         maps_dir: config.written.maps.dir.clone(),
         hostname: HOSTNAME.to_owned(),
-        postmaster_address: config.postmaster()?.to_string(),
+        postmaster_address: config.postmaster_address()?.to_string(),
+        postmaster: config.postmaster.clone(),
         ports: Ports {
             imaps: ports.imaps,
             submission: ports.submission,

@@ -33,7 +33,7 @@ pub use self::{
 };
 use super::{
     probe::Probe,
-    render::{DovecotVersion, Reach, UnsupportedVersion},
+    render::{DovecotVersion, Postmaster, Reach, UnsupportedVersion},
     tls::Certificates,
     whole::missing_table,
 };
@@ -64,6 +64,8 @@ pub struct Settings {
     pub hostname: String,
     /// Sender of what Dovecot itself would send.
     pub postmaster_address: String,
+    /// Who gets the mail for postmaster and abuse.
+    pub postmaster: Postmaster,
     /// Where to listen.
     pub ports: Ports,
     /// The socket of a signer that runs beside it; none: nothing is signed.

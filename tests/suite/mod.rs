@@ -7,6 +7,7 @@
 mod addresses;
 mod crowd;
 mod cut_off;
+mod doors;
 mod identity;
 mod mailbox;
 mod signing;

@@ -10,7 +10,7 @@ use inboxd::{
 };
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufStream},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufStream},
     net::TcpStream,
     time::timeout,
 };
@@ -344,6 +344,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
                 return Ok(reply);
             }
         }
+    }
+
+    /// Everything that the server says until it hangs up.
+    pub async fn rest(&mut self) -> String {
+        let mut said = Vec::new();
+        // A connection that is reset, or closed without TLS's own end, has ended, too.
+        let _ = in_time(self.stream.read_to_end(&mut said)).await.unwrap();
+        String::from_utf8(said).unwrap()
     }
 
     /// A command and the reply to it.

@@ -237,7 +237,12 @@ impl Layout {
     }
 
     /// What the fragments are rendered from.
-    pub fn plane(&self, settings: &Settings, certificates: &Certificates) -> MailPlane {
+    pub fn plane(
+        &self,
+        settings: &Settings,
+        certificates: &Certificates,
+        entropy: &dyn Entropy,
+    ) -> MailPlane {
         MailPlane {
             maps_dir: settings.maps_dir.clone(),
             lua_script: self.dir.join("dovecot/inboxd.lua"),
@@ -246,6 +251,8 @@ impl Layout {
             mail_gid: MAIL_GID,
             hostname: settings.hostname.clone(),
             postmaster_address: settings.postmaster_address.clone(),
+            postmaster: settings.postmaster.clone(),
+            double_bounce_sender: key::double_bounce_sender(entropy),
             queue_dir: self.queue_dir(),
             auth_socket: self.queue_dir().join("private/auth"),
             lmtp_socket: self.queue_dir().join("private/dovecot-lmtp"),
@@ -284,7 +291,7 @@ impl Layout {
 
         let certificates = tls::ensure(&self.tls_dir(), &[&settings.hostname], clock.now())?;
         key::ensure(&self.doveadm_key_file(), entropy)?;
-        for file in self.render(version, settings, &certificates)? {
+        for file in self.render(version, settings, &certificates, entropy)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
             backdate(&file.path, clock)?;
         }
@@ -297,8 +304,9 @@ impl Layout {
         version: DovecotVersion,
         settings: &Settings,
         certificates: &Certificates,
+        entropy: &dyn Entropy,
     ) -> Result<Vec<RenderedFile>, RenderError> {
-        let plane = self.plane(settings, certificates);
+        let plane = self.plane(settings, certificates, entropy);
         let premises = self.premises(settings);
         let mut files = whole::dovecot(version, &plane, &premises)?;
         files.extend(whole::postfix(&plane, &premises)?);

@@ -1,6 +1,7 @@
 //! The private stack with maps that are written by hand: Dovecot and Postfix in a folder, seen through IMAP, SMTP and
 //! doveadm.
 
+mod doors;
 mod look_ups;
 
 use std::{
@@ -20,7 +21,7 @@ use inboxd::{
     stack::{
         MailPlane, PrivateStack, Settings, key,
         private::{self, Ports, StartError},
-        render::{self, Reach},
+        render::{self, Postmaster, Reach},
         tls,
         whole::{self, Listen, Premises},
     },
@@ -85,6 +86,7 @@ impl Rig {
             maps_dir,
             hostname: HOSTNAME.into(),
             postmaster_address: "postmaster@example.com".into(),
+            postmaster: Postmaster::Inbox("alice@example.com".into()),
             signer_socket: None,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
@@ -702,6 +704,8 @@ fn operators_plane(dir: &Path) -> MailPlane {
         mail_gid: 5000,
         hostname: "mail.example.com".into(),
         postmaster_address: "postmaster@example.com".into(),
+        postmaster: Postmaster::Inbox("postmaster@example.com".into()),
+        double_bounce_sender: key::double_bounce_sender(&Machine),
         queue_dir: "/var/spool/postfix".into(),
         auth_socket: "/var/spool/postfix/private/auth".into(),
         lmtp_socket: "/var/spool/postfix/private/dovecot-lmtp".into(),
@@ -803,7 +807,7 @@ fn the_fragments_fit_the_stock_configuration_of_postfix() {
         .collect();
     assert_eq!(unexpected, [""; 0]);
     assert!(
-        effective.contains("static:OK}, reject_unauth_destination\n"),
+        effective.contains("$inboxd_route_access, reject_unauth_destination\n"),
         "{effective}"
     );
     let (services, _) = run("postconf", &["-c", postfix.to_str().unwrap(), "-M", "587/inet"]);

@@ -16,7 +16,7 @@ use inboxd::{
     stack::{
         PrivateStack, Settings, key,
         private::{Kind, Layout, Ports},
-        render::Reach,
+        render::{Postmaster, Reach},
         tls,
     },
 };
@@ -144,6 +144,7 @@ impl World {
             maps_dir: daemon.maps(),
             hostname: HOSTNAME.to_owned(),
             postmaster_address: format!("postmaster@{DEFAULT_DOMAIN}"),
+            postmaster: Postmaster::Inbox(format!("postmaster@{DEFAULT_DOMAIN}")),
             ports,
             signer_socket: Some(daemon.signer_socket()),
             reach,
