@@ -2,12 +2,12 @@
 //!
 //! - [`session`]: one SMTP session as Postfix tells of it, and what it is answered.
 //! - [`message`]: a message on its way through: headers kept, body hashed, nothing else held.
-//! - [`author`]: who a message says it is from.
+//! - [`author`]: who a message says it is from, in a grammar that all readers read alike.
 //!
 //! Keys and senders are looked up for each message, so that a change is in use from the next message on. What cannot be
 //! signed is not let through: Postfix tells the client to try again later.
 
-mod author;
+pub mod author;
 mod message;
 mod session;
 

@@ -17,7 +17,7 @@ use miltr_server::{Error, Milter};
 use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
-    message::{HEADER_MAX_OCTETS, Message, SignError, Whole},
+    message::{Form, HEADER_MAX_OCTETS, Message, SignError, Whole},
 };
 use crate::{
     clock::Timestamp,
@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// Who has logged in.
     login: Option<String>,
     message: Message,
+    /// Whether Postfix sends, and takes, values with the white space that follows the colon.
+    has_leading_space: bool,
 }
 
 /// Why a message is not signed. What is the client's to mend is refused; the rest is to be tried again.
@@ -46,9 +48,9 @@ enum Unsigned {
     #[error("header fields of more than {HEADER_MAX_OCTETS} octets")]
     TooLarge,
     #[error(transparent)]
+    Form(#[from] Form),
+    #[error(transparent)]
     Author(#[from] AuthorError),
-    #[error("the From field names {0}, which is not an address of this login")]
-    NotOwned(Address),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -63,6 +65,7 @@ impl Session {
             parts,
             login: None,
             message: Message::new(),
+            has_leading_space: false,
         }
     }
 
@@ -72,23 +75,26 @@ impl Session {
         if message.is_too_large() {
             return Err(Unsigned::TooLarge);
         }
+        let message = message.end()?;
         let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
         let now = self.parts.clock.now();
         let parts = Arc::clone(&self.parts);
-        tokio::task::spawn_blocking(move || parts.sign(&login, &message.end(), now)).await?
+        tokio::task::spawn_blocking(move || parts.sign(&login, &message, now)).await?
     }
 }
 
 impl Parts {
+    /// Whether a login may send from an address now. Blocks on files.
+    fn owns(&self, login: &str, address: &Address) -> Result<bool, KeyError> {
+        let owner = self.login_of(address)?;
+        Ok(owner.is_some_and(|owner| owner.to_string() == login))
+    }
+
     /// Signs a message of this login. Blocks on files.
     fn sign(&self, login: &str, message: &Whole, now: Timestamp) -> Result<Vec<String>, Unsigned> {
-        let authors = authors(&message.values("From"))?;
-        for author in &authors {
-            let owner = self.login_of(author)?;
-            if owner.is_none_or(|owner| owner.to_string() != login) {
-                return Err(Unsigned::NotOwned(author.clone()));
-            }
-        }
+        let authors = authors(message.fields(), |address| {
+            Ok::<_, Unsigned>(self.owns(login, address)?)
+        })?;
         // Of several authors, a signature of each domain.
         let mut domains: Vec<DomainName> = authors.into_iter().map(|author| author.domain).collect();
         domains.sort_unstable();
@@ -109,7 +115,8 @@ impl Unsigned {
         match self {
             Self::NoLogin => Replycode::new([5, 3, 0], [5, 7, 0], "Authentication required"),
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
-            Self::Author(_) | Self::NotOwned(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
+            Self::Form(_) => Replycode::new([5, 5, 0], [5, 6, 0], &self.to_string()),
+            Self::Author(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
             Self::Key(_) | Self::Sign(_) | Self::Task(_) => Replycode::new(
                 [4, 5, 1],
                 [4, 7, 5],
@@ -121,7 +128,7 @@ impl Unsigned {
     fn log(&self, login: Option<&str>) {
         let reason = telemetry::chain(self);
         match self {
-            Self::NoLogin | Self::TooLarge | Self::Author(_) | Self::NotOwned(_) => {
+            Self::NoLogin | Self::TooLarge | Self::Form(_) | Self::Author(_) => {
                 tracing::info!(login, reason, "refused a message");
             }
             Self::Key(_) | Self::Sign(_) | Self::Task(_) => {
@@ -144,11 +151,14 @@ impl Milter for Session {
                 | Protocol::NO_RECIPIENT
                 | Protocol::NO_UNKNOWN
                 | Protocol::NO_DATA
-                | Protocol::NO_END_OF_HEADER,
+                | Protocol::NO_END_OF_HEADER
+                | Protocol::SMFIP_HDR_LEADSPC,
             ..OptNeg::default()
         };
         let agreed = ours.merge_compatible(&theirs);
-        Ok(agreed.map_err(ProtocolError::CompatibilityError)?)
+        let agreed = agreed.map_err(ProtocolError::CompatibilityError)?;
+        self.has_leading_space = agreed.protocol.contains(Protocol::SMFIP_HDR_LEADSPC);
+        Ok(agreed)
     }
 
     async fn macro_(&mut self, told: Macro) -> Result<(), Infallible> {
@@ -187,12 +197,10 @@ impl Milter for Session {
         let mut answer = ModificationResponse::builder();
         Ok(match signed {
             Ok(signatures) => {
+                let space = if self.has_leading_space { " " } else { "" };
                 for signature in signatures.iter().rev() {
-                    answer.push(InsertHeader::new(
-                        0,
-                        SIGNATURE_FIELD.as_bytes(),
-                        signature.as_bytes(),
-                    ));
+                    let value = format!("{space}{signature}");
+                    answer.push(InsertHeader::new(0, SIGNATURE_FIELD.as_bytes(), value.as_bytes()));
                 }
                 answer.contin()
             }

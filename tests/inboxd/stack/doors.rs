@@ -34,7 +34,7 @@ async fn postmaster_and_abuse_reach_the_operators_inbox_unless_a_domain_has_its_
     for domain in ["bare.example", "inbox.example", "alias.example", "all.example"] {
         rig.map("domains", &format!("{domain} 1\n"));
     }
-    rig.map("mailboxes", "abuse@inbox.example bob@example.com\n");
+    rig.map("recipients", "abuse@inbox.example bob@example.com\n");
     rig.map(
         "aliases",
         "postmaster@alias.example bob@example.com\n@all.example bob@example.com\n",
