@@ -36,13 +36,13 @@ use crate::{
         wire::Endpoint,
     },
     maps::{self, Maps},
+    milter,
     model::{
         address::Address,
         maps::{Answer, BarrierMode},
     },
     ops::{Service, idempotency},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
-    signer,
     stack::{
         key,
         render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
@@ -475,7 +475,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         name: "signer",
         probe: Box::new(move || {
             let socket = socket.clone();
-            Box::pin(async move { Ok(signer::check(&socket).await?) })
+            Box::pin(async move { Ok(milter::check(&socket).await?) })
         }),
     }));
     ReadinessProbes(parts)
