@@ -471,12 +471,17 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             probe: postfix,
         },
     ];
-    parts.extend(config.signer_socket.clone().map(|socket| Part {
-        name: "signer",
-        probe: Box::new(move || {
+    let milters = [
+        ("signer", &config.signer_socket),
+        ("inbound", &config.inbound_socket),
+    ];
+    parts.extend(milters.into_iter().filter_map(|(name, socket)| {
+        let socket = socket.clone()?;
+        let probe: Probe = Box::new(move || {
             let socket = socket.clone();
             Box::pin(async move { Ok(milter::check(&socket).await?) })
-        }),
+        });
+        Some(Part { name, probe })
     }));
     ReadinessProbes(parts)
 }

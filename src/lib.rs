@@ -22,6 +22,7 @@
 //!   maps but where they are.
 //! - [`milter`]: what every milter of ours needs: socket, sessions, health check.
 //! - [`signer`]: signs submitted mail for Postfix, with what the maps say; a process of its own.
+//! - [`inbound`]: judges arriving mail for Postfix: SPF, DKIM, DMARC, ARC; a process of its own.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
 //! - [`config`]: file, environment and flags in, checked values out, once.
 //! - [`daemon`]: opens everything in order, serves, and drains.
@@ -41,14 +42,15 @@
 //! mail       model
 //! dns        model
 //! stack      clock, telemetry
-//! milter     telemetry
+//! milter     maps, model, telemetry
 //! publish    maps, model, store, telemetry
 //! signer     clock, maps, milter, model, telemetry
+//! inbound    dns, maps, milter, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
-//! config     dns, mail, maps, model, ops, stack, telemetry
+//! config     dns, inbound, mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry
-//! cli        clock, config, daemon, dns, http, mail, maps, milter, model, ops, publish, signer, stack, telemetry
+//! cli        clock, config, daemon, dns, http, inbound, mail, maps, milter, model, ops, publish, signer, stack, telemetry
 //! ```
 
 pub mod cli;
@@ -57,6 +59,7 @@ pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod http;
+pub mod inbound;
 pub mod mail;
 pub mod maps;
 pub mod milter;

@@ -1,7 +1,15 @@
 //! What every milter of ours needs: its socket, its sessions with their limits, and its health check.
 //!
 //! A milter is a process that Postfix's smtpd asks about every message (`MILTER_README`). What a session of Postfix does is
-//! for the caller to say, by a type that implements [`Milter`].
+//! for the caller to say, by a type that implements [`Milter`]. What has to hold for all mail, whichever way it comes, is
+//! here, too:
+//!
+//! - [`reserved_fields`]: header fields that only this host writes; [`authentication_results`] reads one of them.
+//! - [`recipients`]: one copy a mailbox.
+
+pub mod authentication_results;
+pub mod recipients;
+pub mod reserved_fields;
 
 use std::{
     convert::Infallible,

@@ -33,6 +33,8 @@ pub struct Parts {
     pub maps: LookUps,
     /// Opens the keys.
     pub sealing: SealingKey,
+    /// The name of this host in verdicts on mail, which no login may give (RFC 8601, 5).
+    pub host: String,
     /// Says when a message was signed.
     pub clock: Arc<dyn Clock>,
 }

@@ -64,6 +64,7 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
     let parts = Parts {
         maps: LookUps::of(layout),
         sealing,
+        host: config.authserv_id.clone(),
         clock: Arc::new(Machine),
     };
     tracing::info!(socket = %socket.display(), "signing what is submitted");

@@ -1,4 +1,4 @@
-//! Single names looked up in the tables, as Postfix looks them up: for the signer, beside a daemon that writes.
+//! Single names looked up in the tables, as Postfix looks them up: for our milters, beside a daemon that writes.
 
 use super::{
     Error, Layout, Which, signing_keys,
@@ -9,7 +9,7 @@ use crate::model::{
     dkim::SealedSigningKey,
 };
 
-/// The tables that the signer reads, opened for each look-up: what was published before it begins is found. Blocks on
+/// The tables that our milters read, opened for each look-up: what was published before it begins is found. Blocks on
 /// files.
 #[derive(Clone, Debug)]
 pub struct LookUps {
@@ -36,6 +36,29 @@ impl LookUps {
         let login = self.value(Which::SenderLogins, &address.to_string())?;
         // What is no address names no login.
         Ok(login.and_then(|login| Address::parse(&login).ok()))
+    }
+
+    /// Whether mail is accepted for a domain now.
+    pub fn serves(&self, domain: &DomainName) -> Result<bool, Error> {
+        Ok(self.value(Which::Domains, domain.as_str())?.is_some())
+    }
+
+    /// The mailbox that mail for an address goes to now, by the address itself, an alias or its domain's catch-all.
+    /// The address is in lower case and has no detail; it may be one that inboxd would not hand out.
+    pub fn mailbox_of(&self, address: &str) -> Result<Option<Address>, Error> {
+        let catch_all = address.rsplit_once('@').map(|(_, domain)| format!("@{domain}"));
+        // In the order of virtual_alias_maps.
+        for (which, name) in [
+            (Which::Aliases, Some(address)),
+            (Which::Mailboxes, Some(address)),
+            (Which::Aliases, catch_all.as_deref()),
+        ] {
+            let Some(name) = name else { continue };
+            if let Some(mailbox) = self.value(which, name)? {
+                return Ok(Address::parse(&mailbox).ok());
+            }
+        }
+        Ok(None)
     }
 
     /// What a table says of a name, as text.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module imports of ours: exactly this, so that the law never allows more than the code needs.
-const LAW: [(&str, &[&str]); 16] = [
+const LAW: [(&str, &[&str]); 17] = [
     ("clock", &[]),
     ("telemetry", &[]),
     ("model", &["clock"]),
@@ -16,9 +16,10 @@ const LAW: [(&str, &[&str]); 16] = [
     ("mail", &["model"]),
     ("dns", &["model"]),
     ("stack", &["clock", "telemetry"]),
-    ("milter", &["telemetry"]),
+    ("milter", &["maps", "model", "telemetry"]),
     ("publish", &["maps", "model", "store", "telemetry"]),
     ("signer", &["clock", "maps", "milter", "model", "telemetry"]),
+    ("inbound", &["dns", "maps", "milter", "model", "telemetry"]),
     ("ops", &["clock", "dns", "model", "store", "telemetry"]),
     (
         "http",
@@ -26,7 +27,16 @@ const LAW: [(&str, &[&str]); 16] = [
     ),
     (
         "config",
-        &["dns", "mail", "maps", "model", "ops", "stack", "telemetry"],
+        &[
+            "dns",
+            "inbound",
+            "mail",
+            "maps",
+            "model",
+            "ops",
+            "stack",
+            "telemetry",
+        ],
     ),
     (
         "daemon",
@@ -54,6 +64,7 @@ const LAW: [(&str, &[&str]); 16] = [
             "daemon",
             "dns",
             "http",
+            "inbound",
             "mail",
             "maps",
             "milter",
