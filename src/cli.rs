@@ -5,6 +5,7 @@ mod dev;
 mod domain;
 mod healthcheck;
 mod import;
+mod inbound;
 mod keys;
 mod maps;
 mod serve;
@@ -63,6 +64,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Sign what is submitted, for Postfix: a process beside the daemon
     Signer(signer::SignerArguments),
+    /// Judge arriving mail for Postfix: SPF, DKIM, DMARC, ARC
+    Inbound(inbound::InboundArguments),
     /// Print configuration for the mail servers
     Stack {
         #[command(subcommand)]
@@ -121,6 +124,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Bootstrap { source } => bootstrap::bootstrap(&source),
         Command::Healthcheck(arguments) => healthcheck::healthcheck(&arguments),
         Command::Signer(arguments) => signer::signer(&arguments),
+        Command::Inbound(arguments) => inbound::inbound(&arguments),
         Command::Stack { command } => stack::stack(command),
         Command::Config {
             command: ConfigCommand::Check { source },

@@ -19,6 +19,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{
     dns,
+    inbound::{self, DmarcAction, OwnSenders},
     mail::wire::{Endpoint, HostPort},
     maps::{Layout, MailHome},
     model::{
@@ -40,6 +41,8 @@ use crate::{
 const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 /// Variables with the prefix that mean something else: where the file is, and `inboxd dev`.
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
+/// Longest name under which verdicts are given: a host name.
+const AUTHSERV_ID_MAX_OCTETS: usize = 253;
 /// What a secret is shown as.
 const HIDDEN: &str = "***";
 
@@ -81,6 +84,8 @@ pub struct Written {
     pub postfix: Postfix,
     /// `[signer]`
     pub signer: Signer,
+    /// `[inbound]`
+    pub inbound: Inbound,
     /// `[bootstrap]`
     pub bootstrap: Bootstrap,
     /// `[log]`
@@ -302,6 +307,22 @@ section! {
     }
 }
 section! {
+    /// What is done about arriving mail.
+    Inbound {
+        /// Where it is judged; empty: it is not.
+        socket: PathBuf = "/run/inboxd-inbound/milter".into(),
+        /// The name under which verdicts are given; empty: `mx.host`.
+        authserv_id: String = String::new(),
+        /// `report`, `quarantine` or `reject`.
+        dmarc: String = "quarantine".to_owned(),
+        /// `reject`, `quarantine` or `accept`.
+        own_senders: String = "reject".to_owned(),
+        /// Domains of forwarders whose seal is trusted.
+        #[serde(deserialize_with = "list")]
+        trusted_arc_sealers: Vec<String> = Vec::new(),
+    }
+}
+section! {
     /// What a first start makes for its callers.
     Bootstrap {
         /// File with a super admin key and a demo tenant; empty: none is made.
@@ -394,6 +415,12 @@ pub struct Config {
     pub reach: Reach,
     /// Where the signer listens; none: nothing is signed.
     pub signer_socket: Option<PathBuf>,
+    /// Where arriving mail is judged; none: it is not.
+    pub inbound_socket: Option<PathBuf>,
+    /// The name under which verdicts are given (RFC 8601, 2.5).
+    pub authserv_id: String,
+    /// What follows from the verdicts.
+    pub inbound_policy: inbound::Policy,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
     /// What is logged, how and where.
@@ -560,6 +587,10 @@ impl Written {
         }
         let reach = self.postfix.reach()?;
         let postmaster = self.postmaster(&settings.default_domain, &reach)?;
+        let inbound_socket = given(&self.inbound.socket);
+        if let Some(socket) = &inbound_socket {
+            absolute("inbound.socket", socket)?;
+        }
         Ok(Config {
             api,
             metrics,
@@ -582,6 +613,9 @@ impl Written {
             reach,
             postmaster,
             signer_socket,
+            inbound_socket,
+            authserv_id: self.inbound.authserv_id(&self.mx.host)?,
+            inbound_policy: self.inbound.policy()?,
             bootstrap_file,
             logging: self.log.logging()?,
             written: self,
@@ -717,6 +751,53 @@ impl Postfix {
                 })
             }
         }
+    }
+}
+
+impl Inbound {
+    fn authserv_id(&self, mx_host: &str) -> Result<String, Error> {
+        let name = match self.authserv_id.as_str() {
+            "" => mx_host,
+            name => name,
+        };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if name.is_empty() || name.len() > AUTHSERV_ID_MAX_OCTETS || !name.bytes().all(plain) {
+            return Err(Error::value(
+                "inbound.authserv_id",
+                "must be 1 to 253 letters, digits and . - _; empty: mx.host",
+            ));
+        }
+        Ok(name.trim_end_matches('.').to_owned())
+    }
+
+    fn policy(&self) -> Result<inbound::Policy, Error> {
+        let sealers: Result<_, Refused> = self
+            .trusted_arc_sealers
+            .iter()
+            .map(|domain| DomainName::parse(domain))
+            .collect();
+        Ok(inbound::Policy {
+            dmarc: match self.dmarc.as_str() {
+                "report" => DmarcAction::Report,
+                "quarantine" => DmarcAction::Quarantine,
+                "reject" => DmarcAction::Reject,
+                _ => {
+                    let rule = "must be report, quarantine or reject";
+                    return Err(Error::value("inbound.dmarc", rule));
+                }
+            },
+            own_senders: match self.own_senders.as_str() {
+                "reject" => OwnSenders::Reject,
+                "quarantine" => OwnSenders::Quarantine,
+                "accept" => OwnSenders::Accept,
+                _ => {
+                    let rule = "must be reject, quarantine or accept";
+                    return Err(Error::value("inbound.own_senders", rule));
+                }
+            },
+            trusted_arc_sealers: sealers
+                .map_err(|rule| Error::value("inbound.trusted_arc_sealers", format!("each {rule}")))?,
+        })
     }
 }
 

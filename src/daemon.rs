@@ -36,13 +36,13 @@ use crate::{
         wire::Endpoint,
     },
     maps::{self, Maps},
+    milter,
     model::{
         address::Address,
         maps::{Answer, BarrierMode},
     },
     ops::{Service, idempotency},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
-    signer,
     stack::{
         key,
         render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
@@ -471,12 +471,17 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             probe: postfix,
         },
     ];
-    parts.extend(config.signer_socket.clone().map(|socket| Part {
-        name: "signer",
-        probe: Box::new(move || {
+    let milters = [
+        ("signer", &config.signer_socket),
+        ("inbound", &config.inbound_socket),
+    ];
+    parts.extend(milters.into_iter().filter_map(|(name, socket)| {
+        let socket = socket.clone()?;
+        let probe: Probe = Box::new(move || {
             let socket = socket.clone();
-            Box::pin(async move { Ok(signer::check(&socket).await?) })
-        }),
+            Box::pin(async move { Ok(milter::check(&socket).await?) })
+        });
+        Some(Part { name, probe })
     }));
     ReadinessProbes(parts)
 }

@@ -60,6 +60,69 @@ pub struct Dns {
     slots: Arc<Semaphore>,
 }
 
+/// What the TXT records of a name are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Txts {
+    /// Each with its strings joined (RFC 7208, 3.3).
+    Records(Vec<Vec<u8>>),
+    /// There are none, or there is no such name.
+    Nothing,
+    /// No name server has said.
+    Failed,
+}
+
+/// Single names, as those need them that judge mail.
+#[derive(Clone)]
+pub struct Lookup {
+    /// Or why there is none.
+    resolver: Result<TokioResolver, String>,
+    timeout: Duration,
+}
+
+impl Lookup {
+    /// Sets up a resolver. Asks nothing.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            resolver: resolver(settings)
+                .map_err(|error| format!("which name servers the system asks cannot be read: {error}")),
+            timeout: settings.timeout,
+        }
+    }
+
+    /// The resolver, for those who evaluate records themselves, or why there is none.
+    pub fn resolver(&self) -> Result<TokioResolver, String> {
+        self.resolver.clone()
+    }
+
+    /// The TXT records of a name.
+    pub async fn txt(&self, name: &str) -> Txts {
+        let Ok(resolver) = &self.resolver else {
+            return Txts::Failed;
+        };
+        let looked_up = resolver.lookup(format!("{name}."), RecordType::TXT);
+        match timeout(self.timeout, looked_up).await {
+            Ok(Ok(lookup)) => {
+                let records = lookup.answers().iter().filter_map(|record| match &record.data {
+                    RData::TXT(txt) => Some(txt.txt_data.concat()),
+                    _ => None,
+                });
+                Txts::Records(records.take(RECORDS_MAX).collect())
+            }
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Txts::Nothing,
+            Ok(Err(_)) | Err(_) => Txts::Failed,
+        }
+    }
+
+    /// Whether a name server answers at all, whatever it answers: asked for the root of all names.
+    pub async fn answers(&self) -> bool {
+        let Ok(resolver) = &self.resolver else {
+            return false;
+        };
+        let looked_up = timeout(self.timeout, resolver.lookup(".", RecordType::NS)).await;
+        matches!(looked_up, Ok(Ok(_) | Err(NetError::Dns(_))))
+    }
+}
+
 impl Dns {
     /// Sets up a resolver. Asks nobody. Where the system names no server, every answer says so.
     pub fn new(settings: &Settings) -> Self {

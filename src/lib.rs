@@ -20,7 +20,9 @@
 //! - [`dns`]: what DNS says of the records of custom domains, asked with limits; what that means is the model's to say.
 //! - [`stack`]: configuration for Dovecot and Postfix, rendered, and the private stack made of it. Knows nothing of the
 //!   maps but where they are.
+//! - [`milter`]: what every milter of ours needs: socket, sessions, health check.
 //! - [`signer`]: signs submitted mail for Postfix, with what the maps say; a process of its own.
+//! - [`inbound`]: judges arriving mail for Postfix: SPF, DKIM, DMARC, ARC; a process of its own.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
 //! - [`config`]: file, environment and flags in, checked values out, once.
 //! - [`daemon`]: opens everything in order, serves, and drains.
@@ -40,13 +42,15 @@
 //! mail       model
 //! dns        model
 //! stack      clock, telemetry
+//! milter     maps, model, telemetry
 //! publish    maps, model, store, telemetry
-//! signer     clock, maps, model, telemetry
+//! signer     clock, maps, milter, model, telemetry
+//! inbound    dns, maps, milter, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
-//! config     dns, mail, maps, model, ops, stack, telemetry
-//! daemon     clock, config, dns, http, mail, maps, model, ops, publish, signer, stack, store, telemetry
-//! cli        clock, config, daemon, dns, http, mail, maps, model, ops, publish, signer, stack, telemetry
+//! config     dns, inbound, mail, maps, model, ops, stack, telemetry
+//! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry
+//! cli        clock, config, daemon, dns, http, inbound, mail, maps, milter, model, ops, publish, signer, stack, telemetry
 //! ```
 
 pub mod cli;
@@ -55,8 +59,10 @@ pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod http;
+pub mod inbound;
 pub mod mail;
 pub mod maps;
+pub mod milter;
 pub mod model;
 pub mod ops;
 pub mod publish;

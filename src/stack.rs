@@ -8,6 +8,7 @@
 //! - [`files`]: files that are there whole or not at all.
 //! - [`pair`]: a certificate and its key that somebody else may replace at any time.
 //! - [`key`]: the key of Dovecot's administration socket.
+//! - [`sieve`]: the script that files messages to Junk, compiled.
 //! - [`tls`]: a private certificate authority and a server certificate.
 //!
 //! Nothing here reads or writes the maps, and nothing here reads or writes what belongs to the system's own
@@ -22,6 +23,7 @@ mod probe;
 mod process_group;
 mod queue;
 pub mod render;
+pub mod sieve;
 pub mod tls;
 pub mod whole;
 

@@ -7,13 +7,17 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 use self::instance::Instance;
-use super::{Failure, Source, block_on, serve::stop_signal, signer};
+use super::{Failure, Source, block_on, inbound, serve::stop_signal, signer};
 use crate::{
     clock::{Clock as _, Machine},
     config::Config,
@@ -34,6 +38,10 @@ const DEFAULT_PORT_BASE: u16 = 8080;
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
 /// Name of the socket at which Postfix has mail signed.
 const SIGNER_SOCKET: &str = "signer";
+/// Name of the socket at which Postfix has arriving mail judged.
+const INBOUND_SOCKET: &str = "inbound";
+/// How long the judge of arriving mail waits for an answer of DNS: a message must not be slow on a machine without any.
+const INBOUND_DNS_TIMEOUT_MS: u64 = 1_000;
 /// Where everything listens.
 const HOST: &str = "127.0.0.1";
 /// The domain of inboxes: one that no DNS ever has (RFC 6761, 6.2).
@@ -142,6 +150,8 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     written.dovecot.doveadm_key_file = key_file;
 
     written.signer.socket = dir.join(SIGNER_SOCKET);
+    written.inbound.socket = dir.join(INBOUND_SOCKET);
+    HOSTNAME.clone_into(&mut written.inbound.authserv_id);
 
     written.bootstrap.file = dir.join(BOOTSTRAP_FILE);
 
@@ -189,21 +199,15 @@ async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure>
         }
     }
 
-    let (stop_signer, mut stopping) = watch::channel(());
-    let outcome = match signer::open(&config) {
+    let (stop_milters, stopping) = watch::channel(());
+    let outcome = match milters(&config, &stopping) {
         Err(failure) => Err(failure),
-        Ok(signer) => {
-            let signing = tokio::spawn(async move {
-                let stop = async move { while stopping.changed().await.is_ok() {} };
-                match signer {
-                    Some(signer) => signer.serve(stop).await,
-                    None => stop.await,
-                }
-            });
+        Ok(milters) => {
+            drop(stopping);
             let outcome = with_mail_servers(dir, ports, &config, &instance, &mut daemon, &mut stop).await;
-            // Nobody submits any more.
-            drop(stop_signer);
-            signing.await?;
+            // No mail comes any more.
+            drop(stop_milters);
+            milters.join_all().await;
             outcome
         }
     };
@@ -212,6 +216,22 @@ async fn run(dir: &Path, ports: DevPorts, config: Config) -> Result<(), Failure>
         daemon.await??;
     }
     outcome
+}
+
+/// Starts the signer and the judge of arriving mail, which the mail servers ask.
+fn milters(config: &Config, stopping: &watch::Receiver<()>) -> Result<JoinSet<()>, Failure> {
+    let signer = signer::open(config)?;
+    let inbound = inbound::open(config, Duration::from_millis(INBOUND_DNS_TIMEOUT_MS))?;
+    let stopped =
+        |mut stopping: watch::Receiver<()>| async move { while stopping.changed().await.is_ok() {} };
+    let mut milters = JoinSet::new();
+    if let Some(signer) = signer {
+        milters.spawn(signer.serve(stopped(stopping.clone())));
+    }
+    if let Some(inbound) = inbound {
+        milters.spawn(inbound.serve(stopped(stopping.clone())));
+    }
+    Ok(milters)
 }
 
 /// Everything between the start and the stop of the mail servers. They are stopped on every way out.
@@ -235,6 +255,7 @@ async fn with_mail_servers(
             inbound: ports.inbound,
         },
         signer_socket: config.signer_socket.clone(),
+        inbound_socket: config.inbound_socket.clone(),
         // No mail leaves the machine, unless it is said where to.
         reach: match &config.reach {
             Reach::World | Reach::OwnDomains => Reach::OwnDomains,

@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     daemon::sealing_key,
     maps::LookUps,
+    milter,
     signer::{self, Parts},
     telemetry,
 };
@@ -28,7 +29,7 @@ pub(super) fn signer(arguments: &SignerArguments) -> Result<(), Failure> {
     let config = arguments.source.load()?;
     if arguments.check {
         let socket = config.signer_socket.as_deref().ok_or(NO_SOCKET)?;
-        return block_on(async { Ok(signer::check(socket).await?) });
+        return block_on(async { Ok(milter::check(socket).await?) });
     }
     telemetry::start_logging(&config.logging)?;
     block_on(async {
@@ -59,10 +60,11 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
             config.sealing_key_file.display()
         )
     })?;
-    let listener = signer::listen(socket, layout.postfix_gid)?;
+    let listener = milter::listen(socket, layout.postfix_gid)?;
     let parts = Parts {
         maps: LookUps::of(layout),
         sealing,
+        host: config.authserv_id.clone(),
         clock: Arc::new(Machine),
     };
     tracing::info!(socket = %socket.display(), "signing what is submitted");

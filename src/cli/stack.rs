@@ -143,6 +143,7 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
         doveadm_group: written.dovecot.doveadm_group.clone(),
         doveadm_key_file: written.dovecot.doveadm_key_file.clone(),
         signer_socket: config.signer_socket.clone(),
+        inbound_socket: config.inbound_socket.clone(),
         tls_cert: config.certificate.cert_file.clone(),
         tls_key: config.certificate.key_file.clone(),
         imaps_port: written.imap.port,

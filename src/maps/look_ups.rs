@@ -1,4 +1,4 @@
-//! Single names looked up in the tables, as Postfix looks them up: for the signer, beside a daemon that writes.
+//! Single names looked up in the tables, as Postfix looks them up: for our milters, beside a daemon that writes.
 
 use super::{
     Error, Layout, Which, signing_keys,
@@ -10,7 +10,7 @@ use crate::model::{
     sasl_name::SaslName,
 };
 
-/// The tables that the signer reads, opened for each look-up: what was published before it begins is found. Blocks on
+/// The tables that our milters read, opened for each look-up: what was published before it begins is found. Blocks on
 /// files.
 #[derive(Clone, Debug)]
 pub struct LookUps {
@@ -38,6 +38,25 @@ impl LookUps {
         let login = self.value(which, &address.to_string())?;
         let parsed = login.map(|login| SaslName::parse(&login)).transpose();
         parsed.map_err(|_| self.failed(which, TableError::Damaged))
+    }
+
+    /// Whether mail is accepted for a domain now.
+    pub fn serves(&self, domain: &DomainName) -> Result<bool, Error> {
+        Ok(self.value(Which::Domains, domain.as_str())?.is_some())
+    }
+
+    /// The canonical address of the mailbox that mail for an address goes to now: by the address itself, an alias or its
+    /// domain's catch-all. The address is in lower case and has no detail; it may be one that inboxd would not hand out.
+    pub fn mailbox_of(&self, address: &str) -> Result<Option<Address>, Error> {
+        // In the order of virtual_alias_maps.
+        let mut canonical = self.value(Which::Aliases, address)?;
+        if canonical.is_none() && self.value(Which::Recipients, address)?.is_some() {
+            canonical = Some(address.to_owned());
+        }
+        if let (None, Some((_, domain))) = (&canonical, address.rsplit_once('@')) {
+            canonical = self.value(Which::Aliases, &format!("@{domain}"))?;
+        }
+        Ok(canonical.and_then(|canonical| Address::parse(&canonical).ok()))
     }
 
     /// What a table says of a name, as text.

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 use miltr_common::{
     ProtocolError,
     actions::{Action, Continue, Replycode},
-    commands::{Body, Header, Macro, Mail},
+    commands::{Body, Header, Macro, Mail, Recipient},
     encoding::Writable as _,
-    modifications::{ModificationResponse, headers::InsertHeader},
+    modifications::{ModificationResponse, headers::InsertHeader, recipients::DeleteRecipient},
     optneg::{Capability, OptNeg, Protocol},
 };
 use miltr_server::{Error, Milter};
@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    maps,
+    milter::{recipients::Recipients, reserved_fields::ReservedFields},
     model::address::{Address, DomainName},
     telemetry,
 };
@@ -35,6 +37,8 @@ pub(super) struct Session {
     parts: Arc<Parts>,
     /// Who has logged in.
     login: Option<String>,
+    recipients: Recipients,
+    reserved: ReservedFields,
     message: Message,
     /// Whether Postfix sends, and takes, values with the white space that follows the colon.
     has_leading_space: bool,
@@ -55,6 +59,8 @@ enum Unsigned {
     Key(#[from] KeyError),
     #[error(transparent)]
     Sign(#[from] SignError),
+    #[error("look up the recipients")]
+    Recipients(#[from] maps::Error),
     #[error("the task that signs failed")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -62,15 +68,17 @@ enum Unsigned {
 impl Session {
     pub(super) fn new(parts: Arc<Parts>) -> Self {
         Self {
+            reserved: ReservedFields::new(&parts.host),
             parts,
             login: None,
+            recipients: Recipients::default(),
             message: Message::new(),
             has_leading_space: false,
         }
     }
 
-    /// The values of the fields that are to be added.
-    async fn sign(&mut self) -> Result<Vec<String>, Unsigned> {
+    /// The values of the fields that are to be added, and the recipients that are one too many.
+    async fn sign(&mut self) -> Result<(Vec<String>, Vec<DeleteRecipient>), Unsigned> {
         let message = mem::replace(&mut self.message, Message::new());
         if message.is_too_large() {
             return Err(Unsigned::TooLarge);
@@ -78,8 +86,12 @@ impl Session {
         let message = message.end()?;
         let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
         let now = self.parts.clock.now();
-        let parts = Arc::clone(&self.parts);
-        tokio::task::spawn_blocking(move || parts.sign(&login, &message, now)).await?
+        let (parts, recipients) = (Arc::clone(&self.parts), self.recipients.clone());
+        tokio::task::spawn_blocking(move || {
+            let signatures = parts.sign(&login, &message, now)?;
+            Ok((signatures, recipients.repeated(&parts.maps)?))
+        })
+        .await?
     }
 }
 
@@ -117,7 +129,7 @@ impl Unsigned {
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
             Self::Form(_) => Replycode::new([5, 5, 0], [5, 6, 0], &self.to_string()),
             Self::Author(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
-            Self::Key(_) | Self::Sign(_) | Self::Task(_) => Replycode::new(
+            Self::Key(_) | Self::Sign(_) | Self::Recipients(_) | Self::Task(_) => Replycode::new(
                 [4, 5, 1],
                 [4, 7, 5],
                 "this message cannot be signed now; try again later",
@@ -131,7 +143,7 @@ impl Unsigned {
             Self::NoLogin | Self::TooLarge | Self::Form(_) | Self::Author(_) => {
                 tracing::info!(login, reason, "refused a message");
             }
-            Self::Key(_) | Self::Sign(_) | Self::Task(_) => {
+            Self::Key(_) | Self::Sign(_) | Self::Recipients(_) | Self::Task(_) => {
                 tracing::error!(login, reason, "cannot sign a message; it has to wait");
             }
         }
@@ -145,10 +157,9 @@ impl Milter for Session {
     async fn option_negotiation(&mut self, theirs: OptNeg) -> Result<OptNeg, Error<Infallible>> {
         let ours = OptNeg {
             // The crate asks for the second where only the first is needed.
-            capabilities: Capability::SMFIF_ADDHDRS | Capability::SMFIF_CHGHDRS,
+            capabilities: Capability::SMFIF_ADDHDRS | Capability::SMFIF_CHGHDRS | Capability::SMFIF_DELRCPT,
             protocol: Protocol::NO_CONNECT
                 | Protocol::NO_HELO
-                | Protocol::NO_RECIPIENT
                 | Protocol::NO_UNKNOWN
                 | Protocol::NO_DATA
                 | Protocol::NO_END_OF_HEADER
@@ -173,6 +184,13 @@ impl Milter for Session {
 
     async fn mail(&mut self, _: Mail) -> Result<Action, Infallible> {
         self.message = Message::new();
+        self.recipients.clear();
+        self.reserved.clear();
+        Ok(Continue.into())
+    }
+
+    async fn rcpt(&mut self, recipient: Recipient) -> Result<Action, Infallible> {
+        self.recipients.add(&recipient.recipient());
         Ok(Continue.into())
     }
 
@@ -183,6 +201,9 @@ impl Milter for Session {
         let mut parts = octets.splitn(3, |&octet| octet == 0);
         if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
             self.message.field(name, value);
+            if !self.message.is_too_large() {
+                self.reserved.field(name, value);
+            }
         }
         Ok(Continue.into())
     }
@@ -196,7 +217,13 @@ impl Milter for Session {
         let signed = self.sign().await;
         let mut answer = ModificationResponse::builder();
         Ok(match signed {
-            Ok(signatures) => {
+            Ok((signatures, repeated)) => {
+                for removal in self.reserved.removals() {
+                    answer.push(removal);
+                }
+                for recipient in repeated {
+                    answer.push(recipient);
+                }
                 let space = if self.has_leading_space { " " } else { "" };
                 for signature in signatures.iter().rev() {
                     let value = format!("{space}{signature}");

@@ -31,6 +31,7 @@ use super::{
     process_group::end_group,
     queue::{self, QueueError},
     render::{MailPlane, RenderError},
+    sieve::{self, SieveError},
     whole::{self, Listen, Premises, SUBMISSION_PROCESSES, missing_table},
 };
 use crate::{clock::Clock, telemetry};
@@ -80,6 +81,9 @@ pub enum Error {
     /// Postfix has no folders to work in.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The Sieve script could not be compiled.
+    #[error(transparent)]
+    Sieve(#[from] SieveError),
     /// Certificate and key cannot be used.
     #[error("use the certificate")]
     Certificate(#[from] PairError),
@@ -199,6 +203,9 @@ impl Settings {
         for file in files {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
             backdate(&file.path, clock)?;
+        }
+        if self.server == Kind::Dovecot {
+            sieve::compile(&premises.dovecot_conf(), &plane.sieve_script()).await?;
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ pub use self::{
 use super::{
     probe::Probe,
     render::{DovecotVersion, Postmaster, Reach, UnsupportedVersion},
+    sieve::{self, SieveError},
     tls::Certificates,
     whole::missing_table,
 };
@@ -70,6 +71,8 @@ pub struct Settings {
     pub ports: Ports,
     /// The socket of a signer that runs beside it; none: nothing is signed.
     pub signer_socket: Option<PathBuf>,
+    /// The socket of a milter beside it that judges arriving mail; none: nothing is judged.
+    pub inbound_socket: Option<PathBuf>,
     /// Whom submitted messages may go to.
     pub reach: Reach,
     /// Largest message in octets.
@@ -137,6 +140,9 @@ pub enum StartError {
         #[source]
         source: PrepareError,
     },
+    /// The Sieve script could not be compiled.
+    #[error(transparent)]
+    Sieve(#[from] SieveError),
     /// Servers of an earlier run do not go away.
     #[error("stop what an earlier run left in {}: process {pid} does not end", dir.display())]
     Leftover {
@@ -212,6 +218,7 @@ impl PrivateStack {
                 dir: layout.dir().to_owned(),
                 source,
             })?;
+        sieve::compile(&layout.dovecot_conf(), &layout.sieve_script()).await?;
         check_ports(settings.ports)?;
 
         let (report, failures) = mpsc::channel(2);

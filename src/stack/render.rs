@@ -123,6 +123,8 @@ pub struct MailPlane {
     pub doveadm_key_file: PathBuf,
     /// The signer's socket, which submission hands every message to; none: nothing is signed.
     pub signer_socket: Option<PathBuf>,
+    /// The socket of the milter that judges arriving mail; none: nothing is judged.
+    pub inbound_socket: Option<PathBuf>,
     /// The servers' certificate (chain), PEM.
     pub tls_cert: PathBuf,
     /// Its key, PEM.
@@ -137,6 +139,18 @@ pub struct MailPlane {
     pub reach: Reach,
     /// Largest message in octets.
     pub message_size_limit: u64,
+}
+
+impl MailPlane {
+    /// Where the Sieve script is that files messages to Junk: beside the Lua script. `sievec` makes a binary of it.
+    pub fn sieve_script(&self) -> PathBuf {
+        sieve_script(&self.lua_script)
+    }
+}
+
+/// Where the Sieve script is if the Lua script is there.
+pub(super) fn sieve_script(lua_script: &Path) -> PathBuf {
+    lua_script.with_file_name("inboxd.sieve")
 }
 
 /// One rendered file.
@@ -169,7 +183,7 @@ pub enum RenderError {
     UnusedPlaceholder(&'static str),
 }
 
-/// Dovecot's fragment and its Lua script, for an existing server of this version.
+/// Dovecot's fragment, its Lua and its Sieve script, for an existing server of this version.
 pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
     let template = match version {
         DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3.conf"),
@@ -179,6 +193,7 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
         template,
         &[
             ("LUA_SCRIPT", path("lua_script", &plane.lua_script)?),
+            ("SIEVE_SCRIPT", path("lua_script", &plane.sieve_script())?),
             ("AUTH_SOCKET", path("auth_socket", &plane.auth_socket)?),
             ("LMTP_SOCKET", path("lmtp_socket", &plane.lmtp_socket)?),
             ("DOVEADM_GROUP", word("doveadm_group", &plane.doveadm_group)?),
@@ -210,6 +225,10 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
         RenderedFile {
             path: plane.lua_script.clone(),
             contents: lua,
+        },
+        RenderedFile {
+            path: plane.sieve_script(),
+            contents: include_str!("templates/inboxd.sieve").to_owned(),
         },
     ])
 }
@@ -245,6 +264,7 @@ pub(super) fn postfix_with_fallback(
             ("AUTH_SERVICE", in_queue("auth_socket", &plane.auth_socket)?),
             ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
+            ("INBOUND", inbound(plane)?),
             ("MESSAGE_SIZE_LIMIT", plane.message_size_limit.to_string()),
             ("POSTMASTER", word("postmaster", plane.postmaster.address())?),
             ("POSTMASTER_CHECK", postmaster_check(plane)?),
@@ -305,15 +325,32 @@ fn postmaster_check(plane: &MailPlane) -> Result<String, RenderError> {
     }
 }
 
-/// What submission does with every message that it takes: has it signed, or has the client try again later.
+/// What submission does with every message that it takes: has it signed, or has the client try again later. Without a
+/// signer it has none judged either, as the other smtpd has.
 fn signer(plane: &MailPlane) -> Result<String, RenderError> {
-    let Some(socket) = &plane.signer_socket else {
-        return Ok(String::new());
+    match (&plane.signer_socket, &plane.inbound_socket) {
+        (Some(socket), _) => {
+            let socket = path("signer_socket", socket)?;
+            Ok(format!(
+                "  -o {{ smtpd_milters = {{ unix:{socket}, default_action=tempfail, connect_timeout=5s }} }}\n"
+            ))
+        }
+        (None, Some(_)) => Ok("  -o smtpd_milters=\n".to_owned()),
+        (None, None) => Ok(String::new()),
+    }
+}
+
+/// What the other smtpd does with every message: has it judged, or has the sending server try again later.
+fn inbound(plane: &MailPlane) -> Result<String, RenderError> {
+    let Some(socket) = &plane.inbound_socket else {
+        return Ok("# Arriving mail is not judged: inbound.socket is empty.".to_owned());
     };
-    let socket = path("signer_socket", socket)?;
-    Ok(format!(
-        "  -o {{ smtpd_milters = {{ unix:{socket}, default_action=tempfail, connect_timeout=5s }} }}\n"
-    ))
+    Ok(fill(
+        include_str!("templates/postfix-main-inbound.cf"),
+        &[("INBOUND_SOCKET", path("inbound_socket", socket)?)],
+    )?
+    .trim_end()
+    .to_owned())
 }
 
 /// Replaces each `@NAME@` by its value. Each name in the template must be given, each one given must be used.
@@ -402,6 +439,7 @@ mod tests {
             doveadm_group: "inboxd".into(),
             doveadm_key_file: "/etc/inboxd/doveadm.key".into(),
             signer_socket: Some("/run/inboxd-signer/milter".into()),
+            inbound_socket: Some("/run/inboxd-inbound/milter".into()),
             tls_cert: "/etc/ssl/mail.pem".into(),
             tls_key: "/etc/ssl/mail.key".into(),
             imaps_port: 993,

@@ -131,7 +131,7 @@ pub fn dovecot(
         contents,
     }];
     for mut file in render::dovecot(version, plane)? {
-        if file.path != plane.lua_script {
+        if ![&plane.lua_script, &plane.sieve_script()].contains(&&file.path) {
             file.path.clone_from(&fragment);
         }
         files.push(file);

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module imports of ours: exactly this, so that the law never allows more than the code needs.
-const LAW: [(&str, &[&str]); 15] = [
+const LAW: [(&str, &[&str]); 17] = [
     ("clock", &[]),
     ("telemetry", &[]),
     ("model", &["clock"]),
@@ -16,8 +16,10 @@ const LAW: [(&str, &[&str]); 15] = [
     ("mail", &["model"]),
     ("dns", &["model"]),
     ("stack", &["clock", "telemetry"]),
+    ("milter", &["maps", "model", "telemetry"]),
     ("publish", &["maps", "model", "store", "telemetry"]),
-    ("signer", &["clock", "maps", "model", "telemetry"]),
+    ("signer", &["clock", "maps", "milter", "model", "telemetry"]),
+    ("inbound", &["dns", "maps", "milter", "model", "telemetry"]),
     ("ops", &["clock", "dns", "model", "store", "telemetry"]),
     (
         "http",
@@ -25,7 +27,16 @@ const LAW: [(&str, &[&str]); 15] = [
     ),
     (
         "config",
-        &["dns", "mail", "maps", "model", "ops", "stack", "telemetry"],
+        &[
+            "dns",
+            "inbound",
+            "mail",
+            "maps",
+            "model",
+            "ops",
+            "stack",
+            "telemetry",
+        ],
     ),
     (
         "daemon",
@@ -36,10 +47,10 @@ const LAW: [(&str, &[&str]); 15] = [
             "http",
             "mail",
             "maps",
+            "milter",
             "model",
             "ops",
             "publish",
-            "signer",
             "stack",
             "store",
             "telemetry",
@@ -53,8 +64,10 @@ const LAW: [(&str, &[&str]); 15] = [
             "daemon",
             "dns",
             "http",
+            "inbound",
             "mail",
             "maps",
+            "milter",
             "model",
             "ops",
             "publish",

@@ -10,6 +10,7 @@ mod dns;
 mod e2e;
 mod faults;
 mod import;
+mod inbound;
 mod law;
 mod load;
 mod maps;

@@ -161,6 +161,15 @@ impl Layout {
         self.dir.join("dovecot/dovecot.conf")
     }
 
+    fn lua_script(&self) -> PathBuf {
+        self.dir.join("dovecot/inboxd.lua")
+    }
+
+    /// The Sieve script, beside which its binary is.
+    pub(super) fn sieve_script(&self) -> PathBuf {
+        render::sieve_script(&self.lua_script())
+    }
+
     /// Postfix's configuration folder.
     pub fn postfix_conf_dir(&self) -> PathBuf {
         self.dir.join("postfix")
@@ -245,7 +254,7 @@ impl Layout {
     ) -> MailPlane {
         MailPlane {
             maps_dir: settings.maps_dir.clone(),
-            lua_script: self.dir.join("dovecot/inboxd.lua"),
+            lua_script: self.lua_script(),
             mail_root: self.mail_root(),
             mail_uid: MAIL_UID,
             mail_gid: MAIL_GID,
@@ -260,6 +269,7 @@ impl Layout {
             doveadm_group: "root".to_owned(),
             doveadm_key_file: self.doveadm_key_file(),
             signer_socket: settings.signer_socket.clone(),
+            inbound_socket: settings.inbound_socket.clone(),
             tls_cert: certificates.server_cert.clone(),
             tls_key: certificates.server_key.clone(),
             imaps_port: settings.ports.imaps,

@@ -88,6 +88,7 @@ impl Rig {
             postmaster_address: "postmaster@example.com".into(),
             postmaster: Postmaster::Inbox("alice@example.com".into()),
             signer_socket: None,
+            inbound_socket: None,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
@@ -713,6 +714,7 @@ fn operators_plane(dir: &Path) -> MailPlane {
         doveadm_group: "root".into(),
         doveadm_key_file: dir.join("doveadm.key"),
         signer_socket: Some("/run/inboxd-signer/milter".into()),
+        inbound_socket: Some("/run/inboxd-inbound/milter".into()),
         tls_cert: certificates.server_cert,
         tls_key: certificates.server_key,
         imaps_port: 993,

@@ -31,6 +31,8 @@ pub const DEFAULT_DOMAIN: &str = "inboxd.test";
 
 /// The name of the signer's socket in the folder.
 const SIGNER_SOCKET: &str = "signer.sock";
+/// The name of the socket of what judges arriving mail.
+pub const INBOUND_SOCKET: &str = "inbound.sock";
 
 /// Which database a daemon uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +119,13 @@ impl Daemon {
         } else {
             "publish.barrier = \"off\"\n"
         };
-        fs::write(&config, text + &mine.concat() + barrier).unwrap();
+        // Arriving mail is judged only in the worlds that are about that: others have no DNS.
+        let inbound = if extra.contains("inbound.socket") {
+            ""
+        } else {
+            "inbound.socket = \"\"\n"
+        };
+        fs::write(&config, text + &mine.concat() + barrier + inbound).unwrap();
         let created = Command::new(INBOXD)
             .args(["keys", "create", "--super-admin", "--config"])
             .arg(&config)
@@ -257,6 +265,11 @@ impl Daemon {
     /// Where its signer listens, if one runs.
     pub fn signer_socket(&self) -> PathBuf {
         self.folder.join(SIGNER_SOCKET)
+    }
+
+    /// Where arriving mail is judged, if it is.
+    pub fn inbound_socket(&self) -> PathBuf {
+        self.folder.join(INBOUND_SOCKET)
     }
 
     /// The folder of its maps.

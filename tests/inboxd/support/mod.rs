@@ -14,6 +14,8 @@ pub mod inbox;
 #[path = "../../support/mail.rs"]
 pub mod mail;
 pub mod maps;
+pub mod milter_client;
+pub mod milters;
 pub mod mount;
 #[path = "../../support/ports.rs"]
 pub mod ports;
@@ -22,7 +24,6 @@ pub mod service;
 pub mod shim;
 #[path = "../../support/show.rs"]
 pub mod show;
-pub mod signer;
 pub mod sink;
 pub mod store;
 #[path = "../../support/wait.rs"]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     panic::{AssertUnwindSafe, resume_unwind},
     path::PathBuf,
@@ -25,11 +26,11 @@ use tokio::process::Command;
 use super::{
     Folder,
     api::Api,
-    daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOXD},
+    daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOUND_SOCKET, INBOXD},
     free_ports,
     inbox::{Inbox, StoredMessage, deferrals},
     mail::{HOST, Mail, Servers},
-    signer::Signer,
+    milters::MilterProcess,
 };
 
 /// The name that the mail servers greet with.
@@ -45,7 +46,8 @@ pub struct World {
     settings: Settings,
     /// None while both servers are gone, not stopped one by one.
     stack: Option<PrivateStack>,
-    signer: Option<Signer>,
+    signer: Option<MilterProcess>,
+    inbound: Option<MilterProcess>,
 }
 
 impl World {
@@ -73,6 +75,16 @@ impl World {
         world.run_started(test).await;
     }
 
+    /// The same, and arriving mail is judged, by what this name server says.
+    pub async fn run_judging(server: SocketAddr, extra: &str, test: impl AsyncFnOnce(&mut Self)) {
+        let folder = Folder::new();
+        let config = format!(
+            "inbound.socket = \"{}\"\ninbound.authserv_id = \"{HOSTNAME}\"\ndns.servers = [\"{server}\"]\n{extra}",
+            folder.join(INBOUND_SOCKET).display()
+        );
+        Self::run_in(folder, Database::Sqlite, &config, test).await;
+    }
+
     /// The same in this folder, on this database, with more keys for the daemon.
     pub async fn run_in(folder: Folder, database: Database, extra: &str, test: impl AsyncFnOnce(&mut Self)) {
         let world = Self::start(folder, database, extra, Reach::OwnDomains).await;
@@ -84,6 +96,7 @@ impl World {
         let outcome = AssertUnwindSafe(Box::pin(test(&mut world))).catch_unwind().await;
         world.stop_mail_servers().await;
         world.stop_signer();
+        world.stop_inbound();
         let Self { layout, .. } = world;
         if let Err(panic) = outcome {
             for log in [layout.dovecot_log(), layout.postfix_log()] {
@@ -132,6 +145,7 @@ impl World {
             base = layout.doveadm_socket().parent().unwrap().display(),
             key = layout.doveadm_key_file().display(),
         );
+        let judges = extra.contains("inbound.socket");
         // The daemon first: Postfix does not start without the tables that it makes.
         let daemon = Daemon::with_config(database, folder, &config).await;
         let ports = Ports {
@@ -147,6 +161,7 @@ impl World {
             postmaster: Postmaster::Inbox(format!("postmaster@{DEFAULT_DOMAIN}")),
             ports,
             signer_socket: Some(daemon.signer_socket()),
+            inbound_socket: judges.then(|| daemon.inbound_socket()),
             reach,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
@@ -163,8 +178,12 @@ impl World {
             settings,
             stack: None,
             signer: None,
+            inbound: None,
         };
         world.start_signer().await;
+        if judges {
+            world.start_inbound().await;
+        }
         world.start_mail_servers().await;
         world
     }
@@ -186,7 +205,7 @@ impl World {
     /// Starts the signer, which the mail servers do without.
     pub async fn start_signer(&mut self) {
         assert!(self.signer.is_none(), "it runs already");
-        self.signer = Some(Signer::start(&self.daemon).await);
+        self.signer = Some(MilterProcess::signer(&self.daemon).await);
     }
 
     /// Stops it, as an operator would.
@@ -194,6 +213,24 @@ impl World {
         if let Some(signer) = self.signer.take() {
             signer.stop();
         }
+    }
+
+    /// Starts what judges arriving mail.
+    pub async fn start_inbound(&mut self) {
+        assert!(self.inbound.is_none(), "it runs already");
+        self.inbound = Some(MilterProcess::inbound(&self.daemon).await);
+    }
+
+    /// Stops it, as an operator would.
+    pub fn stop_inbound(&mut self) {
+        if let Some(inbound) = self.inbound.take() {
+            inbound.stop();
+        }
+    }
+
+    /// What judges arriving mail.
+    pub fn inbound(&self) -> &MilterProcess {
+        self.inbound.as_ref().expect("it runs")
     }
 
     fn stack(&mut self) -> &mut PrivateStack {

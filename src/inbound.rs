@@ -1,0 +1,67 @@
+//! Judges arriving mail: a milter that Postfix's smtpd on port 25 calls for every message.
+//!
+//! - [`session`]: one SMTP session as Postfix reports it, and its answers.
+//! - [`message`]: a message on its way through: header fields kept, body hashed ([`body`]), nothing else held.
+//! - [`author`]: the domains that its From field shows.
+//! - [`judge`]: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 9989) and ARC (RFC 8617), asked of DNS with limits; [`answers`]
+//!   are those of one message.
+//! - [`findings`]: what was found out, and what follows from it: pure decisions.
+//! - [`report`]: the header fields that say so.
+//!
+//! What cannot be judged, because the maps cannot be read, is not let through: the sending server tries again later. What
+//! DNS does not answer is `temperror`, and never a reason to refuse a message or to file it to Junk.
+
+mod answers;
+mod author;
+mod body;
+mod findings;
+mod judge;
+mod message;
+mod report;
+mod session;
+
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+
+pub use self::findings::{DmarcAction, OwnSenders, Policy};
+use self::{judge::Judge, session::Session};
+use crate::{dns, maps::LookUps, milter};
+
+/// What arriving mail is judged with.
+pub struct Parts {
+    /// Which domains are ours, and which mailbox an address stands for.
+    pub maps: LookUps,
+    /// Whom DNS is asked of.
+    pub dns: dns::Settings,
+    /// The name under which verdicts are given (the authserv-id of RFC 8601, 2.5).
+    pub host: String,
+    /// What follows from the verdicts.
+    pub policy: Policy,
+}
+
+/// What all sessions share.
+struct Shared {
+    maps: LookUps,
+    host: String,
+    policy: Policy,
+    judge: Judge,
+}
+
+/// Judges until it is asked to stop. Messages that are under way then are finished, if that does not take long.
+pub async fn serve(listener: UnixListener, parts: Parts, stop: impl Future<Output = ()>) {
+    let Parts {
+        maps,
+        dns,
+        host,
+        policy,
+    } = parts;
+    let judge = Judge::new(&dns, &host, policy.trusted_arc_sealers.clone());
+    let shared = Arc::new(Shared {
+        maps,
+        host,
+        policy,
+        judge,
+    });
+    milter::serve(listener, || Session::new(Arc::clone(&shared)), stop).await;
+}

@@ -1,0 +1,286 @@
+//! One SMTP session on port 25, as Postfix reports it: a message after the other, each judged at its end.
+
+use std::{collections::BTreeSet, convert::Infallible, mem, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use miltr_common::{
+    ProtocolError,
+    actions::{Action, Continue, Replycode},
+    commands::{Body, Connect, Header, Helo, Mail, Recipient},
+    encoding::Writable as _,
+    modifications::{ModificationResponse, headers::InsertHeader, recipients::DeleteRecipient},
+    optneg::{Capability, OptNeg, Protocol},
+};
+use miltr_server::{Error, Milter};
+
+use super::{
+    Shared,
+    author::{Authors, DOMAINS_MAX},
+    findings::{Findings, Verdict},
+    judge::Case,
+    message::{FIELDS_MAX, HEADER_MAX_OCTETS, Message, Whole},
+    report::{self, Envelope},
+};
+use crate::{
+    maps,
+    milter::{
+        recipients::Recipients,
+        reserved_fields::{JUNK_FIELD, RECEIVED_SPF_FIELD, RESULTS_FIELD, ReservedFields},
+    },
+    model::address::DomainName,
+    telemetry,
+};
+
+/// What Postfix puts before an IPv6 address.
+const IPV6_PREFIX: &str = "IPv6:";
+
+/// What is known of a session and of the message that is on its way.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    envelope: Envelope,
+    recipients: Recipients,
+    reserved: ReservedFields,
+    message: Message,
+}
+
+/// Why a message is not judged. What is the sender's to mend is refused; the rest is to be tried again.
+#[derive(Debug, thiserror::Error)]
+enum Unjudged {
+    #[error("more than {HEADER_MAX_OCTETS} octets or {FIELDS_MAX} fields of headers")]
+    TooLarge,
+    #[error("the From field names more than {DOMAINS_MAX} domains")]
+    Authors,
+    #[error("look up recipients and domains")]
+    Maps(#[from] maps::Error),
+    #[error("the task that looks up recipients failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What the maps say about a message.
+struct LookedUp {
+    ours: BTreeSet<DomainName>,
+    repeated: Vec<DeleteRecipient>,
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            envelope: Envelope::default(),
+            recipients: Recipients::default(),
+            reserved: ReservedFields::new(&shared.host),
+            message: Message::new(),
+            shared,
+        }
+    }
+
+    /// Forgets the message, and not the client.
+    fn clear(&mut self) {
+        self.envelope.sender.clear();
+        self.recipients.clear();
+        self.reserved.clear();
+        self.message = Message::new();
+    }
+
+    async fn judge(&mut self) -> Result<(Findings, Vec<DeleteRecipient>), Unjudged> {
+        let message = mem::replace(&mut self.message, Message::new());
+        if message.is_too_large() {
+            return Err(Unjudged::TooLarge);
+        }
+        let message = message.end();
+        let authors = Authors::read(&message.authors).ok_or(Unjudged::Authors)?;
+        let LookedUp { ours, repeated } = self.look_up(&authors).await?;
+        let case = Case {
+            envelope: &self.envelope,
+            authors: &authors,
+            ours: &ours,
+            message: &message,
+        };
+        let findings = self.shared.judge.judge(&case).await;
+        self.log(&findings, &message);
+        Ok((findings, repeated))
+    }
+
+    async fn look_up(&self, authors: &Authors) -> Result<LookedUp, Unjudged> {
+        let mut named = authors.mentioned.clone();
+        named.extend(authors.authors.iter().cloned());
+        let sender = self.envelope.sender.rsplit_once('@');
+        named.extend(sender.and_then(|(_, domain)| DomainName::parse(domain).ok()));
+        let (shared, recipients) = (Arc::clone(&self.shared), self.recipients.clone());
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let mut ours = BTreeSet::new();
+            for domain in named {
+                if shared.maps.serves(&domain)? {
+                    ours.insert(domain);
+                }
+            }
+            let repeated = recipients.repeated(&shared.maps)?;
+            Ok::<_, maps::Error>(LookedUp { ours, repeated })
+        });
+        Ok(looked_up.await??)
+    }
+
+    fn log(&self, findings: &Findings, message: &Whole) {
+        let dkim: Vec<String> = findings
+            .dkim
+            .iter()
+            .map(|dkim| format!("{} {}", dkim.outcome, dkim.domain))
+            .collect();
+        let dmarc: Vec<String> = findings
+            .dmarc
+            .iter()
+            .map(|dmarc| format!("{} {}", dmarc.outcome, dmarc.domain))
+            .collect();
+        tracing::debug!(
+            client = ?self.envelope.client,
+            sender = self.envelope.sender,
+            spf = %findings.spf.outcome,
+            dkim = dkim.join(", "),
+            dmarc = dmarc.join(", "),
+            header_octets = message.header.len(),
+            "judged a message"
+        );
+    }
+
+    /// What Postfix is answered, and the client after it.
+    fn answer(&self, findings: &Findings, repeated: Vec<DeleteRecipient>) -> ModificationResponse {
+        let Shared { host, policy, .. } = &*self.shared;
+        let mut answer = ModificationResponse::builder();
+        let verdict = findings.verdict(policy);
+        if verdict != Verdict::Deliver {
+            let Envelope { client, sender, .. } = &self.envelope;
+            tracing::info!(?client, sender, ?verdict, "judged a message");
+        }
+        let junk = match verdict {
+            Verdict::Refuse(reason) => return answer.build(Replycode::new([5, 5, 0], [5, 7, 1], &reason)),
+            Verdict::Defer(reason) => return answer.build(Replycode::new([4, 5, 1], [4, 7, 1], &reason)),
+            Verdict::Junk(reason) => Some(reason),
+            Verdict::Deliver => None,
+        };
+        for removal in self.reserved.removals() {
+            answer.push(removal);
+        }
+        for recipient in repeated {
+            answer.push(recipient);
+        }
+        let mut insert = |name: &str, value: &str| {
+            answer.push(InsertHeader::new(0, name.as_bytes(), value.as_bytes()));
+        };
+        // The last one that is inserted stands first.
+        if let Some(reason) = junk {
+            insert(JUNK_FIELD, &format!(" yes ({reason})"));
+        }
+        let envelope = &self.envelope;
+        insert(
+            RECEIVED_SPF_FIELD,
+            &report::received_spf(host, envelope, findings),
+        );
+        insert(RESULTS_FIELD, &report::results(host, envelope, findings));
+        answer.contin()
+    }
+}
+
+impl Unjudged {
+    /// What the client is told (RFC 5321, 4.2; RFC 3463).
+    fn reply(&self) -> Replycode {
+        match self {
+            Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
+            Self::Authors => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
+            Self::Maps(_) | Self::Task(_) => Replycode::new(
+                [4, 5, 1],
+                [4, 3, 0],
+                "this message cannot be judged now; try again later",
+            ),
+        }
+    }
+
+    fn log(&self, envelope: &Envelope) {
+        let Envelope { client, sender, .. } = envelope;
+        let reason = telemetry::chain(self);
+        match self {
+            Self::TooLarge | Self::Authors => tracing::info!(?client, sender, reason, "refused a message"),
+            Self::Maps(_) | Self::Task(_) => {
+                tracing::error!(?client, sender, reason, "cannot judge a message; it has to wait");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Milter for Session {
+    type Error = Infallible;
+
+    async fn option_negotiation(&mut self, theirs: OptNeg) -> Result<OptNeg, Error<Infallible>> {
+        let ours = OptNeg {
+            // The crate asks for the second where only the first is needed.
+            capabilities: Capability::SMFIF_ADDHDRS | Capability::SMFIF_CHGHDRS | Capability::SMFIF_DELRCPT,
+            // With the white space before values: a signature may cover it (RFC 6376, 3.4.1).
+            protocol: Protocol::NO_UNKNOWN
+                | Protocol::NO_DATA
+                | Protocol::NO_END_OF_HEADER
+                | Protocol::SMFIP_HDR_LEADSPC,
+            ..OptNeg::default()
+        };
+        let agreed = ours.merge_compatible(&theirs);
+        Ok(agreed.map_err(ProtocolError::CompatibilityError)?)
+    }
+
+    async fn connect(&mut self, connect: Connect) -> Result<Action, Infallible> {
+        let address = connect.address();
+        let address = address.strip_prefix(IPV6_PREFIX).unwrap_or(&address);
+        self.envelope.client = address.parse().ok();
+        Ok(Continue.into())
+    }
+
+    async fn helo(&mut self, helo: Helo) -> Result<Action, Infallible> {
+        self.envelope.helo = helo.helo().into_owned();
+        Ok(Continue.into())
+    }
+
+    async fn mail(&mut self, mail: Mail) -> Result<Action, Infallible> {
+        self.clear();
+        let sender = mail.sender();
+        let bare = sender.trim().trim_start_matches('<').trim_end_matches('>');
+        self.envelope.sender = bare.to_owned();
+        Ok(Continue.into())
+    }
+
+    async fn rcpt(&mut self, recipient: Recipient) -> Result<Action, Infallible> {
+        self.recipients.add(&recipient.recipient());
+        Ok(Continue.into())
+    }
+
+    async fn header(&mut self, header: Header) -> Result<Action, Infallible> {
+        // The crate shows names and values as text; on the wire they are octets, each with a NUL at its end.
+        let mut octets = BytesMut::with_capacity(header.len());
+        header.write(&mut octets);
+        let mut parts = octets.splitn(3, |&octet| octet == 0);
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            self.message.field(name, value);
+            if !self.message.is_too_large() {
+                self.reserved.field(name, value);
+            }
+        }
+        Ok(Continue.into())
+    }
+
+    async fn body(&mut self, body: Body) -> Result<Action, Infallible> {
+        self.message.body(body.as_bytes());
+        Ok(Continue.into())
+    }
+
+    async fn end_of_body(&mut self) -> Result<ModificationResponse, Infallible> {
+        Ok(match self.judge().await {
+            Ok((findings, repeated)) => self.answer(&findings, repeated),
+            Err(unjudged) => {
+                unjudged.log(&self.envelope);
+                ModificationResponse::builder().build(unjudged.reply())
+            }
+        })
+    }
+
+    async fn abort(&mut self) -> Result<(), Infallible> {
+        self.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! One copy a mailbox: of several recipients of one transaction that are names of one mailbox, the first one stays.
+
+use std::collections::BTreeMap;
+
+use miltr_common::modifications::recipients::DeleteRecipient;
+
+use crate::{
+    maps::{self, LookUps},
+    model::address::Address,
+};
+
+/// What stands between an address and its detail: `recipient_delimiter` of our Postfix.
+const DETAIL_DELIMITER: char = '+';
+
+/// The recipients of one transaction, as the client has given them.
+#[derive(Clone, Debug, Default)]
+pub struct Recipients(Vec<String>);
+
+impl Recipients {
+    /// Takes the next one: what stands behind `RCPT TO:`, with its angle brackets.
+    pub fn add(&mut self, path: &str) {
+        self.0.push(path.to_owned());
+    }
+
+    /// Forgets them, for the next transaction.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// What deletes all but the first recipient of each mailbox. Blocks on files.
+    pub fn repeated(&self, maps: &LookUps) -> Result<Vec<DeleteRecipient>, maps::Error> {
+        if self.0.len() < 2 {
+            return Ok(Vec::new());
+        }
+        let mut kept: BTreeMap<Address, &str> = BTreeMap::new();
+        let mut repeated = Vec::new();
+        for path in &self.0 {
+            let Some(mailbox) = maps.mailbox_of(&without_detail(path))? else {
+                continue;
+            };
+            match kept.get(&mailbox) {
+                None => {
+                    kept.insert(mailbox, path);
+                }
+                // Postfix deletes by the text of the address, which would be both; it delivers one of them anyway.
+                Some(first) if first.eq_ignore_ascii_case(path) => {}
+                Some(_) => repeated.push(DeleteRecipient::new(path.as_bytes())),
+            }
+        }
+        Ok(repeated)
+    }
+}
+
+/// The address of a path as the tables hold it: in lower case, without brackets and detail.
+fn without_detail(path: &str) -> String {
+    let bare = path.trim().trim_start_matches('<').trim_end_matches('>');
+    let address = bare.to_ascii_lowercase();
+    match address.rsplit_once('@') {
+        Some((local, domain)) => {
+            let (name, _) = local.split_once(DETAIL_DELIMITER).unwrap_or((local, ""));
+            format!("{name}@{domain}")
+        }
+        None => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_case_and_detail_make_no_other_address() {
+        for path in [
+            "<scout@a.test>",
+            "scout@a.test",
+            "<Scout+x+y@A.test>",
+            " <scout+@a.test> ",
+        ] {
+            assert_eq!(without_detail(path), "scout@a.test", "{path:?}");
+        }
+        assert_eq!(without_detail("<Postmaster>"), "postmaster");
+    }
+}
