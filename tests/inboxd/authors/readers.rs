@@ -114,7 +114,7 @@ async fn append(imap: &mut Imap, messages: &[Vec<u8>]) {
         let mut command = "APPEND INBOX".to_owned();
         for message in together {
             let text = str::from_utf8(message).unwrap();
-            command += &format!(" {{{}+}}\r\n{text}", text.len());
+            command.extend([" {", &text.len().to_string(), "+}\r\n", text]);
         }
         imap.run_command_and_check_ok(command).await.unwrap();
     }

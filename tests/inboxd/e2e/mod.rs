@@ -8,5 +8,6 @@ mod damaged_maps;
 mod dev;
 mod service_manager;
 mod signed;
+mod signed_forms;
 mod stopping;
 mod verify;
