@@ -8,7 +8,7 @@ mod mailboxes;
 
 use std::fmt;
 
-pub use self::mailboxes::{AUTHOR_FIELD_MAX_OCTETS, AUTHORS_MAX, COMMENT_DEPTH_MAX, Fault};
+pub use self::mailboxes::{AUTHOR_FIELD_MAX_OCTETS, AUTHORS_MAX, Fault};
 use crate::model::address::Address;
 
 /// Author fields of one message. The Resent fields come in blocks, one for each time.

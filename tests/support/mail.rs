@@ -219,6 +219,11 @@ impl Greeted {
 
 /// Waits for a message in the inbox of a session, and reads it.
 pub async fn read_when_there(imap: &mut Imap, message: &Message) -> String {
+    String::from_utf8(octets_when_there(imap, message).await).unwrap()
+}
+
+/// The same where it may be no text.
+pub async fn octets_when_there(imap: &mut Imap, message: &Message) -> Vec<u8> {
     let session = tokio::sync::Mutex::new(imap);
     let what = format!("the message {:?} is in the inbox", message.subject);
     until(&what, || async {
@@ -233,7 +238,7 @@ pub async fn read_when_there(imap: &mut Imap, message: &Message) -> String {
             .unwrap();
         let fetched: Vec<_> = fetched.try_collect().await.unwrap();
         let body = fetched.iter().find_map(async_imap::types::Fetch::body)?;
-        Some(String::from_utf8(body.to_vec()).unwrap())
+        Some(body.to_vec())
     })
     .await
 }

@@ -9,5 +9,6 @@ mod dev;
 mod queued;
 mod service_manager;
 mod signed;
+mod signed_forms;
 mod stopping;
 mod verify;
