@@ -6,8 +6,10 @@ use mail_parser::{Address as Field, HeaderValue, parsers::MessageStream};
 
 use crate::{milter::authentication_results::decoded, model::address::DomainName};
 
-/// Domains of one From field. A person writes from one.
+/// Domains that the From fields of one message may show; each is looked up in the maps.
 pub(super) const DOMAINS_MAX: usize = 20;
+/// Domains that it may have as authors; the policy of each is looked up in DNS. A person writes from one.
+pub(super) const AUTHORS_MAX: usize = 4;
 /// What some readers take for an @ (Unicode compatibility forms).
 const AT_SIGNS: [char; 3] = ['@', '\u{ff20}', '\u{fe6b}'];
 
@@ -15,7 +17,7 @@ const AT_SIGNS: [char; 3] = ['@', '\u{ff20}', '\u{fe6b}'];
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Authors {
     /// The domains of the addresses that a lenient parser finds (RFC 5322, 3.6.2), in their order.
-    pub(super) authors: Vec<DomainName>,
+    pub(super) domains: Vec<DomainName>,
     /// Every domain that stands behind an @ anywhere, however the field is read.
     pub(super) mentioned: BTreeSet<DomainName>,
     /// How many From fields there are.
@@ -23,14 +25,15 @@ pub(super) struct Authors {
 }
 
 impl Authors {
-    /// Reads the values of all From fields. Returns `None` if they name more than [`DOMAINS_MAX`] domains.
+    /// Reads the values of all From fields. Returns `None` if they name more than [`AUTHORS_MAX`] authors'
+    /// or [`DOMAINS_MAX`] other domains.
     pub(super) fn read(values: &[Vec<u8>]) -> Option<Self> {
-        let mut authors: Vec<DomainName> = Vec::new();
+        let mut domains: Vec<DomainName> = Vec::new();
         let mut mentioned = BTreeSet::new();
         for value in values {
             for domain in parsed(value) {
-                if !authors.contains(&domain) {
-                    authors.push(domain);
+                if !domains.contains(&domain) {
+                    domains.push(domain);
                 }
             }
             let raw = String::from_utf8_lossy(value).into_owned();
@@ -40,11 +43,11 @@ impl Authors {
             }
         }
         // Where the parser finds no address, another one may.
-        if authors.is_empty() {
-            authors.extend(mentioned.iter().cloned());
+        if domains.is_empty() {
+            domains.extend(mentioned.iter().cloned());
         }
-        (authors.len() <= DOMAINS_MAX).then_some(Self {
-            authors,
+        (domains.len() <= AUTHORS_MAX).then_some(Self {
+            domains,
             mentioned,
             fields: values.len(),
         })
@@ -162,18 +165,24 @@ mod tests {
     #[test]
     fn the_parser_names_the_authors_and_the_scan_helps_out() {
         let domains = |value: &str| -> Vec<String> {
-            let authors = read(&[value]).unwrap().authors;
+            let authors = read(&[value]).unwrap().domains;
             authors.iter().map(DomainName::to_string).collect()
         };
         assert_eq!(domains("\"a@b.test\" <x@evil.test>"), ["evil.test"]);
         assert_eq!(domains("a@b.test, c@d.test"), ["b.test", "d.test"]);
-        assert_eq!(read(&[]).unwrap().authors, []);
+        assert_eq!(read(&[]).unwrap().domains, []);
     }
 
     #[test]
     fn too_many_domains_are_not_read() {
-        let many: Vec<String> = (0..=DOMAINS_MAX).map(|n| format!("a@d{n}.test")).collect();
-        assert!(read(&[&many.join(", ")]).is_none());
-        assert!(read(&[&many[1..].join(", ")]).is_some());
+        let many = |count: usize| {
+            let addresses: Vec<String> = (0..count).map(|number| format!("a@d{number}.test")).collect();
+            addresses.join(", ")
+        };
+        assert!(read(&[&many(AUTHORS_MAX)]).is_some());
+        assert!(read(&[&many(AUTHORS_MAX + 1)]).is_none());
+        let names = |count: usize| format!("\"{}\" <a@b.test>", many(count));
+        assert!(read(&[&names(DOMAINS_MAX - 1)]).is_some());
+        assert!(read(&[&names(DOMAINS_MAX)]).is_none());
     }
 }

@@ -89,7 +89,7 @@ impl Judge {
     /// Everything that is found out about a message.
     pub(super) async fn judge(&self, case: &Case<'_>) -> Findings {
         let message = authenticated(case.message);
-        let checked = signatures::select(&message, &case.authors.authors);
+        let checked = signatures::select(&message, &case.authors.domains);
         let (Ok(authenticator), false) = (&self.authenticator, self.away.is_away()) else {
             return unanswered(case, &message, &checked);
         };
@@ -104,13 +104,13 @@ impl Judge {
             timeout(limit, self.spf(authenticator, &answers, case)),
             verified,
             timeout(limit, arc(authenticator, &answers, &message)),
-            self.policies(&answers, &case.authors.authors, limit),
+            self.policies(&answers, &case.authors.domains, limit),
         );
         let spf = spf.unwrap_or_else(|_| SpfOutput::default().with_result(SpfResult::TempError));
         let arc =
             arc.unwrap_or_else(|_| ArcOutput::default().with_result(DkimResult::TempError(no_answer())));
         let mut dmarc = Vec::new();
-        for author in &case.authors.authors {
+        for author in &case.authors.domains {
             let found = dmarc_of(authenticator, &answers, case, author, &message, &outputs, &spf);
             dmarc.push(found.await);
         }
@@ -248,18 +248,17 @@ async fn verify<'a>(
         Checked::Unusable { .. } => return DkimOutput::perm_err(Error::ParseError),
     };
     let verified = authenticator.verify_dkim(answers.with(&**message));
-    match timeout(Duration::from_millis(PART_LIMIT_MS), verified).await {
-        Ok(mut outputs) => outputs
-            .pop()
-            .unwrap_or_else(|| DkimOutput::perm_err(Error::ParseError)),
-        Err(_) => {
-            let output = DkimOutput::temp_err(no_answer());
-            match message.dkim_headers.first() {
-                Some(header) => output.with_signature(&header.header),
-                None => output,
-            }
-        }
-    }
+    let limit = Duration::from_millis(PART_LIMIT_MS);
+    let Ok(mut outputs) = timeout(limit, verified).await else {
+        let output = DkimOutput::temp_err(no_answer());
+        return match message.dkim_headers.first() {
+            Some(header) => output.with_signature(&header.header),
+            None => output,
+        };
+    };
+    outputs
+        .pop()
+        .unwrap_or_else(|| DkimOutput::perm_err(Error::ParseError))
 }
 
 async fn arc<'a>(
@@ -406,7 +405,7 @@ fn unanswered(case: &Case<'_>, message: &AuthenticatedMessage<'_>, checked: &[Ch
             .collect(),
         dmarc: case
             .authors
-            .authors
+            .domains
             .iter()
             .map(|author| Dmarc {
                 outcome: Outcome::TempError,

@@ -16,7 +16,7 @@ use miltr_server::{Error, Milter};
 
 use super::{
     Shared,
-    author::{Authors, DOMAINS_MAX},
+    author::{AUTHORS_MAX, Authors, DOMAINS_MAX},
     findings::{Findings, Verdict},
     judge::Case,
     message::{FIELDS_MAX, HEADER_MAX_OCTETS, Message, Whole},
@@ -49,7 +49,7 @@ pub(super) struct Session {
 enum Unjudged {
     #[error("more than {HEADER_MAX_OCTETS} octets or {FIELDS_MAX} fields of headers")]
     TooLarge,
-    #[error("the From field names more than {DOMAINS_MAX} domains")]
+    #[error("the From field names more than {AUTHORS_MAX} domains, or shows more than {DOMAINS_MAX}")]
     Authors,
     #[error("look up recipients and domains")]
     Maps(#[from] maps::Error),
@@ -103,7 +103,7 @@ impl Session {
 
     async fn look_up(&self, authors: &Authors) -> Result<LookedUp, Unjudged> {
         let mut named = authors.mentioned.clone();
-        named.extend(authors.authors.iter().cloned());
+        named.extend(authors.domains.iter().cloned());
         let sender = self.envelope.sender.rsplit_once('@');
         named.extend(sender.and_then(|(_, domain)| DomainName::parse(domain).ok()));
         let (shared, recipients) = (Arc::clone(&self.shared), self.recipients.clone());

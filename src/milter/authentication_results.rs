@@ -124,7 +124,7 @@ fn tokens(value: &[u8]) -> Option<Vec<Token>> {
         };
         let ends_word = separator.is_some() || octet == b'(' || octet.is_ascii_whitespace();
         if ends_word {
-            tokens.extend(word.take().map(text));
+            tokens.extend(word.take().as_deref().map(text));
             tokens.extend(separator);
         }
         match octet {
@@ -134,12 +134,12 @@ fn tokens(value: &[u8]) -> Option<Vec<Token>> {
             _ => {}
         }
     }
-    tokens.extend(word.map(text));
+    tokens.extend(word.as_deref().map(text));
     Some(tokens)
 }
 
-fn text(word: Vec<u8>) -> Token {
-    Token::Word(String::from_utf8_lossy(&word).into_owned())
+fn text(word: &[u8]) -> Token {
+    Token::Word(String::from_utf8_lossy(word).into_owned())
 }
 
 /// What follows the opening parenthesis of a comment.

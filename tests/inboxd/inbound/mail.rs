@@ -86,8 +86,8 @@ async fn deliver(world: &World, sender: &str, recipients: &[&str], text: &str) -
 
 /// A letter with more fields, and a subject of its own.
 fn with_fields(from: &str, subject: &str, fields: &[&str]) -> String {
-    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-    fields + &letter(from).replace("a letter", subject)
+    let fields: Vec<String> = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    fields.concat() + &letter(from).replace("a letter", subject)
 }
 
 /// The header of a message with this subject, and the folder that it is in, as soon as it is there.
