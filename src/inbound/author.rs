@@ -38,15 +38,14 @@ impl Authors {
             }
             let raw = String::from_utf8_lossy(value).into_owned();
             for text in [&raw, &decoded(value)] {
-                collect(text, &mut mentioned)?;
-                collect(&without_separators(text), &mut mentioned)?;
+                mentioned.extend(self::mentioned(text)?);
             }
         }
         // Where the parser finds no address, another one may.
         if domains.is_empty() {
             domains.extend(mentioned.iter().cloned());
         }
-        (domains.len() <= AUTHORS_MAX).then_some(Self {
+        (domains.len() <= AUTHORS_MAX && mentioned.len() <= DOMAINS_MAX).then_some(Self {
             domains,
             mentioned,
             fields: values.len(),
@@ -63,10 +62,9 @@ fn parsed(value: &[u8]) -> Vec<DomainName> {
         }
         _ => Vec::new(),
     };
-    let domain = |address: &str| domain_of(address.rsplit_once('@')?.1);
     mailboxes
         .iter()
-        .filter_map(|mailbox| domain(mailbox.address.as_deref()?))
+        .filter_map(|mailbox| domain_of_address(mailbox.address.as_deref()?))
         .collect()
 }
 
@@ -86,6 +84,19 @@ fn collect(text: &str, found: &mut BTreeSet<DomainName>) -> Option<()> {
 
 fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || !c.is_ascii()
+}
+
+/// The domain of an envelope address.
+pub(super) fn domain_of_address(address: &str) -> Option<DomainName> {
+    domain_of(address.rsplit_once('@')?.1)
+}
+
+/// Every domain that a text may show as that of an address; `None` if there are more than [`DOMAINS_MAX`].
+pub(super) fn mentioned(text: &str) -> Option<BTreeSet<DomainName>> {
+    let mut found = BTreeSet::new();
+    collect(text, &mut found)?;
+    collect(&without_separators(text), &mut found)?;
+    Some(found)
 }
 
 fn domain_of(text: &str) -> Option<DomainName> {

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use self::{away::Away, signatures::Checked};
 use super::{
     answers::Answers,
-    author::Authors,
+    author::{Authors, domain_of_address},
     findings::{Arc, Dkim, Dmarc, Findings, Outcome, Own, Spf, Standing, Wish},
     message::Whole,
     report::Envelope,
@@ -35,7 +35,7 @@ use crate::{
 
 /// How long each of SPF, one signature, the chain of ARC and the policies of the authors may take.
 const PART_LIMIT_MS: u64 = 8_000;
-/// How long DMARC may take after them, for each author.
+/// How long DMARC may take after them. A message takes no longer than both.
 const ALIGNMENT_LIMIT_MS: u64 = 4_000;
 /// Sets of ARC fields that are verified. RFC 8617, 4.2.1, allows 50; each is a key that is looked up.
 const ARC_SETS_MAX: usize = 10;
@@ -65,18 +65,23 @@ impl Case<'_> {
     /// The domain that SPF is about.
     fn spf_domain(&self) -> Option<DomainName> {
         let Envelope { helo, sender, .. } = self.envelope;
-        let name = match sender.rsplit_once('@') {
-            Some((_, domain)) => domain,
-            None if sender.is_empty() => helo,
-            None => return None,
-        };
-        DomainName::parse(name).ok()
+        if sender.is_empty() {
+            DomainName::parse(helo).ok()
+        } else {
+            domain_of_address(sender)
+        }
     }
 }
 
 impl Judge {
     pub(super) fn new(settings: &dns::Settings, host: &str, trusted_sealers: Vec<DomainName>) -> Self {
         let dns = dns::Lookup::new(settings);
+        if let Err(error) = dns.resolver() {
+            tracing::warn!(
+                error,
+                "nothing can be asked of DNS; dns.servers names other servers"
+            );
+        }
         Self {
             authenticator: dns.resolver().map(MessageAuthenticator),
             away: Away::new(dns.clone()),
@@ -109,11 +114,10 @@ impl Judge {
         let spf = spf.unwrap_or_else(|_| SpfOutput::default().with_result(SpfResult::TempError));
         let arc =
             arc.unwrap_or_else(|_| ArcOutput::default().with_result(DkimResult::TempError(no_answer())));
-        let mut dmarc = Vec::new();
-        for author in &case.authors.domains {
-            let found = dmarc_of(authenticator, &answers, case, author, &message, &outputs, &spf);
-            dmarc.push(found.await);
-        }
+        let authors = case.authors.domains.iter();
+        let dmarc =
+            authors.map(|author| dmarc_of(authenticator, &answers, case, author, &message, &outputs, &spf));
+        let dmarc = join_all(dmarc).await;
         let findings = Findings {
             spf: Spf {
                 outcome: spf_outcome(spf.result()),

@@ -98,6 +98,24 @@ fn deep_parts() -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn without_an_author_the_sender_field_counts() {
+    let rig = Rig::start("").await;
+    let mail = letter("x@inboxd.test");
+    for (message, is_refused) in [
+        (mail.replace("From:", "Sender:"), true),
+        (mail.replace("From:", "From: x@a.test\r\nSender:"), false),
+        (mail.replace("From:", "X-From:"), false),
+    ] {
+        let judged = rig.judge(ENVELOPE, message.as_bytes()).await;
+        assert_eq!(
+            judged.reply.starts_with("550 5.7.1 mail from"),
+            is_refused,
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn ten_signatures_are_verified_the_authors_first() {
     let mut rig = Rig::start("").await;
     let records = rig.keys.records();
