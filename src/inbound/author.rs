@@ -122,6 +122,8 @@ fn without_separators(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     fn read(values: &[&str]) -> Option<Authors> {
@@ -182,6 +184,25 @@ mod tests {
         assert_eq!(domains("\"a@b.test\" <x@evil.test>"), ["evil.test"]);
         assert_eq!(domains("a@b.test, c@d.test"), ["b.test", "d.test"]);
         assert_eq!(read(&[]).unwrap().domains, []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_fail_otherwise(values in vec(vec(any::<u8>(), 0..200), 0..3)) {
+            let _ = Authors::read(&values);
+        }
+
+        #[test]
+        fn no_decoration_hides_an_address(
+            before in "[ -~\\t]{0,12}",
+            after in "([ ,;<>()\"\\\\:=?/*][ -~]{0,12})?",
+        ) {
+            let value = format!("{before}@ours.test{after}");
+            let ours = DomainName::parse("ours.test").unwrap();
+            // A further @ directly behind it makes it the local part of another address.
+            prop_assume!(!after.starts_with('@'));
+            prop_assert!(read(&[&value]).unwrap().mentioned.contains(&ours), "{value:?}");
+        }
     }
 
     #[test]
