@@ -39,7 +39,7 @@ const PART_LIMIT_MS: u64 = 8_000;
 const ALIGNMENT_LIMIT_MS: u64 = 4_000;
 /// Sets of ARC fields that are verified. RFC 8617, 4.2.1, allows 50; each is a key that is looked up.
 const ARC_SETS_MAX: usize = 10;
-/// Labels of a name that DMARC looks at (RFC 9989, 4.10).
+/// Names at which the policy of one domain is looked up (RFC 9989, 4.10).
 const DMARC_LABELS_MAX: usize = 8;
 
 /// Judges messages.

@@ -44,7 +44,7 @@ pub(super) struct Session {
     envelope: Envelope,
     /// The envelope sender as the client spelled it.
     path: String,
-    /// The same as Postfix understands it, told before it.
+    /// The same as Postfix understands it, which comes before the command.
     mail_address: Option<String>,
     recipients: Recipients,
     reserved: ReservedFields,
@@ -198,7 +198,7 @@ impl Session {
 }
 
 impl Unjudged {
-    /// What the client is told (RFC 5321, 4.2; RFC 3463).
+    /// The reply to the client (RFC 5321, 4.2; RFC 3463).
     fn reply(&self) -> Replycode {
         match self {
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),

@@ -6,7 +6,7 @@ use crate::support::{
     world::World,
 };
 
-/// What a stranger is told who sends one message in this name; empty if nothing is refused.
+/// The reply that refuses one message of a stranger in this name; empty if it is taken.
 async fn refusal(mail: &Mail, sender: &str, recipient: &str, message: &Message) -> String {
     let mut inbound = match mail.try_inbound().await {
         Ok(inbound) => inbound,

@@ -497,7 +497,7 @@ fn arc_rows() -> Vec<Row> {
     ]
 }
 
-/// Words of the judge for which ours is one of several: it tells broken signatures only from good ones.
+/// Whether our word means what the judge's does: it has one word for all signatures that do not hold.
 fn agrees(ours: &str, theirs: &str) -> bool {
     ours == theirs || (theirs == "fail" && matches!(ours, "permerror" | "policy" | "neutral"))
 }
