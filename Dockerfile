@@ -28,7 +28,7 @@ RUN groupadd --system --gid 900 inboxd \
  && useradd --system --uid 901 --gid postfix --no-create-home --home-dir /var/spool/postfix --shell /usr/sbin/nologin postfix \
  && useradd --system --uid 903 --gid dovecot --no-create-home --home-dir /usr/lib/dovecot --shell /usr/sbin/nologin dovecot \
  && useradd --system --uid 904 --gid dovenull --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dovenull \
- && install -d -o inboxd -g inboxd -m 0755 /var/lib/inboxd /var/lib/inboxd/maps /var/lib/inboxd/tls /etc/inboxd/certs /run/inboxd-signer \
+ && install -d -o inboxd -g inboxd -m 0755 /var/lib/inboxd /var/lib/inboxd/maps /var/lib/inboxd/tls /etc/inboxd/certs /run/inboxd-signer /run/inboxd-inbound \
  && install -d -o inboxd -g inboxd -m 0700 /var/lib/inboxd/store /var/lib/inboxd/doveadm \
  && install -d -m 0755 /run/dovecot /run/inboxd
 
@@ -43,7 +43,7 @@ CMD ["serve"]
 
 FROM base AS dovecot
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends dovecot-imapd dovecot-lmtpd dovecot-auth-lua \
+ && apt-get install --yes --no-install-recommends dovecot-imapd dovecot-lmtpd dovecot-sieve dovecot-auth-lua \
  && rm -rf /var/lib/apt/lists/* /etc/dovecot/private \
  && ln -sf /run/inboxd/dovecot.conf /etc/dovecot/dovecot.conf \
  && install -d -o 5000 -g 5000 -m 0700 /var/vmail \

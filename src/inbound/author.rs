@@ -6,8 +6,10 @@ use mail_parser::{Address as Field, HeaderValue, parsers::MessageStream};
 
 use crate::{milter::authentication_results::decoded, model::address::DomainName};
 
-/// Domains of one From field. A person writes from one.
+/// Domains that the From fields of one message may show; each is looked up in the maps.
 pub(super) const DOMAINS_MAX: usize = 20;
+/// Domains that it may have as authors; the policy of each is looked up in DNS. A person writes from one.
+pub(super) const AUTHORS_MAX: usize = 4;
 /// What some readers take for an @ (Unicode compatibility forms).
 const AT_SIGNS: [char; 3] = ['@', '\u{ff20}', '\u{fe6b}'];
 
@@ -15,7 +17,7 @@ const AT_SIGNS: [char; 3] = ['@', '\u{ff20}', '\u{fe6b}'];
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Authors {
     /// The domains of the addresses that a lenient parser finds (RFC 5322, 3.6.2), in their order.
-    pub(super) authors: Vec<DomainName>,
+    pub(super) domains: Vec<DomainName>,
     /// Every domain that stands behind an @ anywhere, however the field is read.
     pub(super) mentioned: BTreeSet<DomainName>,
     /// How many From fields there are.
@@ -23,28 +25,28 @@ pub(super) struct Authors {
 }
 
 impl Authors {
-    /// Reads the values of all From fields. Returns `None` if they name more than [`DOMAINS_MAX`] domains.
+    /// Reads the values of all From fields. Returns `None` if they name more than [`AUTHORS_MAX`] authors'
+    /// or [`DOMAINS_MAX`] other domains.
     pub(super) fn read(values: &[Vec<u8>]) -> Option<Self> {
-        let mut authors: Vec<DomainName> = Vec::new();
+        let mut domains: Vec<DomainName> = Vec::new();
         let mut mentioned = BTreeSet::new();
         for value in values {
             for domain in parsed(value) {
-                if !authors.contains(&domain) {
-                    authors.push(domain);
+                if !domains.contains(&domain) {
+                    domains.push(domain);
                 }
             }
             let raw = String::from_utf8_lossy(value).into_owned();
             for text in [&raw, &decoded(value)] {
-                collect(text, &mut mentioned)?;
-                collect(&without_separators(text), &mut mentioned)?;
+                mentioned.extend(self::mentioned(text)?);
             }
         }
         // Where the parser finds no address, another one may.
-        if authors.is_empty() {
-            authors.extend(mentioned.iter().cloned());
+        if domains.is_empty() {
+            domains.extend(mentioned.iter().cloned());
         }
-        (authors.len() <= DOMAINS_MAX).then_some(Self {
-            authors,
+        (domains.len() <= AUTHORS_MAX && mentioned.len() <= DOMAINS_MAX).then_some(Self {
+            domains,
             mentioned,
             fields: values.len(),
         })
@@ -60,10 +62,9 @@ fn parsed(value: &[u8]) -> Vec<DomainName> {
         }
         _ => Vec::new(),
     };
-    let domain = |address: &str| domain_of(address.rsplit_once('@')?.1);
     mailboxes
         .iter()
-        .filter_map(|mailbox| domain(mailbox.address.as_deref()?))
+        .filter_map(|mailbox| domain_of_address(mailbox.address.as_deref()?))
         .collect()
 }
 
@@ -83,6 +84,19 @@ fn collect(text: &str, found: &mut BTreeSet<DomainName>) -> Option<()> {
 
 fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || !c.is_ascii()
+}
+
+/// The domain of an envelope address.
+pub(super) fn domain_of_address(address: &str) -> Option<DomainName> {
+    domain_of(address.rsplit_once('@')?.1)
+}
+
+/// Every domain that a text may show as that of an address; `None` if there are more than [`DOMAINS_MAX`].
+pub(super) fn mentioned(text: &str) -> Option<BTreeSet<DomainName>> {
+    let mut found = BTreeSet::new();
+    collect(text, &mut found)?;
+    collect(&without_separators(text), &mut found)?;
+    Some(found)
 }
 
 fn domain_of(text: &str) -> Option<DomainName> {
@@ -108,6 +122,8 @@ fn without_separators(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     fn read(values: &[&str]) -> Option<Authors> {
@@ -162,18 +178,43 @@ mod tests {
     #[test]
     fn the_parser_names_the_authors_and_the_scan_helps_out() {
         let domains = |value: &str| -> Vec<String> {
-            let authors = read(&[value]).unwrap().authors;
+            let authors = read(&[value]).unwrap().domains;
             authors.iter().map(DomainName::to_string).collect()
         };
         assert_eq!(domains("\"a@b.test\" <x@evil.test>"), ["evil.test"]);
         assert_eq!(domains("a@b.test, c@d.test"), ["b.test", "d.test"]);
-        assert_eq!(read(&[]).unwrap().authors, []);
+        assert_eq!(read(&[]).unwrap().domains, []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_fail_otherwise(values in vec(vec(any::<u8>(), 0..200), 0..3)) {
+            let _ = Authors::read(&values);
+        }
+
+        #[test]
+        fn no_decoration_hides_an_address(
+            before in "[ -~\\t]{0,12}",
+            after in "([ ,;<>()\"\\\\:=?/*][ -~]{0,12})?",
+        ) {
+            let value = format!("{before}@ours.test{after}");
+            let ours = DomainName::parse("ours.test").unwrap();
+            // A further @ directly behind it makes it the local part of another address.
+            prop_assume!(!after.starts_with('@'));
+            prop_assert!(read(&[&value]).unwrap().mentioned.contains(&ours), "{value:?}");
+        }
     }
 
     #[test]
     fn too_many_domains_are_not_read() {
-        let many: Vec<String> = (0..=DOMAINS_MAX).map(|n| format!("a@d{n}.test")).collect();
-        assert!(read(&[&many.join(", ")]).is_none());
-        assert!(read(&[&many[1..].join(", ")]).is_some());
+        let many = |count: usize| {
+            let addresses: Vec<String> = (0..count).map(|number| format!("a@d{number}.test")).collect();
+            addresses.join(", ")
+        };
+        assert!(read(&[&many(AUTHORS_MAX)]).is_some());
+        assert!(read(&[&many(AUTHORS_MAX + 1)]).is_none());
+        let names = |count: usize| format!("\"{}\" <a@b.test>", many(count));
+        assert!(read(&[&names(DOMAINS_MAX - 1)]).is_some());
+        assert!(read(&[&names(DOMAINS_MAX)]).is_none());
     }
 }

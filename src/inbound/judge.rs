@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use self::{away::Away, signatures::Checked};
 use super::{
     answers::Answers,
-    author::Authors,
+    author::{Authors, domain_of_address},
     findings::{Arc, Dkim, Dmarc, Findings, Outcome, Own, Spf, Standing, Wish},
     message::Whole,
     report::Envelope,
@@ -35,11 +35,11 @@ use crate::{
 
 /// How long each of SPF, one signature, the chain of ARC and the policies of the authors may take.
 const PART_LIMIT_MS: u64 = 8_000;
-/// How long DMARC may take after them, for each author.
+/// How long DMARC may take after them. A message takes no longer than both.
 const ALIGNMENT_LIMIT_MS: u64 = 4_000;
 /// Sets of ARC fields that are verified. RFC 8617, 4.2.1, allows 50; each is a key that is looked up.
 const ARC_SETS_MAX: usize = 10;
-/// Labels of a name that DMARC looks at (RFC 9989, 4.10).
+/// Names at which the policy of one domain is looked up (RFC 9989, 4.10).
 const DMARC_LABELS_MAX: usize = 8;
 
 /// Judges messages.
@@ -65,18 +65,23 @@ impl Case<'_> {
     /// The domain that SPF is about.
     fn spf_domain(&self) -> Option<DomainName> {
         let Envelope { helo, sender, .. } = self.envelope;
-        let name = match sender.rsplit_once('@') {
-            Some((_, domain)) => domain,
-            None if sender.is_empty() => helo,
-            None => return None,
-        };
-        DomainName::parse(name).ok()
+        if sender.is_empty() {
+            DomainName::parse(helo).ok()
+        } else {
+            domain_of_address(sender)
+        }
     }
 }
 
 impl Judge {
     pub(super) fn new(settings: &dns::Settings, host: &str, trusted_sealers: Vec<DomainName>) -> Self {
         let dns = dns::Lookup::new(settings);
+        if let Err(error) = dns.resolver() {
+            tracing::warn!(
+                error,
+                "nothing can be asked of DNS; dns.servers names other servers"
+            );
+        }
         Self {
             authenticator: dns.resolver().map(MessageAuthenticator),
             away: Away::new(dns.clone()),
@@ -89,7 +94,7 @@ impl Judge {
     /// Everything that is found out about a message.
     pub(super) async fn judge(&self, case: &Case<'_>) -> Findings {
         let message = authenticated(case.message);
-        let checked = signatures::select(&message, &case.authors.authors);
+        let checked = signatures::select(&message, &case.authors.domains);
         let (Ok(authenticator), false) = (&self.authenticator, self.away.is_away()) else {
             return unanswered(case, &message, &checked);
         };
@@ -104,16 +109,15 @@ impl Judge {
             timeout(limit, self.spf(authenticator, &answers, case)),
             verified,
             timeout(limit, arc(authenticator, &answers, &message)),
-            self.policies(&answers, &case.authors.authors, limit),
+            self.policies(&answers, &case.authors.domains, limit),
         );
         let spf = spf.unwrap_or_else(|_| SpfOutput::default().with_result(SpfResult::TempError));
         let arc =
             arc.unwrap_or_else(|_| ArcOutput::default().with_result(DkimResult::TempError(no_answer())));
-        let mut dmarc = Vec::new();
-        for author in &case.authors.authors {
-            let found = dmarc_of(authenticator, &answers, case, author, &message, &outputs, &spf);
-            dmarc.push(found.await);
-        }
+        let authors = case.authors.domains.iter();
+        let dmarc =
+            authors.map(|author| dmarc_of(authenticator, &answers, case, author, &message, &outputs, &spf));
+        let dmarc = join_all(dmarc).await;
         let findings = Findings {
             spf: Spf {
                 outcome: spf_outcome(spf.result()),
@@ -248,18 +252,17 @@ async fn verify<'a>(
         Checked::Unusable { .. } => return DkimOutput::perm_err(Error::ParseError),
     };
     let verified = authenticator.verify_dkim(answers.with(&**message));
-    match timeout(Duration::from_millis(PART_LIMIT_MS), verified).await {
-        Ok(mut outputs) => outputs
-            .pop()
-            .unwrap_or_else(|| DkimOutput::perm_err(Error::ParseError)),
-        Err(_) => {
-            let output = DkimOutput::temp_err(no_answer());
-            match message.dkim_headers.first() {
-                Some(header) => output.with_signature(&header.header),
-                None => output,
-            }
-        }
-    }
+    let limit = Duration::from_millis(PART_LIMIT_MS);
+    let Ok(mut outputs) = timeout(limit, verified).await else {
+        let output = DkimOutput::temp_err(no_answer());
+        return match message.dkim_headers.first() {
+            Some(header) => output.with_signature(&header.header),
+            None => output,
+        };
+    };
+    outputs
+        .pop()
+        .unwrap_or_else(|| DkimOutput::perm_err(Error::ParseError))
 }
 
 async fn arc<'a>(
@@ -406,7 +409,7 @@ fn unanswered(case: &Case<'_>, message: &AuthenticatedMessage<'_>, checked: &[Ch
             .collect(),
         dmarc: case
             .authors
-            .authors
+            .domains
             .iter()
             .map(|author| Dmarc {
                 outcome: Outcome::TempError,

@@ -12,6 +12,7 @@ pub(super) struct Message {
     header: Vec<u8>,
     fields: usize,
     authors: Vec<Vec<u8>>,
+    senders: Vec<Vec<u8>>,
     body: BodyHasher,
 }
 
@@ -20,7 +21,7 @@ pub(super) struct Message {
 pub(super) struct Whole {
     /// The header fields as they came, with CRLF and the empty line at their end.
     pub(super) header: Vec<u8>,
-    /// The values of the From fields.
+    /// The values of the From fields, or, if there is none, of what readers show in its place: Sender.
     pub(super) authors: Vec<Vec<u8>>,
     pub(super) body: BodyHashes,
 }
@@ -31,6 +32,7 @@ impl Message {
             header: Vec::new(),
             fields: 0,
             authors: Vec::new(),
+            senders: Vec::new(),
             body: BodyHasher::new(),
         }
     }
@@ -47,8 +49,11 @@ impl Message {
         self.header.push(b':');
         self.header.extend_from_slice(&value);
         self.header.extend_from_slice(b"\r\n");
-        if name.trim_ascii().eq_ignore_ascii_case(b"From") {
+        let name = name.trim_ascii();
+        if name.eq_ignore_ascii_case(b"From") {
             self.authors.push(value);
+        } else if name.eq_ignore_ascii_case(b"Sender") {
+            self.senders.push(value);
         }
     }
 
@@ -65,7 +70,11 @@ impl Message {
         self.header.extend_from_slice(b"\r\n");
         Whole {
             header: self.header,
-            authors: self.authors,
+            authors: if self.authors.is_empty() {
+                self.senders
+            } else {
+                self.authors
+            },
             body: self.body.finish(),
         }
     }

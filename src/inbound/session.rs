@@ -1,13 +1,13 @@
 //! One SMTP session on port 25, as Postfix reports it: a message after the other, each judged at its end.
 
-use std::{collections::BTreeSet, convert::Infallible, mem, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, mem, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
 use miltr_common::{
     ProtocolError,
     actions::{Action, Continue, Replycode},
-    commands::{Body, Connect, Header, Helo, Mail, Recipient},
+    commands::{Body, Connect, Header, Helo, Macro, Mail, Recipient},
     encoding::Writable as _,
     modifications::{ModificationResponse, headers::InsertHeader, recipients::DeleteRecipient},
     optneg::{Capability, OptNeg, Protocol},
@@ -16,7 +16,7 @@ use miltr_server::{Error, Milter};
 
 use super::{
     Shared,
-    author::{Authors, DOMAINS_MAX},
+    author::{AUTHORS_MAX, Authors, DOMAINS_MAX, domain_of_address, mentioned},
     findings::{Findings, Verdict},
     judge::Case,
     message::{FIELDS_MAX, HEADER_MAX_OCTETS, Message, Whole},
@@ -35,10 +35,17 @@ use crate::{
 /// What Postfix puts before an IPv6 address.
 const IPV6_PREFIX: &str = "IPv6:";
 
+/// Where Postfix says how it understands the envelope sender.
+const SENDER_MACROS: [&[u8]; 2] = [b"mail_addr", b"{mail_addr}"];
+
 /// What is known of a session and of the message that is on its way.
 pub(super) struct Session {
     shared: Arc<Shared>,
     envelope: Envelope,
+    /// The envelope sender as the client spelled it.
+    path: String,
+    /// The same as Postfix understands it, which comes before the command.
+    mail_address: Option<String>,
     recipients: Recipients,
     reserved: ReservedFields,
     message: Message,
@@ -49,7 +56,9 @@ pub(super) struct Session {
 enum Unjudged {
     #[error("more than {HEADER_MAX_OCTETS} octets or {FIELDS_MAX} fields of headers")]
     TooLarge,
-    #[error("the From field names more than {DOMAINS_MAX} domains")]
+    #[error(
+        "the From field names more than {AUTHORS_MAX} domains, or it or the sender shows more than {DOMAINS_MAX}"
+    )]
     Authors,
     #[error("look up recipients and domains")]
     Maps(#[from] maps::Error),
@@ -67,6 +76,8 @@ impl Session {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             envelope: Envelope::default(),
+            path: String::new(),
+            mail_address: None,
             recipients: Recipients::default(),
             reserved: ReservedFields::new(&shared.host),
             message: Message::new(),
@@ -77,6 +88,7 @@ impl Session {
     /// Forgets the message, and not the client.
     fn clear(&mut self) {
         self.envelope.sender.clear();
+        self.path.clear();
         self.recipients.clear();
         self.reserved.clear();
         self.message = Message::new();
@@ -103,9 +115,14 @@ impl Session {
 
     async fn look_up(&self, authors: &Authors) -> Result<LookedUp, Unjudged> {
         let mut named = authors.mentioned.clone();
-        named.extend(authors.authors.iter().cloned());
-        let sender = self.envelope.sender.rsplit_once('@');
-        named.extend(sender.and_then(|(_, domain)| DomainName::parse(domain).ok()));
+        named.extend(authors.domains.iter().cloned());
+        named.extend(mentioned(&self.path).ok_or(Unjudged::Authors)?);
+        let Envelope { sender, .. } = &self.envelope;
+        named.extend(domain_of_address(sender));
+        // Postfix completes a name alone with that of the host.
+        if !sender.is_empty() && !sender.contains('@') {
+            named.extend(DomainName::parse(&self.shared.host).ok());
+        }
         let (shared, recipients) = (Arc::clone(&self.shared), self.recipients.clone());
         let looked_up = tokio::task::spawn_blocking(move || {
             let mut ours = BTreeSet::new();
@@ -181,7 +198,7 @@ impl Session {
 }
 
 impl Unjudged {
-    /// What the client is told (RFC 5321, 4.2; RFC 3463).
+    /// The reply to the client (RFC 5321, 4.2; RFC 3463).
     fn reply(&self) -> Replycode {
         match self {
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
@@ -225,10 +242,19 @@ impl Milter for Session {
         Ok(agreed.map_err(ProtocolError::CompatibilityError)?)
     }
 
+    async fn macro_(&mut self, macros: Macro) -> Result<(), Infallible> {
+        for (name, value) in macros.macros() {
+            if SENDER_MACROS.contains(&name) {
+                self.mail_address = Some(String::from_utf8_lossy(value).into_owned());
+            }
+        }
+        Ok(())
+    }
+
     async fn connect(&mut self, connect: Connect) -> Result<Action, Infallible> {
         let address = connect.address();
         let address = address.strip_prefix(IPV6_PREFIX).unwrap_or(&address);
-        self.envelope.client = address.parse().ok();
+        self.envelope.client = address.parse().ok().map(|address: IpAddr| address.to_canonical());
         Ok(Continue.into())
     }
 
@@ -239,9 +265,9 @@ impl Milter for Session {
 
     async fn mail(&mut self, mail: Mail) -> Result<Action, Infallible> {
         self.clear();
-        let sender = mail.sender();
-        let bare = sender.trim().trim_start_matches('<').trim_end_matches('>');
-        self.envelope.sender = bare.to_owned();
+        self.path = mail.sender().into_owned();
+        let bare = self.path.trim().trim_start_matches('<').trim_end_matches('>');
+        self.envelope.sender = self.mail_address.take().unwrap_or_else(|| bare.to_owned());
         Ok(Continue.into())
     }
 

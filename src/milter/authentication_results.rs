@@ -124,7 +124,7 @@ fn tokens(value: &[u8]) -> Option<Vec<Token>> {
         };
         let ends_word = separator.is_some() || octet == b'(' || octet.is_ascii_whitespace();
         if ends_word {
-            tokens.extend(word.take().map(text));
+            tokens.extend(word.take().as_deref().map(text));
             tokens.extend(separator);
         }
         match octet {
@@ -134,12 +134,12 @@ fn tokens(value: &[u8]) -> Option<Vec<Token>> {
             _ => {}
         }
     }
-    tokens.extend(word.map(text));
+    tokens.extend(word.as_deref().map(text));
     Some(tokens)
 }
 
-fn text(word: Vec<u8>) -> Token {
-    Token::Word(String::from_utf8_lossy(&word).into_owned())
+fn text(word: &[u8]) -> Token {
+    Token::Word(String::from_utf8_lossy(word).into_owned())
 }
 
 /// What follows the opening parenthesis of a comment.
@@ -174,6 +174,8 @@ fn quoted(octets: &mut impl Iterator<Item = u8>, word: &mut Vec<u8>) -> Option<(
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     const HOST: &str = "mail.t.test";
@@ -236,6 +238,24 @@ mod tests {
         assert_eq!((spf.method.as_str(), spf.result.as_str()), ("spf", "fail"));
         assert_eq!(spf.property("smtp.mailfrom"), Some("x@y.example"));
         assert_eq!(spf.property("reason"), Some("a; b"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_it_fail_otherwise(value in vec(any::<u8>(), 0..300)) {
+            let _ = AuthenticationResults::parse(&value);
+            let _ = may_be_ours(&value, HOST);
+        }
+
+        #[test]
+        fn comments_and_white_space_hide_no_name(
+            comment in "\\(([a-z0-9 .;=\"]|\\\\[ -~]){0,20}\\)",
+            space in "[ \t]{0,3}",
+            version in "( 1)?",
+        ) {
+            let value = format!("{space}{comment}{space}mail.t.test{version}{space}{comment};{space}dkim=pass");
+            prop_assert!(may_be_ours(value.as_bytes(), HOST), "{value:?}");
+        }
     }
 
     #[test]

@@ -32,18 +32,19 @@ impl Recipients {
         if self.0.len() < 2 {
             return Ok(Vec::new());
         }
-        let mut kept: BTreeMap<Address, &str> = BTreeMap::new();
+        let mut kept: BTreeMap<Address, String> = BTreeMap::new();
         let mut repeated = Vec::new();
         for path in &self.0 {
-            let Some(mailbox) = maps.mailbox_of(&without_detail(path))? else {
+            let address = normal(path);
+            let Some(mailbox) = maps.mailbox_of(&without_detail(&address))? else {
                 continue;
             };
             match kept.get(&mailbox) {
                 None => {
-                    kept.insert(mailbox, path);
+                    kept.insert(mailbox, address);
                 }
-                // Postfix deletes by the text of the address, which would be both; it delivers one of them anyway.
-                Some(first) if first.eq_ignore_ascii_case(path) => {}
+                // Postfix deletes by what the text means, which would be both; it delivers one of them anyway.
+                Some(first) if *first == address => {}
                 Some(_) => repeated.push(DeleteRecipient::new(path.as_bytes())),
             }
         }
@@ -51,17 +52,38 @@ impl Recipients {
     }
 }
 
-/// The address of a path as the tables hold it: in lower case, without brackets and detail.
-fn without_detail(path: &str) -> String {
+/// The address of a path as Postfix understands it: without brackets and quotes, in lower case.
+fn normal(path: &str) -> String {
     let bare = path.trim().trim_start_matches('<').trim_end_matches('>');
     let address = bare.to_ascii_lowercase();
+    match address.rsplit_once('@') {
+        Some((local, domain)) => format!("{}@{}", unquoted(local), domain.trim_end_matches('.')),
+        None => address,
+    }
+}
+
+/// An address as the tables hold it.
+fn without_detail(address: &str) -> String {
     match address.rsplit_once('@') {
         Some((local, domain)) => {
             let (name, _) = local.split_once(DETAIL_DELIMITER).unwrap_or((local, ""));
             format!("{name}@{domain}")
         }
-        None => address,
+        None => address.to_owned(),
     }
+}
+
+/// What a local part in quotes stands for (RFC 5321, 4.1.2).
+fn unquoted(local: &str) -> String {
+    let Some(inner) = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return local.to_owned();
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        text.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    text
 }
 
 #[cfg(test)]
@@ -75,9 +97,11 @@ mod tests {
             "scout@a.test",
             "<Scout+x+y@A.test>",
             " <scout+@a.test> ",
+            "<\"scout\"@a.test.>",
+            "<\"s\\cout+x\"@a.test>",
         ] {
-            assert_eq!(without_detail(path), "scout@a.test", "{path:?}");
+            assert_eq!(without_detail(&normal(path)), "scout@a.test", "{path:?}");
         }
-        assert_eq!(without_detail("<Postmaster>"), "postmaster");
+        assert_eq!(without_detail(&normal("<Postmaster>")), "postmaster");
     }
 }

@@ -521,6 +521,32 @@ mod tests {
     }
 
     #[test]
+    fn each_smtpd_has_the_milter_that_is_for_it() {
+        let with = |signer: bool, inbound: bool| {
+            let mut plane = plane();
+            plane.signer_socket = plane.signer_socket.filter(|_| signer);
+            plane.inbound_socket = plane.inbound_socket.filter(|_| inbound);
+            let [main, master] = postfix(&plane).unwrap().try_into().unwrap();
+            (main.contents, master.contents)
+        };
+        let (main, master) = with(true, true);
+        let milter = "\nsmtpd_milters = { unix:/run/inboxd-inbound/milter, default_action=tempfail, ";
+        assert!(main.contains(milter), "{main}");
+        assert!(master.contains("  -o { smtpd_milters = { unix:/run/inboxd-signer/milter,"));
+        // Submission never has the other one's.
+        let (main, master) = with(false, true);
+        assert!(
+            main.contains(milter) && master.contains("\n  -o smtpd_milters=\n"),
+            "{master}"
+        );
+        for signer in [true, false] {
+            let (main, master) = with(signer, false);
+            assert!(!main.contains("\nsmtpd_milters"), "{main}");
+            assert_eq!(master.contains("smtpd_milters"), signer, "{master}");
+        }
+    }
+
+    #[test]
     fn the_lua_script_does_not_depend_on_the_version() {
         let script = |version| dovecot(version, &plane()).unwrap().remove(1);
         assert_eq!(script(DovecotVersion::V2_3), script(DovecotVersion::V2_4));

@@ -20,7 +20,7 @@ const PAUSE_MS: u64 = 30_000;
 #[derive(Clone)]
 pub(super) struct Away {
     dns: dns::Lookup,
-    is_away: Arc<AtomicBool>,
+    silent: Arc<AtomicBool>,
     is_asking: Arc<AtomicBool>,
 }
 
@@ -28,14 +28,14 @@ impl Away {
     pub(super) fn new(dns: dns::Lookup) -> Self {
         Self {
             dns,
-            is_away: Arc::default(),
+            silent: Arc::default(),
             is_asking: Arc::default(),
         }
     }
 
     /// Whether they did not answer when they were asked last.
     pub(super) fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+        self.silent.load(Ordering::Relaxed)
     }
 
     /// Asks them for something, beside the message that got no answer; and again and again until they answer.
@@ -46,12 +46,12 @@ impl Away {
         let away = self.clone();
         tokio::spawn(async move {
             while !away.dns.answers().await {
-                if !away.is_away.swap(true, Ordering::Relaxed) {
+                if !away.silent.swap(true, Ordering::Relaxed) {
                     tracing::warn!("no name server answers (dns.servers): mail is delivered unjudged");
                 }
                 tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
             }
-            if away.is_away.swap(false, Ordering::Relaxed) {
+            if away.silent.swap(false, Ordering::Relaxed) {
                 tracing::info!("a name server answers again");
             }
             away.is_asking.store(false, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! them is in volumes.
 
 mod certificates;
+mod inbound;
 mod locks;
 mod outages;
 mod postgres;

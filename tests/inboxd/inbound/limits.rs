@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest as _, Sha256};
+
 use super::rig::{BAD, GOOD, Rig, letter, said};
 use crate::support::{
     dns::DnsServer,
@@ -21,7 +24,9 @@ fn with_header(lines: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn headers_have_a_limit_and_so_has_the_time_that_they_take() {
-    let rig = Rig::start("").await;
+    let mut rig = Rig::start("").await;
+    let records = rig.keys.records();
+    rig.server.set_zone("a.test", &records).await;
     for (what, header) in [
         ("many fields", "a:\r\n".repeat(5_000)),
         (
@@ -48,11 +53,20 @@ async fn headers_have_a_limit_and_so_has_the_time_that_they_take() {
     let names = "a:".repeat(20_000) + "from";
     let signature =
         format!("DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s1; h={names}; bh=AAAA; b=AAAA\r\n");
+    // The hash of the body is right, so that all of the header is hashed before the signature turns out to be wrong.
+    let hash = BASE64_STANDARD.encode(Sha256::digest("Hello  there, \r\n\r\n.. dots\r\n"));
+    let some = signature
+        .replace(&names, &("a:".repeat(490) + "from"))
+        .replace("bh=AAAA", &format!("bh={hash}"));
     let comments = "(".repeat(60_000);
     for (what, message) in [
         (
             "signatures over many fields",
             with_header(&(signature.repeat(10) + &"a:\r\n".repeat(1_900))),
+        ),
+        (
+            "signatures over as many as are verified",
+            with_header(&(some.repeat(10) + &"a:\r\n".repeat(1_900))),
         ),
         (
             "deep comments",
@@ -74,6 +88,13 @@ async fn headers_have_a_limit_and_so_has_the_time_that_they_take() {
         let begun = Instant::now();
         let judged = rig.judge(ENVELOPE, &message).await;
         assert_eq!(judged.reply, "", "{what}");
+        let field = judged.field("Authentication-Results").unwrap();
+        println!("{what}: {:?}, {} octets", begun.elapsed(), field.len());
+        assert_eq!(
+            field.contains("verification failed"),
+            what.contains("as are verified"),
+            "{field}"
+        );
         // On a busy machine, without optimization: far from what would be quadratic.
         assert!(
             begun.elapsed() < Duration::from_secs(10),
@@ -95,6 +116,53 @@ fn deep_parts() -> Vec<u8> {
         .unwrap();
     }
     text.into_bytes()
+}
+
+#[tokio::test]
+async fn a_huge_key_verifies_nothing_and_takes_no_time() {
+    const MODULUS_OCTETS: usize = 8_192;
+    let mut rig = Rig::start("").await;
+    // RFC 8017, A.1.1: a modulus and an exponent.
+    let der = |tag: u8, body: &[u8]| {
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82], &length[..], body].concat()
+    };
+    let integers = [der(2, &[0x7f; MODULUS_OCTETS]), der(2, &[1, 0, 1])].concat();
+    let text = format!(
+        "v=DKIM1; k=rsa; p={}",
+        BASE64_STANDARD.encode(der(0x30, &integers))
+    );
+    let strings: Vec<String> = text
+        .as_bytes()
+        .chunks(250)
+        .map(|part| format!("\"{}\"", String::from_utf8_lossy(part)))
+        .collect();
+    let record = format!("s1._domainkey TXT {}", strings.join(" "));
+    rig.server.set_zone("a.test", &record).await;
+    let sign = serde_json::json!({"sign": {"domain": "a.test", "selector": "s1"}});
+    let message = rig.keys.write(&[(letter("x@a.test"), vec![sign])]).remove(0);
+    let begun = Instant::now();
+    let judged = rig.judge(ENVELOPE, &message).await;
+    assert_eq!(said(&judged), "spf=none dkim=fail dmarc=none arc=none");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn without_an_author_the_sender_field_counts() {
+    let rig = Rig::start("").await;
+    let mail = letter("x@inboxd.test");
+    for (message, is_refused) in [
+        (mail.replace("From:", "Sender:"), true),
+        (mail.replace("From:", "From: x@a.test\r\nSender:"), false),
+        (mail.replace("From:", "X-From:"), false),
+    ] {
+        let judged = rig.judge(ENVELOPE, message.as_bytes()).await;
+        assert_eq!(
+            judged.reply.starts_with("550 5.7.1 mail from"),
+            is_refused,
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]
