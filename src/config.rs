@@ -269,6 +269,8 @@ section! {
         key_file: PathBuf = PathBuf::new(),
         /// Folder of the private CA.
         private_ca_dir: PathBuf = "/var/lib/inboxd/tls".into(),
+        /// Folder of the certificate that it signs, and of its key; empty: `private_ca_dir`.
+        private_cert_dir: PathBuf = PathBuf::new(),
         /// PEM file of the CA that signed the certificate; empty: the private CA's, or else the system's.
         ca_file: PathBuf = PathBuf::new(),
     }
@@ -438,7 +440,7 @@ pub struct Certificate {
     pub key_file: PathBuf,
     /// PEM file of the CA that vouches for it; none: the system's roots do.
     pub ca_file: Option<PathBuf>,
-    /// Folder of the private CA that makes these files; none: the operator brings them.
+    /// Folder of the private CA that signs the certificate; none: the operator brings it.
     pub private_ca_dir: Option<PathBuf>,
 }
 
@@ -857,7 +859,9 @@ impl Tls {
                 })
             }
             [(_, None), (_, None)] => {
-                let made = Certificates::in_folder(&self.private_ca_dir);
+                let server = given(&self.private_cert_dir).unwrap_or_else(|| self.private_ca_dir.clone());
+                absolute("tls.private_cert_dir", &server)?;
+                let made = Certificates::in_folders(&self.private_ca_dir, &server);
                 Ok(Certificate {
                     cert_file: made.server_cert,
                     key_file: made.server_key,
@@ -1191,6 +1195,7 @@ mod tests {
             ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
             ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
             ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
+            ("tls.private_cert_dir=tls", "tls.private_cert_dir"),
             ("publish.barrier=on", "publish.barrier"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
@@ -1236,6 +1241,14 @@ mod tests {
             private_ca_dir: Some("/x".into()),
         };
         assert_eq!(certificate(&["tls.private_ca_dir=/x"]), private);
+        let apart = certificate(&["tls.private_ca_dir=/x", "tls.private_cert_dir=/s"]);
+        let files = (apart.cert_file, apart.key_file, apart.ca_file);
+        let expected = (
+            "/s/server.pem".into(),
+            "/s/server.key".into(),
+            Some("/x/ca.pem".into()),
+        );
+        assert_eq!(files, expected);
         let trusting = certificate(&["tls.private_ca_dir=/x", "tls.ca_file=/y.pem"]);
         assert_eq!(trusting.ca_file, Some("/y.pem".into()));
         let own = Certificate {

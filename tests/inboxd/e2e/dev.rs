@@ -274,6 +274,7 @@ async fn bootstrap_json_says_what_is_documented_to_its_owner_only() {
         "api": format!("http://127.0.0.1:{base}"),
         "superAdminKey": admin,
         "tenant": {"id": id, "name": "Demo", "key": key},
+        "postmaster": {"email": "postmaster@inboxd.test", "password": bootstrap.text("/postmaster/password")},
         "defaultDomain": "inboxd.test",
         "imap": {"host": "127.0.0.1", "port": base + 1, "tls": true},
         "smtp": {"host": "127.0.0.1", "port": base + 2, "starttls": true},

@@ -10,17 +10,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inboxd::stack::render::Postmaster;
+use inboxd::stack::render::{Postmaster, Reach};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{HASH_OF_SECRET, Rig, complaints, wait_until};
 use crate::support::{
-    mail::{Message, Smtp},
+    mail::{self, HOST, Message, Smtp},
+    wait::LIMIT,
     world::HOSTNAME,
 };
 
 const STRANGER: &str = "innocent@bystander.example";
 
-async fn answer_to(smtp: &mut Smtp<tokio::net::TcpStream>, recipient: &str) -> String {
+async fn answer_to(smtp: &mut Smtp<TcpStream>, recipient: &str) -> String {
     smtp.expect(&format!("MAIL FROM:<{STRANGER}>"), "250").await;
     let answer = smtp.say(&format!("RCPT TO:{recipient}")).await;
     smtp.expect("RSET", "250").await;
@@ -191,5 +196,91 @@ async fn no_socket_of_either_server_is_open_to_every_user_of_the_host() {
     assert_eq!(mode("run/inboxd-userdb"), 0o660);
     assert_eq!(mode("run/http"), 0o660);
     assert!(!rig.settings.dir.join("run/lmtp").exists());
+    stack.stop().await;
+}
+
+/// Takes one message as another mail server does, and returns its octets as they came over the wire.
+async fn octets_of_one_message(listener: TcpListener) -> Vec<u8> {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufStream::new(stream);
+    let mut say = b"220 elsewhere.example ESMTP\r\n".to_vec();
+    loop {
+        stream.write_all(&say).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut command = String::new();
+        stream.read_line(&mut command).await.unwrap();
+        if command.starts_with("DATA") {
+            break;
+        }
+        say = b"250 elsewhere.example\r\n".to_vec();
+    }
+    stream.write_all(b"354 go on\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut octets = Vec::new();
+    while !octets.ends_with(b"\r\n.\r\n") {
+        octets.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(b"250 2.0.0 taken\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    // Whatever follows is a command: a second message, or the end.
+    let mut next = String::new();
+    stream.read_line(&mut next).await.unwrap();
+    assert!(next.is_empty() || next.starts_with("QUIT"), "{next}");
+    octets
+}
+
+#[tokio::test]
+async fn what_a_login_sends_to_others_has_no_bare_line_ends() {
+    let mut rig = Rig::new();
+    let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+    rig.settings.reach = Reach::Relay {
+        host: HOST.to_owned(),
+        port: listener.local_addr().unwrap().port(),
+    };
+    let stack = rig.start().await;
+    let elsewhere = tokio::spawn(octets_of_one_message(listener));
+    let mut smtp = rig.logged_in_submission("alice@example.com").await;
+    smtp.expect("MAIL FROM:<alice@example.com>", "250").await;
+    smtp.expect("RCPT TO:<victim@elsewhere.example>", "250").await;
+    smtp.expect("DATA", "354").await;
+    let hidden = "MAIL FROM:<ceo@example.com>";
+    let ends = [
+        "\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n\r.\n",
+    ];
+    let text: String = ends.iter().map(|end| format!("x{end}{hidden}")).collect();
+    smtp.expect(&format!("Subject: a test\r\n\r\n{text}\r\n."), "250")
+        .await;
+    let octets = tokio::time::timeout(LIMIT, elsewhere).await.unwrap().unwrap();
+    let bare = |at: usize| match octets[at] {
+        b'\r' => octets.get(at + 1) != Some(&b'\n'),
+        b'\n' => at == 0 || octets[at - 1] != b'\r',
+        _ => false,
+    };
+    let shown = String::from_utf8_lossy(&octets);
+    assert_eq!((0..octets.len()).filter(|&at| bare(at)).count(), 0, "{shown:?}");
+    assert_eq!(shown.matches("\r\n.\r\n").count(), 1, "{shown:?}");
+    assert_eq!(shown.matches(hidden).count(), ends.len(), "{shown:?}");
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_returned_holds_no_text_of_the_sender() {
+    let rig = Rig::new();
+    // Postfix knows the mailbox and Dovecot does not: as when it is deleted while its mail is on the way.
+    rig.map("mailboxes", "gone@example.com gone@example.com\n");
+    let stack = rig.start().await;
+    let mut smtp = rig.smtp().await;
+    smtp.expect("MAIL FROM:<bob@example.com>", "250").await;
+    smtp.expect("RCPT TO:<gone@example.com>", "250").await;
+    smtp.expect("DATA", "354").await;
+    smtp.expect("Subject: the subject\r\n\r\nBUY THIS\r\n.", "250")
+        .await;
+    let mut imap = rig.log_in("bob@example.com", "secret").await.unwrap();
+    let report = Message::new("Undelivered Mail Returned to Sender");
+    let text = mail::read_when_there(&mut imap, &report).await;
+    assert!(
+        text.contains("Subject: the subject") && !text.contains("BUY THIS"),
+        "{text}"
+    );
     stack.stop().await;
 }
