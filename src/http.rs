@@ -30,9 +30,12 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::health::{Part, Probe, ReadinessProbes};
-use self::problem::{Code, Problem};
+use self::{
+    problem::{Code, Problem},
+    sent::SentBody,
+};
 use crate::{
-    ops::{self, Changed, Service, inboxes::Page},
+    ops::{self, Changed, Service, deletions::Deletion, inboxes::Page},
     publish::Publisher,
 };
 
@@ -217,6 +220,13 @@ struct Deleted {
     deleted: bool,
     /// The id that the object had.
     id: uuid::Uuid,
+}
+
+/// The answer to a deletion, which is unanswered until the connection takes it.
+fn deleted(deletion: Deletion, body: &impl Serialize) -> Result<Response, Problem> {
+    let octets = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
+    let body = SentBody::body(octets, deletion);
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// An answer that may carry secrets is for the caller alone.

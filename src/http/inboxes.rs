@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Endpoints, Pagination, Updated,
+    App, Deleted, Endpoints, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     sent::SentBody,
@@ -61,7 +61,8 @@ pub(super) struct CreateInbox {
     /// The service's default domain, or a verified domain of the target workspace.
     #[schema(example = "example.com", min_length = 3, max_length = 253)]
     domain: Option<String>,
-    /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace.
+    /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace. Given, the inbox also gets
+    /// an address that another workspace of the tenant gave up and that is still kept for it.
     #[schema(value_type = Option<Uuid>)]
     workspace_id: Option<String>,
 }
@@ -503,8 +504,8 @@ pub(super) async fn update_inbox(
 
 /// Delete an inbox
 ///
-/// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time no other tenant
-/// can get the address.
+/// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time only its workspace gets
+/// its addresses. Deleting it again answers 404, unless this answered 503: then the same request finishes it.
 #[utoipa::path(delete, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Deleted", body = Deleted), PublishingProblems))]
 pub(super) async fn delete_inbox(
@@ -512,13 +513,14 @@ pub(super) async fn delete_inbox(
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    app.change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
         .await?;
-    Ok(Json(Deleted { deleted: true, id }))
+    deleted(deletion, &Deleted { deleted: true, id })
 }
 
 /// Rotate the password of an inbox

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Pagination, Updated,
+    App, Deleted, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
@@ -264,13 +264,14 @@ pub(super) async fn delete_workspace(
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    app.change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
         .await?;
-    Ok(Json(Deleted { deleted: true, id }))
+    deleted(deletion, &Deleted { deleted: true, id })
 }
 
 /// Create a key for a workspace

@@ -145,6 +145,17 @@ impl Tx {
         .transpose()
     }
 
+    /// The cap on inboxes of a tenant, be it deleted or not; the inner `None` is no cap.
+    pub async fn inbox_cap(&mut self, id: TenantId) -> Result<Option<Option<u32>>, Error> {
+        let cap: Option<Option<i64>> =
+            on!(self, db => sqlx::query_scalar("SELECT max_inboxes FROM tenants WHERE id = $1")
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+            .map_err(Error::while_doing("read a tenant's cap on inboxes"))?;
+        Ok(cap.map(|cap| cap.map(count)))
+    }
+
     /// Whether there was a tenant with this id, which is deleted.
     pub async fn tenant_was_deleted(&mut self, id: TenantId) -> Result<bool, Error> {
         let row: Option<(Uuid,)> =

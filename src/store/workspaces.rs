@@ -80,19 +80,6 @@ impl Tx {
         row.map(WorkspaceRow::parse).transpose()
     }
 
-    /// Whether a tenant had this workspace and deleted it.
-    pub async fn is_deleted_workspace(&mut self, tenant: TenantId, id: WorkspaceId) -> Result<bool, Error> {
-        let found: Option<i32> = on!(self, db => sqlx::query_scalar(
-                "SELECT 1 FROM workspaces WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NOT NULL",
-            )
-            .bind(tenant.0)
-            .bind(id.0)
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up a deleted workspace"))?;
-        Ok(found.is_some())
-    }
-
     /// A page of a tenant's workspaces, newest first, older than the cursor.
     pub async fn workspaces(
         &mut self,

@@ -12,7 +12,7 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::maps::{Mailbox, MapKey},
     ops::{inboxes, tenants},
-    store::SessionsToEnd,
+    store::{Claimant, SessionsToEnd},
 };
 
 use super::Rig;
@@ -67,7 +67,7 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
     let mut tx = db.write().await.unwrap();
     let now = Machine.now();
     assert!(
-        tx.claim_address(&second, rig.acme.id, id, None, now)
+        tx.claim_address(&second, Claimant::tenant(rig.acme.id), id, None, now)
             .await
             .unwrap()
     );
