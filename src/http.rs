@@ -9,6 +9,7 @@ mod inboxes;
 mod json;
 mod me;
 pub mod problem;
+mod security_headers;
 mod sent;
 pub mod server;
 mod tenants;
@@ -171,6 +172,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_such_call)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(watch::watch))
+        .layer(middleware::from_fn(security_headers::add))
         .with_state(app)
 }
 

@@ -51,11 +51,11 @@ pub(super) struct CreateInbox {
     /// one, a name is made from the tenant's, and every call makes a new inbox.
     #[schema(example = "scout", pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
     username: Option<String>,
-    /// The name shown beside the address: at most 200 characters, no control characters.
+    /// The name shown beside the address: at most 200 characters, no control and no invisible characters.
     #[schema(
         example = "Scout",
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     display_name: Option<String>,
     /// The service's default domain, or a verified domain of the target workspace.
@@ -72,7 +72,10 @@ pub(super) struct CreateInbox {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UpdateInbox {
     /// Another display name.
-    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+    #[schema(
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
+    )]
     display_name: Option<String>,
     /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB.
     #[schema(value_type = Option<Object>)]

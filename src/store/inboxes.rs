@@ -109,7 +109,7 @@ impl InboxRow {
             display_name: self
                 .display_name
                 .as_deref()
-                .map(DisplayName::parse)
+                .map(DisplayName::parse_stored)
                 .transpose()
                 .map_err(Error::row(what))?,
             metadata: Metadata::from_json(&self.metadata).map_err(Error::row(what))?,

@@ -52,7 +52,7 @@ impl TenantRow {
     fn parse(self) -> Result<Tenant, Error> {
         Ok(Tenant {
             id: TenantId(self.id),
-            name: Label::parse(&self.name).map_err(Error::row("a tenant"))?,
+            name: Label::parse_stored(&self.name).map_err(Error::row("a tenant"))?,
             default_workspace: WorkspaceId(self.default_workspace_id),
             limits: Limits {
                 inboxes: self.max_inboxes.map(count),

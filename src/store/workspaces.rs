@@ -30,7 +30,7 @@ impl WorkspaceRow {
         Ok(Workspace {
             id: WorkspaceId(self.id),
             tenant: TenantId(self.tenant_id),
-            name: Label::parse(&self.name).map_err(Error::row("a workspace"))?,
+            name: Label::parse_stored(&self.name).map_err(Error::row("a workspace"))?,
             slug: Slug::parse(&self.slug).map_err(Error::row("a workspace"))?,
             is_default: self.id == self.default_workspace_id,
             inbox_count: count(self.inbox_count),
