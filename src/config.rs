@@ -136,8 +136,10 @@ section! {
         /// Local parts that nobody gets at the default domain.
         #[serde(deserialize_with = "list")]
         reserved_usernames: Vec<String> = RESERVED.iter().map(|&name| name.to_owned()).collect(),
-        /// Days that a deleted inbox's address is kept from other tenants.
+        /// Days that an address that was given up is kept for the workspace that had it.
         tombstone_days: u32 = 90,
+        /// Most such addresses of one tenant.
+        tombstones_per_tenant: u32 = 10_000,
         /// Most addresses of one inbox.
         addresses_per_inbox: u32 = 100,
         /// Whether a recoverable copy of passwords is kept.
@@ -680,6 +682,7 @@ impl Written {
             reserved_usernames: reserved
                 .map_err(|rule| Error::value("service.reserved_usernames", format!("each {rule}")))?,
             tombstone_days: service.tombstone_days,
+            tombstones_per_tenant: service.tombstones_per_tenant,
             addresses_per_inbox: service.addresses_per_inbox,
             domains: self.domains.settings(&self.mx.host)?,
             default_limits: Limits {

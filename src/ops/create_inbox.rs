@@ -375,7 +375,7 @@ async fn claim_name(
     if let Some(first) = candidates.first() {
         let address = address_of(first);
         if tx
-            .claim_address(&address, target.tenant.id, id, Some(now), now)
+            .claim_address(&address, target.claimant, id, Some(now), now)
             .await?
         {
             return Ok(address.local_part);
@@ -383,7 +383,7 @@ async fn claim_name(
     }
     loop {
         let taken = tx
-            .taken_names(&target.domain, candidates, target.tenant.id, now)
+            .taken_names(&target.domain, candidates, target.claimant, now)
             .await?;
         let name = match (allocation::first_free(candidates, &taken), wanted) {
             (Some(free), _) => free.clone(),
@@ -403,7 +403,7 @@ async fn claim_name(
         let address = address_of(&name);
         // On PostgreSQL another transaction may have taken it since the look: then look again.
         if tx
-            .claim_address(&address, target.tenant.id, id, Some(now), now)
+            .claim_address(&address, target.claimant, id, Some(now), now)
             .await?
         {
             return Ok(address.local_part);

@@ -17,6 +17,7 @@ mod server;
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,6 +43,22 @@ use crate::clock::{Clock, Entropy};
 
 /// Longest wait for `dovecot --version`.
 const VERSION_TIMEOUT_MS: u64 = 10_000;
+
+/// Mode of the folder of logs, which name who mails whom.
+pub const LOG_DIR_MODE: u32 = 0o700;
+/// Mode of each log.
+const LOG_MODE: u32 = 0o600;
+
+/// Opens a log to be appended to, for its owner alone, whatever it was before.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    let log = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(LOG_MODE)
+        .open(path)?;
+    log.set_permissions(fs::Permissions::from_mode(LOG_MODE))?;
+    Ok(log)
+}
 
 /// The ports of a private stack, all on 127.0.0.1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -293,9 +293,10 @@ impl Layout {
         let mode = fs::metadata(&self.dir).map_err(FileError::at(&self.dir))?.mode();
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(mode & 0o7777 | 0o011))
             .map_err(FileError::at(&self.dir))?;
-        for open in ["tls", "dovecot", "postfix", "log", "run", "state"] {
+        for open in ["tls", "dovecot", "postfix", "run", "state"] {
             folder(&self.dir.join(open), 0o755, ours)?;
         }
+        folder(&self.log_dir(), super::LOG_DIR_MODE, ours)?;
         folder(&self.mail_root(), 0o700, (MAIL_UID, MAIL_GID))?;
         queue::prepare(&self.queue_dir(), &self.data_dir())?;
 

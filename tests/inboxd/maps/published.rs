@@ -15,7 +15,7 @@ use inboxd::{
         sasl_name::SaslName,
     },
     ops::{inboxes, tenants},
-    store::SessionsToEnd,
+    store::{Claimant, SessionsToEnd},
 };
 
 use super::Rig;
@@ -69,7 +69,7 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
     let mut tx = db.write().await.unwrap();
     let now = Machine.now();
     assert!(
-        tx.claim_address(&second, rig.acme.id, id, None, now)
+        tx.claim_address(&second, Claimant::tenant(rig.acme.id), id, None, now)
             .await
             .unwrap()
     );

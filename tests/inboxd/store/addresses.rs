@@ -15,7 +15,7 @@ use inboxd::{
 };
 
 use crate::support::store::{
-    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
+    Store, add_inbox, address, at_home, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
 };
 
 /// Names that collations of languages sort otherwise than their octets: `-` and `.` before digits and letters, `_`
@@ -38,7 +38,7 @@ async fn bury(store: &Store, inbox: InboxId, held_until: Timestamp) {
 async fn could_claim(store: &Store, tenant: &Tenant, wanted: &Address, now: Timestamp) -> bool {
     let mut tx = store.db.write().await.unwrap();
     let id = InboxId(fresh_id());
-    tx.claim_address(wanted, tenant.id, id, Some(now), now)
+    tx.claim_address(wanted, at_home(tenant), id, Some(now), now)
         .await
         .unwrap()
 }
@@ -128,7 +128,7 @@ async fn taken_names_are_told_for_one_to_a_hundred_names() {
             .collect();
         let mut tx = store.db.read().await.unwrap();
         let mut taken = async |tenant: &Tenant, names: &[_]| {
-            tx.taken_names(&domain("example.com"), names, tenant.id, now)
+            tx.taken_names(&domain("example.com"), names, at_home(tenant), now)
                 .await
                 .unwrap()
         };
@@ -160,7 +160,11 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         let mut tx = store.db.write().await.unwrap();
         assert_eq!(state_of(&mut tx, &scout).await, AddressState::Absent);
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
-        assert!(tx.claim_address(&second, acme.id, id, None, now).await.unwrap());
+        assert!(
+            tx.claim_address(&second, at_home(&acme), id, None, now)
+                .await
+                .unwrap()
+        );
 
         let login = async |tx: &mut Tx| match state_of(tx, &scout).await {
             AddressState::Mailbox(mailbox) => {
@@ -268,7 +272,7 @@ async fn states_come_in_pages_by_inbox_and_no_inbox_is_on_two() {
             for further in 0..if number == 3 { 9 } else { number % 3 } {
                 let email = format!("further-{number}-{further}@example.org");
                 assert!(
-                    tx.claim_address(&address(&email), acme.id, id, None, now)
+                    tx.claim_address(&address(&email), at_home(&acme), id, None, now)
                         .await
                         .unwrap()
                 );
@@ -311,7 +315,7 @@ async fn exactly_one_address_of_an_inbox_is_primary() {
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
         let second = address("second@example.com");
         assert!(
-            tx.claim_address(&second, acme.id, id, Some(now), now)
+            tx.claim_address(&second, at_home(&acme), id, Some(now), now)
                 .await
                 .is_err(),
             "a second primary address is refused by the database"
@@ -327,14 +331,14 @@ async fn an_address_of_an_inbox_that_is_never_written_does_not_commit() {
         let (id, now, scout) = (InboxId(fresh_id()), Machine.now(), address("scout@example.com"));
         let mut tx = store.db.write().await.unwrap();
         assert!(
-            tx.claim_address(&scout, acme.id, id, Some(now), now)
+            tx.claim_address(&scout, at_home(&acme), id, Some(now), now)
                 .await
                 .unwrap()
         );
         assert!(tx.commit().await.is_err());
         let mut tx = store.db.write().await.unwrap();
         assert!(
-            tx.claim_address(&scout, acme.id, id, Some(now), now)
+            tx.claim_address(&scout, at_home(&acme), id, Some(now), now)
                 .await
                 .unwrap()
         );
