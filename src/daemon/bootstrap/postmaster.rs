@@ -13,6 +13,7 @@ use crate::{
     },
     publish::Publisher,
     stack::render::Postmaster,
+    store::Claimant,
 };
 
 /// The postmaster's inbox, as the bootstrap file shows it.
@@ -74,6 +75,7 @@ async fn make(
         entropy: &*service.entropy,
         tenant: tenant.id,
         workspace,
+        claimant: Claimant::tenant(tenant.id),
     };
     let entry = Entry {
         address: address.clone(),
