@@ -12,6 +12,7 @@ pub mod problem;
 mod security_headers;
 mod sent;
 pub mod server;
+mod tenant_keys;
 mod tenants;
 mod watch;
 mod workspaces;
@@ -153,6 +154,11 @@ fn calls() -> OpenApiRouter<App> {
             tenants::update_tenant,
             tenants::delete_tenant
         ))
+        .routes(routes!(
+            tenant_keys::create_tenant_key,
+            tenant_keys::list_tenant_keys
+        ))
+        .routes(routes!(tenant_keys::revoke_tenant_key))
         .routes(routes!(me::me))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

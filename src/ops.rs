@@ -241,6 +241,9 @@ pub enum Error {
     /// The default workspace lives as long as its tenant.
     #[error("the default workspace cannot be deleted")]
     DefaultWorkspace,
+    /// A tenant would lock itself out.
+    #[error("this is the tenant's last key; make another one first, or ask the operator of the service")]
+    LastKey,
     /// Another workspace of the tenant has the slug.
     #[error("slug: another workspace has this slug")]
     SlugTaken,

@@ -66,6 +66,7 @@ codes! {
     DomainTaken = CONFLICT, "DOMAIN_TAKEN", "Somebody else has proved the domain, or one above it.";
     DomainInUse = CONFLICT, "DOMAIN_IN_USE", "Inboxes have their canonical address at the domain; `inboxes` says how many.";
     DefaultWorkspace = CONFLICT, "DEFAULT_WORKSPACE", "The default workspace cannot be deleted.";
+    LastKey = CONFLICT, "LAST_KEY", "The tenant would lock itself out: it has no other key in force.";
     SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
@@ -183,6 +184,7 @@ impl From<ops::Error> for Problem {
             E::DomainTaken(_) | E::DomainBelow { .. } => Self::new(Code::DomainTaken, text),
             E::DomainInUse { inboxes, .. } => Self::new(Code::DomainInUse, text).with("inboxes", inboxes),
             E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
+            E::LastKey => Self::new(Code::LastKey, text),
             E::SlugTaken => Self::new(Code::SlugTaken, text),
             E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
             E::IdempotencyInProgress => Self::new(Code::IdempotencyInProgress, text),

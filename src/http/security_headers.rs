@@ -17,11 +17,11 @@ use axum::{
 const REFERENCE: &str = "/docs";
 /// Of what a browser must not show as a page (Content Security Policy Level 3).
 const POLICY_OF_ANSWERS: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-/// Of the reference page. Its scripts are files of its own; its styles it also sets in the markup that they make, and its
-/// icons are `data:` URLs.
+/// Of the reference page. Its scripts and styles are files of its own, but for the style in the logo, which is the one of
+/// this digest; its icons are `data:` URLs.
 const POLICY_OF_REFERENCE: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
 pub(super) async fn add(request: Request, next: Next) -> Response {

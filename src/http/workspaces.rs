@@ -13,12 +13,13 @@ use super::{
 };
 use crate::{
     model::{
+        api_key::ListedKey,
         ids::{KeyId, WorkspaceId},
         names::{Label, Slug},
-        workspace::{Workspace, WorkspaceKey},
+        workspace::Workspace,
     },
     ops::{
-        keys,
+        keys::{self, KeysOf},
         workspaces::{self as ops, Change},
     },
 };
@@ -125,8 +126,8 @@ pub(super) struct KeyList {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Revoked {
     /// Always true.
-    revoked: bool,
-    id: Uuid,
+    pub(super) revoked: bool,
+    pub(super) id: Uuid,
 }
 
 impl From<Workspace> for WorkspaceView {
@@ -143,8 +144,8 @@ impl From<Workspace> for WorkspaceView {
     }
 }
 
-impl From<WorkspaceKey> for KeyView {
-    fn from(key: WorkspaceKey) -> Self {
+impl From<ListedKey> for KeyView {
+    fn from(key: ListedKey) -> Self {
         Self {
             id: key.id.0,
             prefix: key.fragment,
@@ -168,7 +169,12 @@ problems!(
     PUBLISHING,
     [Code::DefaultWorkspace]
 );
-problems!(CreateKeyProblems = KEYED, OF_ONE, WITH_BODY);
+problems!(
+    CreateKeyProblems = KEYED,
+    OF_ONE,
+    WITH_BODY,
+    [Code::PlanLimitReached]
+);
 
 /// Create a workspace
 #[utoipa::path(post, path = "/v1/workspaces", tag = "workspaces", request_body = CreateWorkspace,
@@ -290,7 +296,8 @@ pub(super) async fn create_workspace_key(
     query.only(&[])?;
     let input: CreateWorkspaceKey = body.parse()?;
     let name = field("name", input.name.as_deref(), Label::parse)?;
-    let (key, listed) = keys::create(&app.service, &caller.0, WorkspaceId(id), name).await?;
+    let (key, listed) =
+        keys::create(&app.service, &caller.0, KeysOf::Workspace(WorkspaceId(id)), name).await?;
     let created = CreatedWorkspaceKey {
         listed: listed.into(),
         key: key.expose().to_owned(),
@@ -311,7 +318,7 @@ pub(super) async fn list_workspace_keys(
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let keys = keys::list(&app.service, &caller.0, WorkspaceId(id)).await?;
+    let keys = keys::list(&app.service, &caller.0, KeysOf::Workspace(WorkspaceId(id))).await?;
     Ok(Json(KeyList {
         keys: keys.into_iter().map(Into::into).collect(),
     }))
@@ -332,7 +339,13 @@ pub(super) async fn revoke_workspace_key(
     caller.may(ops::MANAGE)?;
     let Ids([id, key]) = ids;
     query.only(&[])?;
-    keys::revoke(&app.service, &caller.0, WorkspaceId(id), KeyId(key)).await?;
+    keys::revoke(
+        &app.service,
+        &caller.0,
+        KeysOf::Workspace(WorkspaceId(id)),
+        KeyId(key),
+    )
+    .await?;
     Ok(Json(Revoked {
         revoked: true,
         id: key,

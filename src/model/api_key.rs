@@ -4,8 +4,11 @@
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use super::ids::{InboxId, KeyId, TenantId, WorkspaceId};
-use crate::clock::Entropy;
+use super::{
+    ids::{InboxId, KeyId, TenantId, WorkspaceId},
+    names::Label,
+};
+use crate::clock::{Entropy, Timestamp};
 
 /// Base62 digits of randomness: 62^43 is just over 2^256.
 const RANDOM_DIGITS: usize = 43;
@@ -16,6 +19,19 @@ const KEY_OCTETS: usize = 3 + RANDOM_DIGITS + CHECKSUM_DIGITS;
 /// Octets of a key that may be shown and stored in clear: the prefix and five digits.
 const FRAGMENT_OCTETS: usize = 8;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A key as it is listed: never the key itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The part of it that may be shown.
+    pub fragment: String,
+    /// The name it was given.
+    pub name: Option<Label>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
 
 /// Who holds a key of this kind, and what it reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -22,6 +22,8 @@ pub enum Limited {
     Addresses,
     /// [`Limits::workspaces`].
     Workspaces,
+    /// Keys in force of one tenant, or of one workspace.
+    Keys,
 }
 
 impl Limited {
@@ -32,6 +34,7 @@ impl Limited {
             Self::Domains => "domains",
             Self::Addresses => "addresses",
             Self::Workspaces => "workspaces",
+            Self::Keys => "keys",
         }
     }
 }

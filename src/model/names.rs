@@ -133,7 +133,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Whether there are characters that show nothing by themselves and change how others are shown, or make two names that
-/// look the same: Unicode's Bidi_Control, and what is Default_Ignorable_Code_Point or a format character (Cf) without a
+/// look the same: Unicode's `Bidi_Control`, and what is `Default_Ignorable_Code_Point` or a format character (Cf) without a
 /// glyph (UAX #9, UAX #44). Language tags are among them, in which text can be hidden from people and not from programs.
 ///
 /// Not among them, because scripts and emoji need them: the joiners U+200C and U+200D, variation selectors, the free

@@ -1,7 +1,7 @@
 //! The workspace: the isolation container that owns inboxes and domains.
 
 use super::{
-    ids::{KeyId, TenantId, WorkspaceId},
+    ids::{TenantId, WorkspaceId},
     names::{Label, Slug},
 };
 use crate::clock::Timestamp;
@@ -23,19 +23,6 @@ pub struct Workspace {
     pub inbox_count: u32,
     /// Custom domains in it.
     pub domain_count: u32,
-    /// When it was made.
-    pub created_at: Timestamp,
-}
-
-/// A key of a workspace as it is listed: never the key itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WorkspaceKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The part of it that may be shown.
-    pub fragment: String,
-    /// The name it was given.
-    pub name: Option<Label>,
     /// When it was made.
     pub created_at: Timestamp,
 }

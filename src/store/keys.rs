@@ -10,10 +10,9 @@ use crate::{
     clock::Timestamp,
     model::{
         Refused,
-        api_key::{ApiKey, Caller, Scope},
+        api_key::{ApiKey, Caller, ListedKey, Scope},
         ids::{InboxId, KeyId, TenantId, WorkspaceId},
         names::Label,
-        workspace::WorkspaceKey,
     },
 };
 
@@ -113,6 +112,42 @@ impl KeyRow {
     }
 }
 
+impl ListedKeyRow {
+    fn parse(self) -> Result<ListedKey, Error> {
+        let name = self
+            .name
+            .as_deref()
+            .map(Label::parse_stored)
+            .transpose()
+            .map_err(Error::row("a key"))?;
+        Ok(ListedKey {
+            id: KeyId(self.id),
+            fragment: self.fragment,
+            name,
+            created_at: Timestamp::from_micros(self.created_at),
+        })
+    }
+}
+
+/// What holds for the keys that reach exactly this, and the ids that are its first places.
+fn exactly(scope: Scope) -> (&'static str, Vec<Uuid>) {
+    match scope {
+        Scope::SuperAdmin => (
+            "tenant_id IS NULL AND workspace_id IS NULL AND inbox_id IS NULL",
+            vec![],
+        ),
+        Scope::Tenant { tenant } => (
+            "tenant_id = $1 AND workspace_id IS NULL AND inbox_id IS NULL",
+            vec![tenant.0],
+        ),
+        Scope::Workspace { tenant, workspace } => (
+            "tenant_id = $1 AND workspace_id = $2 AND inbox_id IS NULL",
+            vec![tenant.0, workspace.0],
+        ),
+        Scope::Inbox { inbox, .. } => ("inbox_id = $1", vec![inbox.0]),
+    }
+}
+
 impl Tx {
     /// Writes a new key's hash.
     pub async fn insert_key(&mut self, new: &NewKey<'_>) -> Result<(), Error> {
@@ -177,53 +212,34 @@ impl Tx {
             .collect())
     }
 
-    /// The keys in force that reach exactly this workspace, newest first.
-    pub async fn keys_of_workspace(&mut self, workspace: WorkspaceId) -> Result<Vec<WorkspaceKey>, Error> {
-        let rows: Vec<ListedKeyRow> = on!(self, db => sqlx::query_as(
-                "SELECT id, fragment, name, created_at FROM api_keys
-                 WHERE workspace_id = $1 AND inbox_id IS NULL AND revoked_at IS NULL ORDER BY id DESC",
-            )
-            .bind(workspace.0)
-            .fetch_all(db)
-            .await)
-        .map_err(Error::while_doing("list the keys of a workspace"))?;
-        rows.into_iter()
-            .map(|row| {
-                let name = row
-                    .name
-                    .as_deref()
-                    .map(Label::parse_stored)
-                    .transpose()
-                    .map_err(Error::row("a key"))?;
-                let created_at = Timestamp::from_micros(row.created_at);
-                Ok(WorkspaceKey {
-                    id: KeyId(row.id),
-                    fragment: row.fragment,
-                    name,
-                    created_at,
-                })
-            })
-            .collect()
+    /// The keys in force that reach exactly this, newest first.
+    pub async fn keys_of(&mut self, scope: Scope) -> Result<Vec<ListedKey>, Error> {
+        let (owned, owners) = exactly(scope);
+        let sql = format!(
+            "SELECT id, fragment, name, created_at FROM api_keys WHERE {owned} AND revoked_at IS NULL ORDER BY id DESC"
+        );
+        let rows: Vec<ListedKeyRow> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql));
+            for owner in owners {
+                query = query.bind(owner);
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("list keys"))?;
+        rows.into_iter().map(ListedKeyRow::parse).collect()
     }
 
-    /// Revokes one key of a workspace. `false` if the workspace has no such key in force.
-    pub async fn revoke_workspace_key(
-        &mut self,
-        workspace: WorkspaceId,
-        key: KeyId,
-        now: Timestamp,
-    ) -> Result<bool, Error> {
+    /// Revokes one key, whatever it reaches. `false` if no such key is in force.
+    pub async fn revoke_key(&mut self, key: KeyId, now: Timestamp) -> Result<bool, Error> {
         let rows = on!(self, db => sqlx::query(
-                "UPDATE api_keys SET revoked_at = $3
-                 WHERE id = $2 AND workspace_id = $1 AND inbox_id IS NULL AND revoked_at IS NULL",
+                "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
             )
-            .bind(workspace.0)
             .bind(key.0)
             .bind(now.as_micros())
             .execute(db)
             .await
             .map(|done| done.rows_affected()))
-        .map_err(Error::while_doing("revoke a key of a workspace"))?;
+        .map_err(Error::while_doing("revoke a key"))?;
         Ok(rows == 1)
     }
 

@@ -16,6 +16,7 @@ struct Side {
     default_workspace: String,
     workspace: String,
     workspace_key_id: String,
+    tenant_key_id: String,
     inbox: String,
     /// An inbox in the default workspace.
     other_inbox: String,
@@ -37,6 +38,10 @@ impl Side {
         let keys = format!("/v1/workspaces/{}/keys", workspace.id());
         let wk = tk.post(&keys, &json!({})).await;
         let spare = tk.post(&keys, &json!({})).await;
+        let tenant_keys = format!("/v1/tenants/{}/keys", tenant.id());
+        let tenant_spare = tk
+            .post(&tenant_keys, &json!({"name": format!("{name} spare")}))
+            .await;
         let body = json!({"username": format!("{name}-inbox"), "workspaceId": workspace.id()});
         let inbox = tk.post("/v1/inboxes", &body).await;
         let other_inbox = tk
@@ -66,6 +71,7 @@ impl Side {
             default_workspace: text(&tenant, "defaultWorkspaceId"),
             workspace: text(&workspace, "id"),
             workspace_key_id: text(&spare, "id"),
+            tenant_key_id: text(&tenant_spare, "id"),
             inbox: text(&inbox, "id"),
             other_inbox: text(&other_inbox, "id"),
             wk: daemon.api(wk.text("key")),
@@ -263,6 +269,15 @@ fn rows_of_own() -> Vec<Row> {
         Row("GET", "/v1/tenants", none(), [200, 403, 403, 403]),
         Row("GET", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
         Row("PATCH", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
+        Row("POST", "/v1/tenants/{tenant}/keys", none(), [201, 201, 403, 403]),
+        Row("GET", "/v1/tenants/{tenant}/keys", none(), [200, 200, 403, 403]),
+        // The super admin revokes it; then there is none.
+        Row(
+            "DELETE",
+            "/v1/tenants/{tenant}/keys/{tenant_key}",
+            none(),
+            [200, 404, 403, 403],
+        ),
         // What takes away comes last. The calls of a row are made by ak, wk, sa, tk in this order: who comes after
         // the one that took something away finds nothing.
         Row(
@@ -425,6 +440,14 @@ fn rows_of_foreign() -> Vec<Row> {
         ),
         Row("GET", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
         Row("PATCH", "/v1/tenants/{tenant}", json!({}), [200, 403, 403, 403]),
+        Row("POST", "/v1/tenants/{tenant}/keys", none(), [201, 404, 403, 403]),
+        Row("GET", "/v1/tenants/{tenant}/keys", none(), [200, 404, 403, 403]),
+        Row(
+            "DELETE",
+            "/v1/tenants/{tenant}/keys/{tenant_key}",
+            none(),
+            [200, 404, 403, 403],
+        ),
     ]
 }
 
@@ -435,6 +458,7 @@ fn filled(text: &str, side: &Side) -> String {
         ("{default_workspace}", &side.default_workspace),
         ("{workspace}", &side.workspace),
         ("{key}", &side.workspace_key_id),
+        ("{tenant_key}", &side.tenant_key_id),
         ("{inbox}", &side.inbox),
         ("{other_inbox}", &side.other_inbox),
     ]
@@ -494,7 +518,7 @@ on_both_databases! {
                     }
                     // Somebody else's is byte for byte what never was.
                     let nobody = Side { name: "never".to_owned(), inbox: unknown(1), workspace: unknown(2), default_workspace: unknown(3), tenant: unknown(4),
-                        workspace_key_id: unknown(5), other_inbox: unknown(6), marks: Vec::new(), tk: own.tk.clone(), wk: own.wk.clone(), ak: own.ak.clone() };
+                        workspace_key_id: unknown(5), tenant_key_id: unknown(7), other_inbox: unknown(6), marks: Vec::new(), tk: own.tk.clone(), wk: own.wk.clone(), ak: own.ak.clone() };
                     let never = call(api, &row, &nobody).await;
                     assert_eq!((never.status, &never.body), (answer.status, &answer.body), "{} {}", row.0, row.1);
                 }

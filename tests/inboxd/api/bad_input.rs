@@ -62,6 +62,8 @@ on_both_databases! {
             (json!({"username": "x".repeat(65)}), "username"),
             (json!({"displayName": "a\u{7}b"}), "displayName"),
             (json!({"displayName": "a\r\nBcc: x@y"}), "displayName"),
+            (json!({"displayName": "Acme \u{202e}gro.knab"}), "displayName"),
+            (json!({"displayName": "Acme\u{200b}"}), "displayName"),
             (json!({"displayName": "x".repeat(201)}), "displayName"),
             (json!({"displayName": 1}), "displayName"),
             (json!({"domain": long_domain}), "domain"),

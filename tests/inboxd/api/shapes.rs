@@ -104,6 +104,12 @@ async fn every_answer_has_its_shape() {
         "POST rotate-key",
         acme.post(&format!("{inbox}/rotate-key"), &json!({})).await,
     );
+    let tenant_keys = format!("/v1/tenants/{}/keys", acme.get("/v1/me").await.text("tenantId"));
+    keep(
+        "POST tenant key",
+        acme.post(&tenant_keys, &json!({"name": "CI"})).await,
+    );
+    keep("GET tenant keys", acme.get(&tenant_keys).await);
     let addresses = format!("{inbox}/addresses");
     let alias = json!({"email": "desk@inboxd.test"});
     keep("POST address", acme.post(&addresses, &alias).await);

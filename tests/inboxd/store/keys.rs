@@ -223,8 +223,13 @@ async fn a_workspaces_keys_are_listed_newest_first_and_revoked_one_by_one() {
         let name = Label::parse("for the shop").unwrap();
         let (named, named_id) = add_named(&store, Scope::Workspace { tenant, workspace }, Some(&name)).await;
         let other = store.workspace(&keys.tenant, "other").await.id;
+        let of = |workspace| Scope::Workspace { tenant, workspace };
         let mut tx = store.db.write().await.unwrap();
-        let listed = tx.keys_of_workspace(workspace).await.unwrap();
+        assert!(tx.keys_of(of(other)).await.unwrap().is_empty());
+        for scope in [Scope::SuperAdmin, Scope::Tenant { tenant }] {
+            assert_eq!(tx.keys_of(scope).await.unwrap().len(), 1, "{scope:?}");
+        }
+        let listed = tx.keys_of(of(workspace)).await.unwrap();
         let mut in_order = listed.clone();
         in_order.sort_by_key(|key| std::cmp::Reverse(key.id));
         assert_eq!(listed, in_order);
@@ -240,24 +245,10 @@ async fn a_workspaces_keys_are_listed_newest_first_and_revoked_one_by_one() {
         );
 
         let now = Machine.now();
-        assert!(
-            !tx.revoke_workspace_key(other, named_id, now).await.unwrap(),
-            "another workspace's"
-        );
-        let of_inbox = look_up(&mut tx, &keys.of_inbox).await.unwrap();
-        assert!(
-            !tx.revoke_workspace_key(workspace, of_inbox.caller.key, now)
-                .await
-                .unwrap(),
-            "an inbox's"
-        );
-        assert!(tx.revoke_workspace_key(workspace, named_id, now).await.unwrap());
-        assert!(
-            !tx.revoke_workspace_key(workspace, named_id, now).await.unwrap(),
-            "twice"
-        );
+        assert!(tx.revoke_key(named_id, now).await.unwrap());
+        assert!(!tx.revoke_key(named_id, now).await.unwrap(), "twice");
         assert!(look_up(&mut tx, &named).await.is_none());
-        assert_eq!(tx.keys_of_workspace(workspace).await.unwrap().len(), 1);
+        assert_eq!(tx.keys_of(of(workspace)).await.unwrap().len(), 1);
     })
     .await;
 }

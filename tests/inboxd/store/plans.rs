@@ -70,8 +70,20 @@ const MAY_SCAN: [(&str, &str); 4] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 24] = [
+const MUST_USE: [(&str, &str); 27] = [
     ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
+    (
+        "FROM api_keys WHERE tenant_id IS NULL AND workspace_id IS NULL AND inbox_id IS NULL",
+        "api_keys_listed (tenant_id=? AND workspace_id=?)",
+    ),
+    (
+        "FROM api_keys WHERE tenant_id = $1 AND workspace_id IS NULL AND inbox_id IS NULL",
+        "api_keys_listed (tenant_id=? AND workspace_id=?)",
+    ),
+    (
+        "FROM api_keys WHERE tenant_id = $1 AND workspace_id = $2 AND inbox_id IS NULL",
+        "api_keys_listed (tenant_id=? AND workspace_id=?)",
+    ),
     (
         "AND i.requested_local_part = $4",
         "inboxes_requested (tenant_id=? AND domain=? AND requested_local_part=?)",
@@ -243,8 +255,17 @@ async fn call_everything(store: &Store) {
         .await
         .unwrap();
     tx.count_inboxes_of_workspace(home, 1).await.unwrap();
-    tx.keys_of_workspace(home).await.unwrap();
-    tx.revoke_workspace_key(home, caller, now).await.unwrap();
+    for scope in [
+        Scope::SuperAdmin,
+        Scope::Tenant { tenant: tenant.id },
+        Scope::Workspace {
+            tenant: tenant.id,
+            workspace: home,
+        },
+    ] {
+        tx.keys_of(scope).await.unwrap();
+    }
+    tx.revoke_key(caller, now).await.unwrap();
     tx.inbox(inbox).await.unwrap().unwrap();
     tx.inbox_at(&scout).await.unwrap().unwrap();
     for workspace in [None, Some(home)] {

@@ -8,6 +8,7 @@ use inboxd::{
         address::Address,
         ids::{InboxId, TenantId, WorkspaceId},
         limits::Limits,
+        names::{DisplayName, Label},
     },
     store::{Claimant, Holder, ImportedInbox, Owner},
 };
@@ -228,20 +229,26 @@ async fn a_released_tombstone_is_still_found_by_who_left_it() {
     .await;
 }
 
+/// A name with a mark of the writing direction in it.
+const OLD_NAME: &str = "Acme \u{202e}gro.knab";
 /// The last migration before tombstones belonged to workspaces.
 const EARLIER: i64 = 4;
 
-/// A tenant with two workspaces, a deleted inbox of the second one and its tombstone, and one whose inbox is not known;
+/// A tenant with two workspaces, an inbox, a deleted inbox and its tombstone, and one whose inbox is not known;
 /// `id` writes an id.
-fn rows(ids: [Uuid; 4], id: impl Fn(Uuid) -> String) -> String {
-    let [tenant, home, second, inbox] = ids.map(id);
+fn rows(ids: [Uuid; 5], id: impl Fn(Uuid) -> String) -> String {
+    let [tenant, home, second, inbox, live] = ids.map(id);
     format!(
         "INSERT INTO tenants (id, name, default_workspace_id, inbox_count, workspace_count, created_at)
-             VALUES ({tenant}, 'Acme', {home}, 0, 2, 1);
+             VALUES ({tenant}, '{OLD_NAME}', {home}, 0, 2, 1);
          INSERT INTO workspaces (id, tenant_id, name, slug, inbox_count, created_at)
-             VALUES ({home}, {tenant}, 'Home', 'home', 0, 1), ({second}, {tenant}, 'Second', 'second', 0, 1);
+             VALUES ({home}, {tenant}, 'Home', 'home', 0, 1), ({second}, {tenant}, '{OLD_NAME}', 'second', 1, 1);
          INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, metadata, password_hash, created_at, deleted_at)
              VALUES ({inbox}, {tenant}, {second}, 'known', 'example.com', '{{}}', '{{SHA512-CRYPT}}x', 1, 2);
+         INSERT INTO inboxes (id, tenant_id, workspace_id, local_part, domain, display_name, metadata, password_hash, created_at)
+             VALUES ({live}, {tenant}, {second}, 'live', 'example.com', '{OLD_NAME}', '{{}}', '{{SHA512-CRYPT}}x', 1);
+         INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since)
+             VALUES ('example.com', 'live', {tenant}, {live}, 1);
          INSERT INTO addresses (domain, local_part, tenant_id, held_until, left_by)
              VALUES ('example.com', 'known', {tenant}, 9000000000000000, {inbox}),
                  ('example.com', 'unknown', {tenant}, 9000000000000000, NULL)"
@@ -249,11 +256,11 @@ fn rows(ids: [Uuid; 4], id: impl Fn(Uuid) -> String) -> String {
 }
 
 #[tokio::test]
-async fn tombstones_of_earlier_versions_become_their_workspaces() {
+async fn rows_of_earlier_versions_are_read_and_their_tombstones_become_their_workspaces() {
     for database in Database::ALL {
         let folder = Folder::new();
         let url = database.url(folder.path()).await;
-        let ids = [fresh_id(), fresh_id(), fresh_id(), fresh_id()];
+        let ids = std::array::from_fn(|_| fresh_id());
         if let Some(file) = url.strip_prefix("sqlite:") {
             let options = SqliteConnectOptions::from_str(file)
                 .unwrap()
@@ -281,7 +288,7 @@ async fn tombstones_of_earlier_versions_become_their_workspaces() {
             .unwrap();
         holders.sort_by(|(one, _), (other, _)| one.cmp(other));
         let until = Timestamp::from_micros(9_000_000_000_000_000);
-        let [tenant, _, second, _] = ids;
+        let [tenant, _, second, _, live] = ids;
         let expected = [("known", Some(WorkspaceId(second))), ("unknown", None)].map(|(name, workspace)| {
             (
                 name.to_owned(),
@@ -289,5 +296,14 @@ async fn tombstones_of_earlier_versions_become_their_workspaces() {
             )
         });
         assert_eq!(holders, expected, "{database:?}");
+
+        // Names that a caller could give then and cannot now.
+        let acme = tx.tenant(TenantId(tenant)).await.unwrap().unwrap();
+        let workspace = tx.workspace(acme.id, WorkspaceId(second)).await.unwrap().unwrap();
+        let inbox = tx.inbox(InboxId(live)).await.unwrap().unwrap();
+        assert_eq!(acme.name.as_str(), OLD_NAME);
+        assert_eq!(workspace.name.as_str(), OLD_NAME);
+        assert_eq!(inbox.display_name.unwrap().as_str(), OLD_NAME);
+        assert!(DisplayName::parse(OLD_NAME).is_err() && Label::parse(OLD_NAME).is_err());
     }
 }
