@@ -237,10 +237,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         Dns::new(&config.dns),
     );
     domains::ensure_default_keys(&service, &publisher).await?;
-    if let Some(file) = &config.bootstrap_file {
-        bootstrap::ensure(file, config, &service, &publisher).await?;
-    }
-    bootstrap::postmaster::warn_if_missing(config, &service).await?;
+    bootstrap::ensure(config, &service, &publisher).await?;
     let rebuilder = publisher.rebuilder();
     let watcher = publisher.clone();
     let readiness = Arc::new(probes(config, &db, &maps));

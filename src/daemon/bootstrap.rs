@@ -4,7 +4,7 @@
 //! up to date. A demo tenant that its operator has deleted is not wanted: it does not come back, and the file says
 //! `null`. To have another one, delete the file.
 
-pub(super) mod postmaster;
+mod postmaster;
 
 use std::{
     fs, io,
@@ -168,8 +168,15 @@ fn parse<T: for<'de> Deserialize<'de>>(file: &Path) -> Result<Option<T>, Error> 
     }
 }
 
-/// Makes or repairs the file.
-pub(super) async fn ensure(
+/// Creates or repairs the file, if the configuration names one, and reports in the log if the postmaster has no inbox.
+pub(super) async fn ensure(config: &Config, service: &Service, publisher: &Publisher) -> Result<(), Error> {
+    if let Some(file) = &config.bootstrap_file {
+        ensure_file(file, config, service, publisher).await?;
+    }
+    postmaster::warn_if_missing(config, service).await
+}
+
+async fn ensure_file(
     file: &Path,
     config: &Config,
     service: &Service,

@@ -49,8 +49,7 @@ pub fn ensure(path: &Path, entropy: &dyn Entropy) -> Result<SecretString, KeyErr
 pub fn double_bounce_sender(entropy: &dyn Entropy) -> String {
     let mut random = [0_u8; SENDER_OCTETS];
     entropy.fill(&mut random);
-    let digits: String = random.iter().map(|octet| format!("{octet:02x}")).collect();
-    format!("double-bounce-{digits}")
+    format!("double-bounce-{:032x}", u128::from_be_bytes(random))
 }
 
 #[cfg(test)]
@@ -61,6 +60,13 @@ mod tests {
 
     use super::*;
     use crate::clock::Machine;
+
+    #[test]
+    fn senders_of_two_starts_differ_and_are_local_parts() {
+        let [one, other] = [(); 2].map(|()| double_bounce_sender(&Machine));
+        assert_ne!(one, other);
+        assert!(one.len() == 46 && one.starts_with("double-bounce-"), "{one}");
+    }
 
     #[test]
     fn the_key_is_made_once_and_private() {

@@ -77,6 +77,23 @@ async fn no_message_hides_in_another_on_either_port() {
         )
         .await;
         assert_eq!(queued, 1);
+        // A chunk (RFC 3030) is as long as it says, whatever is in it.
+        let mut inbound = world.mail.inbound().await;
+        inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+        inbound.expect(&format!("RCPT TO:<{}>", bob.email), "250").await;
+        let (outer, hidden) = (Message::new("outer"), Message::new("hidden"));
+        let outer = outer.text("friend@example.net", &bob.email);
+        let hidden = hidden.text("friend@example.net", &bob.email);
+        let commands = format!(
+            "MAIL FROM:<friend@example.net>\r\nRCPT TO:<{}>\r\nDATA\r\n",
+            bob.email
+        );
+        let chunk = format!("{outer}\r\n.\r\n{commands}{hidden}\n.\n{commands}{hidden}\r\n.\r\n");
+        let command = format!("BDAT {} LAST\r\n{chunk}QUIT\r\n", chunk.len());
+        inbound.stream.write_all(command.as_bytes()).await.unwrap();
+        inbound.stream.flush().await.unwrap();
+        let answers = inbound.rest().await;
+        assert_eq!(answers.matches("queued as").count(), 1, "{answers}");
         let last = Message::new("the last one");
         world.mail.deliver("friend@example.net", &bob.email, &last).await;
         world.mail.receive(&bob, &last).await;

@@ -86,7 +86,7 @@ async fn make(
 }
 
 /// Says in the log when mail for postmaster and abuse reaches no inbox.
-pub(in crate::daemon) async fn warn_if_missing(config: &Config, service: &Service) -> Result<(), Error> {
+pub(super) async fn warn_if_missing(config: &Config, service: &Service) -> Result<(), Error> {
     let Some(address) = inbox_address(config) else {
         return Ok(());
     };

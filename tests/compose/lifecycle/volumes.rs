@@ -6,7 +6,7 @@ use crate::support::{
     compose::Compose,
     inbox::{Inbox, StoredMessage},
     load::subjects,
-    mail::Message,
+    mail::{Message, read_when_there},
     world::{Facts, World},
 };
 
@@ -170,7 +170,7 @@ async fn the_maps_of_a_deleted_volume_are_made_again() {
     .await;
 }
 
-/// Secrets, each with its place in the one container or the two that need it.
+/// Secrets, each with its place and the containers that have it. The signer has the store's volume for the sealing key.
 const SECRETS: [(&str, &str, &[&str]); 8] = [
     (
         "the key of the private CA",
@@ -259,13 +259,14 @@ async fn the_postmaster_of_the_containers_has_an_inbox() {
             postmaster["email"].as_str().unwrap(),
             postmaster["password"].as_str().unwrap(),
         );
-        let message = Message::new(&format!("for the postmaster, from {}", world.name("a-stranger")));
+        let mut imap = world.mail.try_log_in(email, password).await.unwrap();
+        let name = world.name("a-stranger");
         for recipient in ["postmaster".to_owned(), format!("abuse@{}", world.domain())] {
+            let message = Message::new(&format!("from {name} for {}", recipient.replace('@', " at ")));
             let mut inbound = world.mail.inbound().await;
             inbound.send("friend@example.net", &recipient, &message).await;
+            read_when_there(&mut imap, &message).await;
         }
-        let mut imap = world.mail.try_log_in(email, password).await.unwrap();
-        crate::support::mail::read_when_there(&mut imap, &message).await;
     })
     .await;
 }

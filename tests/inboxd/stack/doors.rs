@@ -184,7 +184,7 @@ async fn no_socket_of_either_server_is_open_to_every_user_of_the_host() {
     let open = rig.settings.dir.join("run/open");
     let _listener = UnixListener::bind(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
-    assert_eq!(find(), [open.clone()]);
+    assert_eq!(find(), std::slice::from_ref(&open));
     fs::remove_file(open).unwrap();
     let mode = |socket: &str| {
         let metadata = fs::metadata(rig.settings.dir.join(socket)).unwrap();
@@ -247,7 +247,7 @@ async fn what_a_login_sends_to_others_has_no_bare_line_ends() {
     let ends = [
         "\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n\r.\n",
     ];
-    let text: String = ends.iter().map(|end| format!("x{end}{hidden}")).collect();
+    let text = format!("x{}", ends.map(|end| end.to_owned() + hidden).join("x"));
     smtp.expect(&format!("Subject: a test\r\n\r\n{text}\r\n."), "250")
         .await;
     let octets = tokio::time::timeout(LIMIT, elsewhere).await.unwrap().unwrap();
