@@ -75,11 +75,10 @@ impl Session {
         if message.is_too_large() {
             return Err(Unsigned::TooLarge);
         }
-        let message = message.end()?;
         let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
         let now = self.parts.clock.now();
         let parts = Arc::clone(&self.parts);
-        tokio::task::spawn_blocking(move || parts.sign(&login, &message, now)).await?
+        tokio::task::spawn_blocking(move || parts.sign(&login, &message.end(), now)).await?
     }
 }
 
@@ -95,6 +94,7 @@ impl Parts {
         let authors = authors(message.fields(), |address| {
             Ok::<_, Unsigned>(self.owns(login, address)?)
         })?;
+        message.check_form()?;
         // Of several authors, a signature of each domain.
         let mut domains: Vec<DomainName> = authors.into_iter().map(|author| author.domain).collect();
         domains.sort_unstable();
