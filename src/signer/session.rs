@@ -83,12 +83,11 @@ impl Session {
         if message.is_too_large() {
             return Err(Unsigned::TooLarge);
         }
-        let message = message.end()?;
         let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
         let now = self.parts.clock.now();
         let (parts, recipients) = (Arc::clone(&self.parts), self.recipients.clone());
         tokio::task::spawn_blocking(move || {
-            let signatures = parts.sign(&login, &message, now)?;
+            let signatures = parts.sign(&login, &message.end(), now)?;
             Ok((signatures, recipients.repeated(&parts.maps)?))
         })
         .await?
@@ -107,6 +106,7 @@ impl Parts {
         let authors = authors(message.fields(), |address| {
             Ok::<_, Unsigned>(self.owns(login, address)?)
         })?;
+        message.check_form()?;
         // Of several authors, a signature of each domain.
         let mut domains: Vec<DomainName> = authors.into_iter().map(|author| author.domain).collect();
         domains.sort_unstable();

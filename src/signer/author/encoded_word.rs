@@ -5,7 +5,7 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use super::mailboxes::{Fault, is_lookalike};
+use super::mailboxes::{Fault, is_control, is_lookalike};
 
 /// Where an encoded word begins, wherever a reader may find it.
 pub(super) const START: &str = "=?";
@@ -105,7 +105,7 @@ fn from_q(text: &str) -> Option<Vec<u8>> {
 
 /// Whether a decoded character can be no part of an address, of quotes, or of another encoded word.
 fn is_harmless(character: char, place: Place) -> bool {
-    if character.is_control() || is_lookalike(character) || matches!(character, '\u{2028}' | '\u{2029}') {
+    if is_control(character) || is_lookalike(character) {
         return false;
     }
     match place {

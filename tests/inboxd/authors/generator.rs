@@ -1,5 +1,7 @@
 //! Author fields, good and bad, made by rules from a seed: the same ones in every run.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 /// Random numbers that are the same in every run (splitmix64).
 pub struct Dice(u64);
 
@@ -205,6 +207,24 @@ const DICTIONARY: [&str; 44] = [
     "friends:",
 ];
 
+/// Characters of which words are made at random: all that an atom may have, and Unicode that some readers take for white
+/// space, for nothing, or for something else.
+const ATOM_SOUP: &str = "aZ9!#$%&'*+-/=?^_`{|}~..\u{e9}\u{3042}\u{a0}\u{3000}\u{2003}\u{200b}\u{feff}\u{202e}\u{130}\u{212a}\u{ff0c}\u{ff1c}\u{1f600}";
+/// The same of quoted strings.
+const QUOTED_SOUP: &str = "aZ9 !#$%&'()*+,-./:;<=>?[]^_`{|}~@\u{e9}\u{a0}\u{3000}\u{202e}";
+/// The same of what encoded words stand for.
+const ENCODED_SOUP: &str = "aZ9 !#$%&'()*+,-./:;<=>?@[]\"\\\t\u{e9}\u{a0}\u{3042}";
+const CHARSETS: [&str; 8] = [
+    "utf-8",
+    "UTF-8",
+    "us-ascii",
+    "iso-8859-1",
+    "windows-1252",
+    "koi8-r",
+    "utf-7",
+    "shift_jis",
+];
+
 /// Makes cases of a login that owns these addresses.
 pub struct Generator<'a> {
     dice: Dice,
@@ -226,6 +246,7 @@ impl<'a> Generator<'a> {
             0 => address.to_uppercase(),
             1 => format!("{local_part}+a.b@{domain}"),
             2 => format!("{local_part}+v=bank.example!x%y@{domain}"),
+            4 => format!("{local_part}+{}@{domain}", self.soup("aZ9!#$%&'*+-/=?^_`{|}~.")),
             3 => format!("{local_part}@{}", domain.to_uppercase()),
             _ => address.to_owned(),
         }
@@ -261,7 +282,34 @@ impl<'a> Generator<'a> {
         self.dice.pick(all)
     }
 
+    /// Up to six of these characters.
+    fn soup(&mut self, characters: &str) -> String {
+        let characters: Vec<char> = characters.chars().collect();
+        let count = 1 + self.dice.below(6);
+        (0..count)
+            .map(|_| characters[self.dice.below(characters.len())])
+            .collect()
+    }
+
+    fn encoded_soup(&mut self) -> String {
+        let text = self.soup(ENCODED_SOUP);
+        let charset = self.dice.pick(&CHARSETS);
+        if self.dice.chance(50) {
+            return format!("=?{charset}?B?{}?=", BASE64_STANDARD.encode(text));
+        }
+        let octets: Vec<String> = text.bytes().map(|octet| format!("={octet:02X}")).collect();
+        let octets = octets.concat();
+        format!("=?{charset}?q?{octets}?=")
+    }
+
     fn word(&mut self) -> String {
+        if self.dice.chance(30) {
+            return match self.dice.below(3) {
+                0 => self.soup(ATOM_SOUP),
+                1 => format!("\"{}\"", self.soup(QUOTED_SOUP)),
+                _ => self.encoded_soup(),
+            };
+        }
         match self.dice.below(20) {
             0..=8 => self.dice.pick(&WORDS).to_owned(),
             9..=12 => self.dice.pick(&QUOTED).to_owned(),
@@ -276,6 +324,13 @@ impl<'a> Generator<'a> {
     }
 
     fn comment(&mut self) -> String {
+        if self.dice.chance(20) {
+            return match self.dice.below(3) {
+                0 => format!("({} {})", self.soup(ATOM_SOUP), self.soup(ATOM_SOUP)),
+                1 => format!("({})", self.soup(QUOTED_SOUP)),
+                _ => format!("({})", self.encoded_soup()),
+            };
+        }
         let all = if self.dice.chance(75) {
             &COMMENTS[..6]
         } else {
