@@ -28,8 +28,9 @@ RUN groupadd --system --gid 900 inboxd \
  && useradd --system --uid 901 --gid postfix --no-create-home --home-dir /var/spool/postfix --shell /usr/sbin/nologin postfix \
  && useradd --system --uid 903 --gid dovecot --no-create-home --home-dir /usr/lib/dovecot --shell /usr/sbin/nologin dovecot \
  && useradd --system --uid 904 --gid dovenull --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dovenull \
- && install -d -o inboxd -g inboxd -m 0755 /var/lib/inboxd /var/lib/inboxd/maps /var/lib/inboxd/tls /etc/inboxd/certs /run/inboxd-signer /run/inboxd-inbound \
- && install -d -o inboxd -g inboxd -m 0700 /var/lib/inboxd/store /var/lib/inboxd/doveadm \
+ && install -d -o inboxd -g inboxd -m 0755 /var/lib/inboxd /var/lib/inboxd/maps /var/lib/inboxd/maps/passdb /var/lib/inboxd/maps/postfix \
+      /var/lib/inboxd/tls /var/lib/inboxd/server-tls /etc/inboxd/certs /run/inboxd-signer /run/inboxd-inbound \
+ && install -d -o inboxd -g inboxd -m 0700 /var/lib/inboxd/store /var/lib/inboxd/doveadm /var/lib/inboxd/maps/signer \
  && install -d -m 0755 /run/dovecot /run/inboxd
 
 FROM base AS inboxd

@@ -30,7 +30,10 @@ use crate::{
         maps::BarrierMode,
     },
     ops::{DomainSettings, Settings},
-    stack::{render::Reach, tls::Certificates},
+    stack::{
+        render::{Postmaster, Reach},
+        tls::Certificates,
+    },
     telemetry::{LogFormat, LogOutput, Logging},
 };
 
@@ -133,8 +136,10 @@ section! {
         /// Local parts that nobody gets at the default domain.
         #[serde(deserialize_with = "list")]
         reserved_usernames: Vec<String> = RESERVED.iter().map(|&name| name.to_owned()).collect(),
-        /// Days that a deleted inbox's address is kept from other tenants.
+        /// Days that an address that was given up is kept for the workspace that had it.
         tombstone_days: u32 = 90,
+        /// Most such addresses of one tenant.
+        tombstones_per_tenant: u32 = 10_000,
         /// Most addresses of one inbox.
         addresses_per_inbox: u32 = 100,
         /// Whether a recoverable copy of passwords is kept.
@@ -209,6 +214,8 @@ section! {
         uid: u32 = 5000,
         /// Group of the mail.
         gid: u32 = 5000,
+        /// Who gets the mail for postmaster and abuse; empty: postmaster at the default domain.
+        postmaster: String = String::new(),
         /// Largest message, in octets.
         message_max_octets: u64 = 25 * 1024 * 1024,
     }
@@ -264,6 +271,8 @@ section! {
         key_file: PathBuf = PathBuf::new(),
         /// Folder of the private CA.
         private_ca_dir: PathBuf = "/var/lib/inboxd/tls".into(),
+        /// Folder of the certificate that it signs, and of its key; empty: `private_ca_dir`.
+        private_cert_dir: PathBuf = PathBuf::new(),
         /// PEM file of the CA that signed the certificate; empty: the private CA's, or else the system's.
         ca_file: PathBuf = PathBuf::new(),
     }
@@ -392,6 +401,8 @@ pub struct Config {
     pub sealing_key_file: PathBuf,
     /// Where mail lies and whose it is.
     pub home: MailHome,
+    /// Who gets the mail for postmaster and abuse.
+    pub postmaster: Postmaster,
     /// IMAP with implicit TLS.
     pub imap: Endpoint,
     /// Submission with STARTTLS.
@@ -431,7 +442,7 @@ pub struct Certificate {
     pub key_file: PathBuf,
     /// PEM file of the CA that vouches for it; none: the system's roots do.
     pub ca_file: Option<PathBuf>,
-    /// Folder of the private CA that makes these files; none: the operator brings them.
+    /// Folder of the private CA that signs the certificate; none: the operator brings it.
     pub private_ca_dir: Option<PathBuf>,
 }
 
@@ -578,6 +589,8 @@ impl Written {
         if let Some(socket) = &signer_socket {
             absolute("signer.socket", socket)?;
         }
+        let reach = self.postfix.reach()?;
+        let postmaster = self.postmaster(&settings.default_domain, &reach)?;
         let inbound_socket = given(&self.inbound.socket);
         if let Some(socket) = &inbound_socket {
             absolute("inbound.socket", socket)?;
@@ -601,7 +614,8 @@ impl Written {
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
-            reach: self.postfix.reach()?,
+            reach,
+            postmaster,
             signer_socket,
             inbound_socket,
             authserv_id: self.inbound.authserv_id(&self.mx.host)?,
@@ -617,6 +631,30 @@ impl Written {
         let mut shown = self.clone();
         shown.store.url = hide_password(&self.store.url);
         toml::to_string_pretty(&shown)
+    }
+
+    /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what
+    /// it could not deliver is refused here.
+    fn postmaster(&self, default_domain: &DomainName, reach: &Reach) -> Result<Postmaster, Error> {
+        const KEY: &str = "mail.postmaster";
+        let text = match self.mail.postmaster.as_str() {
+            "" => &format!("postmaster@{default_domain}"),
+            text => text,
+        };
+        let rule =
+            "must be the address of an inbox at service.default_domain, an address on another host, or empty";
+        let address = Address::parse(text).map_err(|why| Error::value(KEY, format!("{rule}; {why}")))?;
+        if address.domain == *default_domain {
+            return Ok(Postmaster::Inbox(address.to_string()));
+        }
+        if address.domain.as_str() == self.mx.host.trim_end_matches('.').to_ascii_lowercase() {
+            return Err(Error::value(KEY, format!("{rule}; not one at mx.host")));
+        }
+        if *reach == Reach::OwnDomains {
+            let why = "with postfix.own_domains_only no mail leaves this host";
+            return Err(Error::value(KEY, format!("{rule}; {why}")));
+        }
+        Ok(Postmaster::Elsewhere(address.to_string()))
     }
 
     fn settings(&self) -> Result<Settings, Error> {
@@ -644,6 +682,7 @@ impl Written {
             reserved_usernames: reserved
                 .map_err(|rule| Error::value("service.reserved_usernames", format!("each {rule}")))?,
             tombstone_days: service.tombstone_days,
+            tombstones_per_tenant: service.tombstones_per_tenant,
             addresses_per_inbox: service.addresses_per_inbox,
             domains: self.domains.settings(&self.mx.host)?,
             default_limits: Limits {
@@ -823,7 +862,9 @@ impl Tls {
                 })
             }
             [(_, None), (_, None)] => {
-                let made = Certificates::in_folder(&self.private_ca_dir);
+                let server = given(&self.private_cert_dir).unwrap_or_else(|| self.private_ca_dir.clone());
+                absolute("tls.private_cert_dir", &server)?;
+                let made = Certificates::in_folders(&self.private_ca_dir, &server);
                 Ok(Certificate {
                     cert_file: made.server_cert,
                     key_file: made.server_key,
@@ -856,7 +897,7 @@ impl Config {
     }
 
     /// The address that Dovecot gives as the sender of what it would send.
-    pub fn postmaster(&self) -> Result<Address, Error> {
+    pub fn postmaster_address(&self) -> Result<Address, Error> {
         let text = format!("postmaster@{}", self.settings.default_domain);
         Address::parse(&text).map_err(|rule| Error::value("service.default_domain", rule))
     }
@@ -1143,6 +1184,8 @@ mod tests {
             ("mail.root=relative", "mail.root"),
             ("mail.root=/a:b", "mail.root"),
             ("mail.uid=0", "mail.uid"),
+            ("mail.postmaster=postmaster", "mail.postmaster"),
+            ("mail.postmaster=Ops@example.com", "mail.postmaster"),
             ("imap.host=a b", "imap.host"),
             ("postfix.sockets_dir=/run/postfix", "postfix.sockets_dir"),
             ("imap.connect=dovecot", "imap.connect"),
@@ -1155,6 +1198,7 @@ mod tests {
             ("tls.cert_file=/etc/ssl/mail.pem", "tls.key_file"),
             ("tls.key_file=/etc/ssl/mail.key", "tls.cert_file"),
             ("tls.private_ca_dir=tls", "tls.private_ca_dir"),
+            ("tls.private_cert_dir=tls", "tls.private_cert_dir"),
             ("publish.barrier=on", "publish.barrier"),
             ("log.filter=a=b=c", "log.filter"),
             ("log.format=xml", "log.format"),
@@ -1200,6 +1244,14 @@ mod tests {
             private_ca_dir: Some("/x".into()),
         };
         assert_eq!(certificate(&["tls.private_ca_dir=/x"]), private);
+        let apart = certificate(&["tls.private_ca_dir=/x", "tls.private_cert_dir=/s"]);
+        let files = (apart.cert_file, apart.key_file, apart.ca_file);
+        let expected = (
+            "/s/server.pem".into(),
+            "/s/server.key".into(),
+            Some("/x/ca.pem".into()),
+        );
+        assert_eq!(files, expected);
         let trusting = certificate(&["tls.private_ca_dir=/x", "tls.ca_file=/y.pem"]);
         assert_eq!(trusting.ca_file, Some("/y.pem".into()));
         let own = Certificate {

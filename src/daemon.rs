@@ -238,8 +238,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     );
     domains::ensure_default_keys(&service, &publisher).await?;
     if let Some(file) = &config.bootstrap_file {
-        bootstrap::ensure(file, config, &service).await?;
+        bootstrap::ensure(file, config, &service, &publisher).await?;
     }
+    bootstrap::postmaster::warn_if_missing(config, &service).await?;
     let rebuilder = publisher.rebuilder();
     let watcher = publisher.clone();
     let readiness = Arc::new(probes(config, &db, &maps));

@@ -9,6 +9,7 @@ mod inboxes;
 mod json;
 mod me;
 pub mod problem;
+mod security_headers;
 mod sent;
 pub mod server;
 mod tenants;
@@ -30,9 +31,12 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::health::{Part, Probe, ReadinessProbes};
-use self::problem::{Code, Problem};
+use self::{
+    problem::{Code, Problem},
+    sent::SentBody,
+};
 use crate::{
-    ops::{self, Changed, Service, inboxes::Page},
+    ops::{self, Changed, Service, deletions::Deletion, inboxes::Page},
     publish::Publisher,
 };
 
@@ -168,6 +172,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_such_call)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(watch::watch))
+        .layer(middleware::from_fn(security_headers::add))
         .with_state(app)
 }
 
@@ -217,6 +222,13 @@ struct Deleted {
     deleted: bool,
     /// The id that the object had.
     id: uuid::Uuid,
+}
+
+/// The answer to a deletion, which is unanswered until the connection takes it.
+fn deleted(deletion: Deletion, body: &impl Serialize) -> Result<Response, Problem> {
+    let octets = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
+    let body = SentBody::body(octets, deletion);
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// An answer that may carry secrets is for the caller alone.

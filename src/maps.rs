@@ -2,7 +2,7 @@
 //!
 //! - `passdb/<domain>/<local part>`: one file a mailbox, one line of passwd-file syntax, read on each look-up by
 //!   a Lua passdb and userdb. Replaced by rename, so that a reader sees the old line or the new one.
-//! - `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (`lmdb_table(5)`).
+//! - `postfix/{domains,recipients,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (`lmdb_table(5)`).
 //! - `signer/signing_keys.lmdb`: the same, of what mail is signed with, sealed; for our own signer.
 //!
 //! The mail servers' groups may read theirs and nobody else, the signer runs as the daemon's user; nobody but the daemon
@@ -20,7 +20,7 @@ mod survey;
 mod table;
 
 use std::{
-    io,
+    fs, io,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
@@ -44,6 +44,9 @@ use crate::model::{
     maps::{AddressState, MapChange},
 };
 
+/// Tables of Postfix that earlier releases wrote. A Postfix whose configuration still names one must put mail off, not read
+/// what is true no longer.
+const FORMER_TABLES: [&str; 1] = ["mailboxes"];
 /// The file of the control socket, in the folder of the maps.
 const CONTROL_SOCKET: &str = ".control";
 
@@ -80,7 +83,7 @@ impl Layout {
     pub fn table(&self, which: Which) -> PathBuf {
         let folder = match which {
             Which::SigningKeys => self.signer(),
-            Which::SenderLogins | Which::Mailboxes | Which::Aliases | Which::Domains => self.postfix(),
+            Which::SenderLogins | Which::Recipients | Which::Aliases | Which::Domains => self.postfix(),
         };
         folder.join(which.name()).with_extension("lmdb")
     }
@@ -89,15 +92,24 @@ impl Layout {
     fn readers(&self, which: Which) -> Readers {
         match which {
             Which::SigningKeys => Readers::Nobody,
-            Which::SenderLogins | Which::Mailboxes | Which::Aliases | Which::Domains => {
+            Which::SenderLogins | Which::Recipients | Which::Aliases | Which::Domains => {
                 Readers::Group(self.postfix_gid)
             }
         }
     }
 
-    /// Makes the folders of the tables, if they are missing.
+    /// Makes the folders of the tables, if they are missing, and removes tables of earlier releases.
     fn ensure_table_folders(&self) -> Result<(), Error> {
         files::ensure_folder(&self.postfix(), Readers::Group(self.postfix_gid))?;
+        for name in FORMER_TABLES {
+            let path = self.postfix().join(name).with_extension("lmdb");
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file_error("remove the former table", &path)(error));
+                }
+                _ => {}
+            }
+        }
         files::ensure_folder(&self.signer(), Readers::Nobody)
     }
 

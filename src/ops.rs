@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod authenticate;
 mod batched;
 pub mod create_inbox;
+pub mod deletions;
 pub mod domains;
 pub mod idempotency;
 pub mod import;
@@ -24,7 +25,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use uuid::Uuid;
 
-use self::{authenticate::Keys, in_flight::InFlight, place::Places, together::Together};
+use self::{
+    authenticate::Keys, deletions::Deletions, in_flight::InFlight, place::Places, together::Together,
+};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     dns::Dns,
@@ -33,6 +36,7 @@ use crate::{
         api_key::{Caller, KeyKind},
         dkim::GenerateError,
         dns_records::SpfTerms,
+        ids::TenantId,
         limits::{Limited, Limits},
         maps::MapKey,
         password::HashError,
@@ -43,6 +47,10 @@ use crate::{
 
 /// Objects in one answer of a list, and the default.
 pub const PAGE_MAX: u32 = 1000;
+/// Tombstones that every plan allows, however few inboxes it has.
+const TOMBSTONES_MIN: u32 = 10;
+/// Tombstones beyond the limit that one deletion releases in addition to as many as it left.
+const EARLIER_TOMBSTONES_RELEASED_MAX: u32 = 1_000;
 
 /// What every operation works with.
 pub struct Service {
@@ -58,6 +66,8 @@ pub struct Service {
     pub settings: Settings,
     /// Creations between allocation and answer.
     pub in_flight: InFlight,
+    /// Deletions between their transaction and their answer.
+    deletions: Deletions,
     /// Creations that wait to be written.
     together: Together,
     /// Look-ups of keys that wait.
@@ -90,8 +100,10 @@ pub struct Settings {
     pub default_domain: DomainName,
     /// Names that nobody gets at the default domain.
     pub reserved_usernames: BTreeSet<LocalPart>,
-    /// How long the address of a deleted inbox is kept from other tenants, in days.
+    /// How long an address that was given up is kept for the workspace that had it, in days.
     pub tombstone_days: u32,
+    /// Most tombstones of one tenant.
+    pub tombstones_per_tenant: u32,
     /// Most addresses of one inbox, the canonical one included.
     pub addresses_per_inbox: u32,
     /// About custom domains.
@@ -103,6 +115,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many tombstones a tenant keeps whose plan has this cap on inboxes: as many as it may have inboxes, so that it
+    /// takes no more names from others by deleting than by having them, and a few more for small plans.
+    pub fn tombstones_of(&self, inbox_cap: Option<u32>) -> u32 {
+        let max = self.tombstones_per_tenant;
+        inbox_cap.map_or(max, |cap| cap.max(TOMBSTONES_MIN).min(max))
+    }
+
     /// Whether a name is kept for the operator.
     pub fn is_reserved(&self, domain: &DomainName, local_part: &LocalPart) -> bool {
         *domain == self.default_domain && self.reserved_usernames.contains(local_part)
@@ -271,6 +290,7 @@ impl Service {
             sealing,
             settings,
             in_flight,
+            deletions: Deletions::default(),
             together,
             keys,
             places,
@@ -290,11 +310,27 @@ impl Service {
         clock::new_id(&*self.clock, &*self.entropy)
     }
 
-    /// Until when the addresses of an inbox deleted now are kept from other tenants.
+    /// Until when the addresses of an inbox deleted now are kept for its workspace.
     fn held_until(&self) -> Timestamp {
         const SECONDS_A_DAY: i64 = 86_400;
         self.now()
             .plus_seconds(i64::from(self.settings.tombstone_days) * SECONDS_A_DAY)
+    }
+
+    /// Releases the tombstones that a tenant has beyond its limit, after `left` more were left in this transaction, which
+    /// has the tenant's turn.
+    ///
+    /// Releasing is not part of what the caller waits for, so one call catches up with a bounded number of earlier
+    /// ones: a limit that was lowered is reached with the next deletions.
+    async fn limit_tombstones(&self, tx: &mut Tx, tenant: TenantId, left: u32) -> Result<(), Error> {
+        let plan = tx.inbox_cap(tenant).await?.ok_or(Error::NotFound("tenant"))?;
+        let keep = self.settings.tombstones_of(plan);
+        let limit = left.saturating_add(EARLIER_TOMBSTONES_RELEASED_MAX);
+        let released = tx.release_tombstones(tenant, keep, limit, self.now()).await?;
+        if released > 0 {
+            tracing::debug!(%tenant, released, keep, "tombstones beyond the tenant's limit are released");
+        }
+        Ok(())
     }
 
     /// Marks addresses as unpublished, in the order of their keys, and returns these.

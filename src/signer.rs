@@ -2,12 +2,12 @@
 //!
 //! - [`session`]: one SMTP session as Postfix tells of it, and what it is answered.
 //! - [`message`]: a message on its way through: headers kept, body hashed, nothing else held.
-//! - [`author`]: who a message says it is from.
+//! - [`author`]: who a message says it is from, in a grammar that all readers read alike.
 //!
 //! Keys and senders are looked up for each message, so that a change is in use from the next message on. What cannot be
 //! signed is not let through: Postfix tells the client to try again later.
 
-mod author;
+pub mod author;
 mod message;
 mod session;
 
@@ -23,6 +23,7 @@ use crate::{
     model::{
         address::{Address, DomainName},
         dkim::SigningKey,
+        sasl_name::SaslName,
         sealing::{SealError, Sealed, SealingKey},
     },
 };
@@ -83,7 +84,7 @@ impl Parts {
     }
 
     /// The login that may send from an address now. Blocks on files.
-    fn login_of(&self, address: &Address) -> Result<Option<Address>, KeyError> {
+    fn login_of(&self, address: &Address) -> Result<Option<SaslName>, KeyError> {
         self.maps
             .sender_login(address)
             .map_err(|source| KeyError::Logins {

@@ -41,6 +41,7 @@ use sqlx::{
 
 use self::group::{Group, Member};
 pub use self::{
+    addresses::Claimant,
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
     domains::DomainFilter,
     fresh::{FRESH_MAX, FreshInbox},

@@ -99,7 +99,7 @@ impl Bench<'_> {
             .map(|number| self.seeds.some(number).email + "\n")
             .collect();
         fs::write(&keys, text).unwrap();
-        let table = self.world.daemon.maps().join("postfix/mailboxes");
+        let table = self.world.daemon.maps().join("postfix/recipients");
         let mut took = Took::begin();
         let output = Command::new("postmap")
             .arg("-c")

@@ -247,7 +247,8 @@ async fn with_mail_servers(
         dir: dir.to_owned(),
         maps_dir: config.written.maps.dir.clone(),
         hostname: HOSTNAME.to_owned(),
-        postmaster_address: config.postmaster()?.to_string(),
+        postmaster_address: config.postmaster_address()?.to_string(),
+        postmaster: config.postmaster.clone(),
         ports: Ports {
             imaps: ports.imaps,
             submission: ports.submission,
@@ -283,7 +284,7 @@ async fn with_mail_servers(
     outcome
 }
 
-/// What a person needs, once.
+/// What a person needs, once. No key is among it: where this goes to may be a log.
 fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) {
     let DevPorts {
         imaps,
@@ -305,10 +306,12 @@ fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) {
     let ca = ca_file
         .as_ref()
         .map_or_else(|| "the system's".to_owned(), |file| file.display().to_string());
-    let key = tenant.as_ref().map_or("TENANT-KEY", |tenant| tenant.key.as_str());
-    let demo = tenant
-        .as_ref()
-        .map_or("none: it was deleted", |tenant| tenant.key.as_str());
+    let keys = dir.join(BOOTSTRAP_FILE);
+    let keys = keys.display();
+    let demo = match tenant {
+        Some(_) => format!("its key is in {keys}"),
+        None => "none: it was deleted".to_owned(),
+    };
     println!(
         "
 inboxd is ready. Everything is in {dir}; Ctrl-C stops it.
@@ -322,7 +325,8 @@ inboxd is ready. Everything is in {dir}; Ctrl-C stops it.
 
 Create an inbox:
 
-  curl -sS -X POST {api}/v1/inboxes -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{{\"username\":\"scout\"}}'
+  curl -sS -X POST {api}/v1/inboxes -H \"X-API-Key: $(sed -n 's/.*\"key\": \"\\(tk_[^\"]*\\)\".*/\\1/p' {keys})\" \\
+    -H 'Content-Type: application/json' -d '{{\"username\":\"scout\"}}'
 
 Use it, with the imapPassword of the answer as PASSWORD:
 

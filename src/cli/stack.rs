@@ -11,6 +11,7 @@ use crate::{
     stack::{
         DovecotVersion, MailPlane, RenderedFile,
         container::{self, Settings},
+        key,
         private::Kind,
         render,
     },
@@ -132,7 +133,9 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
         mail_uid: written.mail.uid,
         mail_gid: written.mail.gid,
         hostname: written.mx.host.clone(),
-        postmaster_address: config.postmaster()?.to_string(),
+        postmaster_address: config.postmaster_address()?.to_string(),
+        postmaster: config.postmaster.clone(),
+        double_bounce_sender: key::double_bounce_sender(&Machine),
         queue_dir: written.postfix.queue_dir.clone(),
         auth_socket: sockets.join("inboxd-auth"),
         lmtp_socket: sockets.join("inboxd-lmtp"),

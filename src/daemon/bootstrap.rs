@@ -4,6 +4,8 @@
 //! up to date. A demo tenant that its operator has deleted is not wanted: it does not come back, and the file says
 //! `null`. To have another one, delete the file.
 
+pub(super) mod postmaster;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -11,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use self::postmaster::PostmasterInbox;
 
 use crate::{
     config::Config,
@@ -25,6 +29,7 @@ use crate::{
         keys::create_super_admin,
         tenants::{self, LimitsChange, Standing},
     },
+    publish::{self, Publisher},
     stack::files::{FileError, write_atomically},
     store,
 };
@@ -42,6 +47,8 @@ pub struct Bootstrap {
     pub super_admin_key: String,
     /// The demo tenant; none: it was deleted.
     pub tenant: Option<DemoTenant>,
+    /// The inbox of the demo tenant that gets the mail for postmaster and abuse; none: another address does.
+    pub postmaster: Option<PostmasterInbox>,
     /// The domain of inboxes that name none.
     pub default_domain: String,
     /// IMAP with implicit TLS.
@@ -104,6 +111,9 @@ pub struct Mx {
 struct Earlier {
     super_admin_key: String,
     tenant: Option<DemoTenant>,
+    /// Files of earlier releases do not have it.
+    #[serde(default)]
+    postmaster: Option<PostmasterInbox>,
 }
 
 /// Why there is no bootstrap file.
@@ -133,6 +143,9 @@ pub enum Error {
     /// The store does not answer.
     #[error("make its keys")]
     Store(#[from] store::Error),
+    /// The postmaster's inbox cannot be published.
+    #[error("make the postmaster's inbox")]
+    Publish(#[from] publish::Error),
     /// A task of the daemon failed.
     #[error("a task of the daemon failed")]
     Task(#[from] tokio::task::JoinError),
@@ -156,11 +169,23 @@ fn parse<T: for<'de> Deserialize<'de>>(file: &Path) -> Result<Option<T>, Error> 
 }
 
 /// Makes or repairs the file.
-pub(super) async fn ensure(file: &Path, config: &Config, service: &Service) -> Result<(), Error> {
+pub(super) async fn ensure(
+    file: &Path,
+    config: &Config,
+    service: &Service,
+    publisher: &Publisher,
+) -> Result<(), Error> {
     let path = file.to_owned();
     let earlier: Option<Earlier> = tokio::task::spawn_blocking(move || parse(&path)).await??;
     let is_first = earlier.is_none();
-    let (earlier_key, earlier_tenant) = earlier.map(|it| (it.super_admin_key, it.tenant)).unzip();
+    let (earlier_key, earlier_tenant, earlier_postmaster) = match earlier {
+        Some(earlier) => (
+            Some(earlier.super_admin_key),
+            Some(earlier.tenant),
+            earlier.postmaster,
+        ),
+        None => (None, None, None),
+    };
 
     let (super_admin_key, operator) = super_admin(service, earlier_key).await?;
     let tenant = match earlier_tenant {
@@ -168,7 +193,17 @@ pub(super) async fn ensure(file: &Path, config: &Config, service: &Service) -> R
         Some(None) => None,
         Some(Some(tenant)) => standing_tenant(service, &operator, tenant).await?,
     };
-    let bootstrap = told(config, super_admin_key, tenant);
+    let postmaster = match &tenant {
+        Some(tenant) => {
+            let tenant = TenantId(tenant.id);
+            postmaster::ensure(config, service, publisher, tenant, earlier_postmaster).await?
+        }
+        None => None,
+    };
+    let bootstrap = Bootstrap {
+        postmaster,
+        ..told(config, super_admin_key, tenant)
+    };
     let text = serde_json::to_string_pretty(&bootstrap).map_err(|error| FileError {
         path: file.to_owned(),
         source: error.into(),
@@ -241,6 +276,7 @@ fn told(config: &Config, super_admin_key: String, tenant: Option<DemoTenant>) ->
         api: config.api_url.clone(),
         super_admin_key,
         tenant,
+        postmaster: None,
         default_domain: config.settings.default_domain.to_string(),
         imap: Imap {
             host: imap.host,

@@ -13,16 +13,19 @@ const CERTIFICATE_PAUSE_S: u64 = 3_600;
 /// The certificate that the private CA makes for the mail servers.
 #[derive(Clone)]
 pub(super) struct PrivateCertificate {
-    folder: PathBuf,
+    ca: PathBuf,
+    /// Where the mail servers read certificate and key.
+    server: PathBuf,
     names: Vec<String>,
 }
 
 impl PrivateCertificate {
     /// None, where the operator brings the certificate.
     pub(super) fn of(config: &Config) -> Option<Self> {
-        let folder = config.certificate.private_ca_dir.clone()?;
+        let ca = config.certificate.private_ca_dir.clone()?;
+        let server = config.certificate.cert_file.parent()?.to_owned();
         let names = config.certificate_names().map(str::to_owned).to_vec();
-        Some(Self { folder, names })
+        Some(Self { ca, server, names })
     }
 
     /// Makes what is missing or due.
@@ -30,7 +33,7 @@ impl PrivateCertificate {
         let (this, now) = (self.clone(), clock.now());
         let made = tokio::task::spawn_blocking(move || {
             let names: Vec<&str> = this.names.iter().map(String::as_str).collect();
-            tls::ensure(&this.folder, &names, now)
+            tls::ensure_in(&this.ca, &this.server, &names, now)
         });
         made.await??;
         Ok(())

@@ -22,7 +22,7 @@ use crate::{
         import::{BATCH_MAX, Import, target},
     },
     publish,
-    store::Db,
+    store::{Claimant, Db},
 };
 
 /// Pause between two looks whether the daemon has published everything.
@@ -111,6 +111,11 @@ pub async fn import(
         entropy,
         tenant: tenant.id,
         workspace,
+        // Whoever names the workspace says which one is to have what another one of the tenant gave up.
+        claimant: match request.workspace {
+            Some(_) => Claimant::tenant(tenant.id),
+            None => Claimant::workspace(tenant.id, workspace),
+        },
     };
     check_domains(&import, checked.domains).await?;
     // Each batch is held against the cap again as it is written; this is so that all fit, or none is brought in.

@@ -1,13 +1,13 @@
 //! `/v1/inboxes/{id}/addresses`.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App,
-    extract::{Authenticated, IdAndName, Ids, JsonBody, Query},
-    inboxes::AddressView,
+    App, deleted,
+    extract::{Authenticated, IdAndName, Ids, JsonBody, Query, field},
+    inboxes::{AddressView, workspace_id},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
 
 /// What to add.
 #[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct AddAddress {
     /// The address: at the service's default domain, or at a verified domain of the inbox's workspace.
     #[schema(example = "ada@acme.example", format = "email", max_length = 318)]
@@ -24,6 +25,10 @@ pub(super) struct AddAddress {
     /// Whether it becomes the address that the inbox sends from.
     #[schema(default = true)]
     primary: Option<bool>,
+    /// The inbox's workspace; for tenant (tk_) keys. Given, the inbox also gets an address that another workspace of the
+    /// tenant gave up and that is still kept for it.
+    #[schema(value_type = Option<uuid::Uuid>)]
+    workspace_id: Option<String>,
 }
 
 /// An address that the inbox has now.
@@ -92,11 +97,12 @@ pub(super) async fn add_address(
     let input: AddAddress = body.parse()?;
     let address = Address::parse(&input.email).map_err(|rule| Problem::invalid("email", rule))?;
     let primary = input.primary.unwrap_or(true);
+    let workspace = field("workspaceId", input.workspace_id.as_deref(), workspace_id)?;
     let name = address.to_string();
     let added = app
-        .change(
-            move |service| async move { ops::add(&service, &caller.0, InboxId(id), &address, primary).await },
-        )
+        .change(move |service| async move {
+            ops::add(&service, &caller.0, InboxId(id), &address, primary, workspace).await
+        })
         .await?;
     let status = if added.is_new {
         StatusCode::CREATED
@@ -143,7 +149,7 @@ pub(super) async fn remove_address(
     caller: Authenticated,
     path: IdAndName,
     query: Query,
-) -> Result<Json<RemovedAddress>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(inboxes::WRITE)?;
     query.only(&[])?;
     let id = InboxId(path.id);
@@ -151,10 +157,12 @@ pub(super) async fn remove_address(
     let address = Address::parse(&path.name)
         .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
     let name = address.to_string();
-    app.change(move |service| async move { ops::remove(&service, &caller.0, id, &address).await })
+    let deletion = app
+        .change(move |service| async move { ops::remove(&service, &caller.0, id, &address).await })
         .await?;
-    Ok(Json(RemovedAddress {
+    let body = RemovedAddress {
         deleted: true,
         address: name,
-    }))
+    };
+    deleted(deletion, &body)
 }

@@ -4,14 +4,14 @@ use axum::{
     Json,
     extract::State,
     http::{StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Pagination,
+    App, Pagination, deleted,
     extract::{Authenticated, JsonBody, NameInPath, Query, field},
     inboxes::workspace_id,
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
@@ -371,7 +371,7 @@ pub(super) async fn rotate_dkim(
 
 /// Delete a domain
 ///
-/// When this answers, no mail for it is accepted any more. Its addresses are taken from the inboxes that have them beside
+/// When this answers, no mail for it is accepted any more, and its names are free. Its addresses are taken from the inboxes that have them beside
 /// their canonical one; inboxes whose canonical address is at the domain have to be deleted first.
 #[utoipa::path(delete, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path)),
     responses((status = 200, description = "Deleted", body = DeletedDomain), DeleteProblems))]
@@ -380,15 +380,17 @@ pub(super) async fn delete_domain(
     caller: Authenticated,
     path: NameInPath,
     query: Query,
-) -> Result<Json<DeletedDomain>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let name = name_of(&path)?;
     let domain = name.to_string();
-    app.change(move |service| async move { ops::delete(&service, &caller.0, &name).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, &name).await })
         .await?;
-    Ok(Json(DeletedDomain {
+    let body = DeletedDomain {
         deleted: true,
         domain,
-    }))
+    };
+    deleted(deletion, &body)
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Endpoints, Pagination, Updated,
+    App, Deleted, Endpoints, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     sent::SentBody,
@@ -51,17 +51,18 @@ pub(super) struct CreateInbox {
     /// one, a name is made from the tenant's, and every call makes a new inbox.
     #[schema(example = "scout", pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
     username: Option<String>,
-    /// The name shown beside the address: at most 200 characters, no control characters.
+    /// The name shown beside the address: at most 200 characters, no control and no invisible characters.
     #[schema(
         example = "Scout",
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     display_name: Option<String>,
     /// The service's default domain, or a verified domain of the target workspace.
     #[schema(example = "example.com", min_length = 3, max_length = 253)]
     domain: Option<String>,
-    /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace.
+    /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace. Given, the inbox also gets
+    /// an address that another workspace of the tenant gave up and that is still kept for it.
     #[schema(value_type = Option<Uuid>)]
     workspace_id: Option<String>,
 }
@@ -71,7 +72,10 @@ pub(super) struct CreateInbox {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UpdateInbox {
     /// Another display name.
-    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+    #[schema(
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
+    )]
     display_name: Option<String>,
     /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB.
     #[schema(value_type = Option<Object>)]
@@ -503,8 +507,8 @@ pub(super) async fn update_inbox(
 
 /// Delete an inbox
 ///
-/// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time no other tenant
-/// can get the address.
+/// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time only its workspace gets
+/// its addresses. Deleting it again answers 404, unless this answered 503: then the same request finishes it.
 #[utoipa::path(delete, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Deleted", body = Deleted), PublishingProblems))]
 pub(super) async fn delete_inbox(
@@ -512,13 +516,14 @@ pub(super) async fn delete_inbox(
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    app.change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
         .await?;
-    Ok(Json(Deleted { deleted: true, id }))
+    deleted(deletion, &Deleted { deleted: true, id })
 }
 
 /// Rotate the password of an inbox

@@ -9,25 +9,43 @@ use std::{
 use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
 
-use crate::ops::in_flight::Claim;
+use crate::ops::{deletions::Deletion, in_flight::Claim};
 
-/// The body of a 201. When the connection takes it, the creation is acknowledged; if it is dropped before, because
-/// the caller has gone, the creation stays unfinished, and the same request completes it.
-pub(super) struct SentBody {
-    octets: Option<Bytes>,
-    claim: Option<Claim>,
+/// What waits until its answer was sent.
+pub(super) trait Acknowledged: Send + Unpin + 'static {
+    /// The answer has been handed to the connection.
+    fn acknowledge(self);
 }
 
-impl SentBody {
-    pub(super) fn body(octets: Vec<u8>, claim: Claim) -> Body {
+impl Acknowledged for Claim {
+    fn acknowledge(self) {
+        self.sent();
+    }
+}
+
+impl Acknowledged for Deletion {
+    fn acknowledge(self) {
+        self.answered();
+    }
+}
+
+/// The body of an answer that is a promise. When the connection takes it, the creation or deletion is acknowledged; if it
+/// is dropped before, because the caller has gone, it stays unfinished, and the same request finishes it.
+pub(super) struct SentBody<A> {
+    octets: Option<Bytes>,
+    acknowledged: Option<A>,
+}
+
+impl<A: Acknowledged> SentBody<A> {
+    pub(super) fn body(octets: Vec<u8>, acknowledged: A) -> Body {
         Body::new(Self {
             octets: Some(octets.into()),
-            claim: Some(claim),
+            acknowledged: Some(acknowledged),
         })
     }
 }
 
-impl http_body::Body for SentBody {
+impl<A: Acknowledged> http_body::Body for SentBody<A> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -35,8 +53,8 @@ impl http_body::Body for SentBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(claim) = self.claim.take() {
-            claim.sent();
+        if let Some(acknowledged) = self.acknowledged.take() {
+            acknowledged.acknowledge();
         }
         Poll::Ready(self.octets.take().map(|octets| Ok(Frame::data(octets))))
     }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Pagination, Updated,
+    App, Deleted, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field},
     json::ObjectOf,
     problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
@@ -20,12 +20,12 @@ use crate::{
 /// What to create.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateTenant {
-    /// 1 to 200 characters, no control characters.
+    /// 1 to 200 characters, no control and no invisible characters.
     #[schema(
         example = "Acme Corp.",
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     name: String,
     /// Caps; those left out are the service's defaults.
@@ -40,7 +40,7 @@ pub(super) struct UpdateTenant {
     #[schema(
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     name: Option<String>,
     /// Other caps; those left out stay.
@@ -262,11 +262,12 @@ pub(super) async fn delete_tenant(
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    app.change(move |service| async move { ops::delete(&service, &caller.0, TenantId(id)).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, TenantId(id)).await })
         .await?;
-    Ok(Json(Deleted { deleted: true, id }))
+    deleted(deletion, &Deleted { deleted: true, id })
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Pagination, Updated,
+    App, Deleted, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
@@ -26,12 +26,12 @@ use crate::{
 /// What to create.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateWorkspace {
-    /// 1 to 200 characters, no control characters.
+    /// 1 to 200 characters, no control and no invisible characters.
     #[schema(
         example = "Acme Corp",
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     name: String,
     /// 1 to 63 of `a-z 0-9 -`, unique within the tenant. Defaults to one that follows from the name.
@@ -46,7 +46,7 @@ pub(super) struct UpdateWorkspace {
     #[schema(
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     name: Option<String>,
     /// Another slug.
@@ -61,7 +61,7 @@ pub(super) struct CreateWorkspaceKey {
     #[schema(
         min_length = 1,
         max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+        pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
     name: Option<String>,
 }
@@ -264,13 +264,14 @@ pub(super) async fn delete_workspace(
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Json<Deleted>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    app.change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
+    let deletion = app
+        .change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
         .await?;
-    Ok(Json(Deleted { deleted: true, id }))
+    deleted(deletion, &Deleted { deleted: true, id })
 }
 
 /// Create a key for a workspace

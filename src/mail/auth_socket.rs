@@ -3,7 +3,7 @@
 //!
 //! A look-up reads what a login reads, through the same process and the same Lua script, and no failure of it is counted
 //! against anybody. Dovecot shows no hash to whoever asks in this way, so the script shows the one thing that tells which
-//! entry it has read (see [`EntryMark`](crate::model::password::EntryMark)) to the service that asks here.
+//! entry it has read (see [`EntryMark`](crate::model::maps::EntryMark)) to the service that asks here.
 //!
 //! Every call makes a connection of its own. That costs some sixty microseconds, and a Dovecot that read its
 //! configuration again answers the next call: a connection that is kept goes on with the process, and so with the
@@ -23,7 +23,7 @@ use tokio::{
 
 use super::wire::nobody_listens;
 pub use crate::model::maps::Answer;
-use crate::model::{address::Address, password::EntryMark};
+use crate::model::{address::Address, maps::EntryMark};
 
 /// The one major version of the protocol.
 const PROTOCOL_MAJOR: &str = "1";

@@ -4,13 +4,17 @@ use super::signing_keys;
 use crate::model::{
     address::{Address, DomainName},
     dkim::SealedSigningKey,
-    maps::{AddressState, DomainState, Login, MapChange, MapKey},
+    ids::InboxId,
+    maps::{AddressState, DomainState, MapChange, MapKey},
+    sasl_name::SaslName,
 };
 
 /// Value of a table whose keys alone say everything. Postfix asks only whether there is one.
 pub(super) const PRESENT: &str = "1";
 /// What a key of the aliases begins with that stands for every address of a domain: `@example.com` (virtual(5)).
 const CATCH_ALL: &str = "@";
+/// The domain of addresses in Postfix's queue; the fragments for Postfix name it, too. No DNS has it (RFC 6761, 6.4).
+const QUEUE_DOMAIN: &str = "inboxd.invalid";
 
 /// One of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -20,8 +24,8 @@ pub enum Which {
     SigningKeys,
     /// Who may send from an address.
     SenderLogins,
-    /// The addresses that have a mailbox; each stands for itself, so that no catch-all takes its mail.
-    Mailboxes,
+    /// The addresses that have a mailbox, and which inbox's: the address under which its mail waits in Postfix's queue.
+    Recipients,
     /// Where mail for an address goes instead, and mail for what is no address of a domain.
     Aliases,
     /// The domains that mail is accepted for.
@@ -33,20 +37,20 @@ impl Which {
     pub const ALL: [Self; 5] = [
         Self::SigningKeys,
         Self::SenderLogins,
-        Self::Mailboxes,
+        Self::Recipients,
         Self::Aliases,
         Self::Domains,
     ];
 
     /// Those that Postfix looks up.
-    pub const OF_POSTFIX: [Self; 4] = [Self::SenderLogins, Self::Mailboxes, Self::Aliases, Self::Domains];
+    pub const OF_POSTFIX: [Self; 4] = [Self::SenderLogins, Self::Recipients, Self::Aliases, Self::Domains];
 
     /// The table's name in `main.cf`, and its file's without the ending.
     pub fn name(self) -> &'static str {
         match self {
             Self::SigningKeys => "signing_keys",
             Self::SenderLogins => "sender_logins",
-            Self::Mailboxes => "mailboxes",
+            Self::Recipients => "recipients",
             Self::Aliases => "aliases",
             Self::Domains => "domains",
         }
@@ -66,19 +70,22 @@ impl Which {
                 let keys = Some(keys_of(state)).filter(|keys| !keys.is_empty());
                 Some((domain.to_string(), keys.map(signing_keys::to_text)))
             }
-            (Self::SenderLogins | Self::Mailboxes | Self::Aliases, MapChange::Address(address, state)) => {
+            (Self::SenderLogins | Self::Recipients | Self::Aliases, MapChange::Address(address, state)) => {
                 Some((address.to_string(), self.value_of(address, state)))
             }
             (Self::Domains | Self::SigningKeys, MapChange::Address(..))
-            | (Self::SenderLogins | Self::Mailboxes, MapChange::Domain(..)) => None,
+            | (Self::SenderLogins | Self::Recipients, MapChange::Domain(..)) => None,
         }
     }
 
     /// What this table should hold of an address.
     pub(super) fn value_of(self, address: &Address, state: &AddressState) -> Option<String> {
         match self {
-            Self::SenderLogins => login_of(address, state),
-            Self::Mailboxes => matches!(state, AddressState::Mailbox(_)).then(|| address.to_string()),
+            Self::SenderLogins => sender_of(state).map(|login| login.to_string()),
+            Self::Recipients => match state {
+                AddressState::Mailbox(mailbox) => Some(queue_address(mailbox.inbox(), address)),
+                AddressState::Absent | AddressState::Alias { .. } => None,
+            },
             Self::Aliases => alias_of(state),
             Self::Domains | Self::SigningKeys => None,
         }
@@ -95,7 +102,7 @@ impl Which {
         let key = MapKey::parse(name).ok().filter(|key| key.to_string() == name)?;
         let belongs = match self {
             Self::Domains | Self::SigningKeys => matches!(key, MapKey::Domain(_)),
-            Self::SenderLogins | Self::Mailboxes | Self::Aliases => matches!(key, MapKey::Address(_)),
+            Self::SenderLogins | Self::Recipients | Self::Aliases => matches!(key, MapKey::Address(_)),
         };
         belongs.then_some(key)
     }
@@ -103,12 +110,20 @@ impl Which {
 
 /// The login that may send from an address. None for a locked mailbox: a submission session that was logged in before
 /// cannot be ended, but it can name no sender any more.
-fn login_of(address: &Address, state: &AddressState) -> Option<String> {
+fn sender_of(state: &AddressState) -> Option<SaslName> {
     match state {
         AddressState::Absent => None,
-        AddressState::Mailbox(mailbox) => (mailbox.login != Login::Locked).then(|| address.to_string()),
-        AddressState::Alias { canonical, may_send } => may_send.then(|| canonical.to_string()),
+        AddressState::Mailbox(mailbox) => mailbox.sender(),
+        AddressState::Alias { sender, .. } => *sender,
     }
+}
+
+/// The virtual alias of a mailbox: the recipient that Postfix keeps in its queue. It names the inbox beside the address, so
+/// that mail that waits when the inbox is deleted is not delivered to the next one at the address: the generic map of
+/// `postfix-master.cf` makes the address of it again only while both belong together, and no other mailbox has this name.
+fn queue_address(inbox: InboxId, canonical: &Address) -> String {
+    let Address { local_part, domain } = canonical;
+    format!("{inbox}={local_part}={domain}@{QUEUE_DOMAIN}")
 }
 
 /// Where mail for what is no address of a domain goes.

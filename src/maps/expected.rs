@@ -9,13 +9,15 @@
 use std::hash::{BuildHasher as _, RandomState};
 
 use super::{Which, table::with_nul};
-use crate::model::maps::MapChange;
+use crate::model::maps::{AddressState, MapChange};
 
 /// What the maps should hold.
 #[derive(Debug)]
 pub struct Expected {
     hasher: RandomState,
     tables: [Entries; Which::ALL.len()],
+    /// Of the addresses that have a mailbox; in order, once [`Expected::finish`] has been called.
+    mailboxes: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ impl Default for Expected {
         Self {
             hasher: RandomState::new(),
             tables: Default::default(),
+            mailboxes: Vec::new(),
         }
     }
 }
@@ -42,6 +45,9 @@ impl Expected {
             for (which, hash) in self.hashes_of(change).into_iter().flatten() {
                 self.tables[which as usize].hashes.push(hash);
             }
+            if let MapChange::Address(address, AddressState::Mailbox(_)) = change {
+                self.mailboxes.push(self.hasher.hash_one(address.to_string()));
+            }
         }
     }
 
@@ -52,6 +58,7 @@ impl Expected {
             entries.hashes.dedup();
             entries.met = vec![0; entries.hashes.len().div_ceil(u64::BITS as usize)];
         }
+        self.mailboxes.sort_unstable();
     }
 
     /// How many entries a table should have. One that has a mailbox has a password entry.
@@ -95,8 +102,7 @@ impl Expected {
 
     /// Whether an address of this name should have a password entry.
     pub(super) fn has_mailbox(&self, name: &str) -> bool {
-        let hash = self.hash(&with_nul(name), &with_nul(name));
-        self.tables[Which::Mailboxes as usize].place(hash).is_some()
+        self.mailboxes.binary_search(&self.hasher.hash_one(name)).is_ok()
     }
 
     fn hashes_of(&self, change: &MapChange) -> [Option<(Which, u64)>; Which::ALL.len()] {

@@ -7,6 +7,7 @@ use super::{
 use crate::model::{
     address::{Address, DomainName},
     dkim::SealedSigningKey,
+    sasl_name::SaslName,
 };
 
 /// The tables that our milters read, opened for each look-up: what was published before it begins is found. Blocks on
@@ -31,11 +32,12 @@ impl LookUps {
         }
     }
 
-    /// The login that may send from an address now.
-    pub fn sender_login(&self, address: &Address) -> Result<Option<Address>, Error> {
-        let login = self.value(Which::SenderLogins, &address.to_string())?;
-        // What is no address names no login.
-        Ok(login.and_then(|login| Address::parse(&login).ok()))
+    /// The submission login that may send from an address now.
+    pub fn sender_login(&self, address: &Address) -> Result<Option<SaslName>, Error> {
+        let which = Which::SenderLogins;
+        let login = self.value(which, &address.to_string())?;
+        let parsed = login.map(|login| SaslName::parse(&login)).transpose();
+        parsed.map_err(|_| self.failed(which, TableError::Damaged))
     }
 
     /// Whether mail is accepted for a domain now.
@@ -43,22 +45,18 @@ impl LookUps {
         Ok(self.value(Which::Domains, domain.as_str())?.is_some())
     }
 
-    /// The mailbox that mail for an address goes to now, by the address itself, an alias or its domain's catch-all.
-    /// The address is in lower case and has no detail; it may be one that inboxd would not hand out.
+    /// The canonical address of the mailbox that mail for an address goes to now: by the address itself, an alias or its
+    /// domain's catch-all. The address is in lower case and has no detail; it may be one that inboxd would not hand out.
     pub fn mailbox_of(&self, address: &str) -> Result<Option<Address>, Error> {
-        let catch_all = address.rsplit_once('@').map(|(_, domain)| format!("@{domain}"));
         // In the order of virtual_alias_maps.
-        for (which, name) in [
-            (Which::Aliases, Some(address)),
-            (Which::Mailboxes, Some(address)),
-            (Which::Aliases, catch_all.as_deref()),
-        ] {
-            let Some(name) = name else { continue };
-            if let Some(mailbox) = self.value(which, name)? {
-                return Ok(Address::parse(&mailbox).ok());
-            }
+        let mut canonical = self.value(Which::Aliases, address)?;
+        if canonical.is_none() && self.value(Which::Recipients, address)?.is_some() {
+            canonical = Some(address.to_owned());
         }
-        Ok(None)
+        if let (None, Some((_, domain))) = (&canonical, address.rsplit_once('@')) {
+            canonical = self.value(Which::Aliases, &format!("@{domain}"))?;
+        }
+        Ok(canonical.and_then(|canonical| Address::parse(&canonical).ok()))
     }
 
     /// What a table says of a name, as text.

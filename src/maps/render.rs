@@ -21,7 +21,8 @@ pub struct MailHome {
     pub gid: u32,
 }
 
-/// `address:password:uid:gid::home::extra fields`, with a line end.
+/// `address:password:uid:gid:SASL name:home::extra fields`, with a line end. The SASL name has the place of the GECOS field,
+/// which Dovecot does not use.
 ///
 /// No field needs escaping: every value is of a type that excludes `:`, white space and control characters, and
 /// the configuration refuses a mail root that holds them.
@@ -30,9 +31,12 @@ pub fn passwd_line(address: &Address, mailbox: &Mailbox, home: &MailHome) -> Str
         Login::Open(hash) => hash.as_str(),
         Login::Locked => LOCKED,
     };
-    let (uid, gid) = (home.uid, home.gid);
-    let folder = home.root.join(mailbox.inbox.to_string());
-    format!("{address}:{password}:{uid}:{gid}::{}::\n", folder.display())
+    let (uid, gid, sasl_name) = (home.uid, home.gid, mailbox.sasl_name);
+    let folder = home.root.join(mailbox.inbox().to_string());
+    format!(
+        "{address}:{password}:{uid}:{gid}:{sasl_name}:{}::\n",
+        folder.display()
+    )
 }
 
 #[cfg(test)]
@@ -40,7 +44,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{ids::InboxId, password::PasswordHash};
+    use crate::model::{
+        ids::InboxId,
+        password::PasswordHash,
+        sasl_name::{Generation, SaslName},
+    };
 
     #[test]
     fn a_mailbox_is_one_line_of_a_passwd_file() {
@@ -50,23 +58,34 @@ mod tests {
             uid: 5000,
             gid: 5001,
         };
-        let inbox = InboxId(Uuid::from_u128(1));
+        let sasl_name = SaslName {
+            inbox: InboxId(Uuid::from_u128(1)),
+            generation: Generation::FIRST,
+        };
         let open = Login::Open(PasswordHash::parse("{SHA512-CRYPT}$6$rounds=1000$salt$hash").unwrap());
         assert_eq!(
-            passwd_line(&address, &Mailbox { inbox, login: open }, &home),
-            "scout@example.com:{SHA512-CRYPT}$6$rounds=1000$salt$hash:5000:5001::\
-             /var/vmail/00000000-0000-0000-0000-000000000001::\n"
+            passwd_line(
+                &address,
+                &Mailbox {
+                    sasl_name,
+                    login: open
+                },
+                &home
+            ),
+            "scout@example.com:{SHA512-CRYPT}$6$rounds=1000$salt$hash:5000:5001:\
+             00000000-0000-0000-0000-000000000001.1:/var/vmail/00000000-0000-0000-0000-000000000001::\n"
         );
         assert_eq!(
             passwd_line(
                 &address,
                 &Mailbox {
-                    inbox,
+                    sasl_name,
                     login: Login::Locked
                 },
                 &home
             ),
-            "scout@example.com:*:5000:5001::/var/vmail/00000000-0000-0000-0000-000000000001::\n"
+            "scout@example.com:*:5000:5001:00000000-0000-0000-0000-000000000001.1:\
+             /var/vmail/00000000-0000-0000-0000-000000000001::\n"
         );
     }
 }

@@ -7,7 +7,8 @@ use super::{
     address::{Address, DomainName},
     dkim::SealedSigningKey,
     ids::InboxId,
-    password::{EntryMark, PasswordHash},
+    password::PasswordHash,
+    sasl_name::SaslName,
 };
 
 /// A key of the maps: what is marked when the store changes, and what is published.
@@ -50,8 +51,8 @@ pub enum AddressState {
     Alias {
         /// The canonical address of the mailbox.
         canonical: Address,
-        /// Whether the mailbox may send from it: not while its tenant is suspended.
-        may_send: bool,
+        /// The submission login that may send from it; none while its tenant is suspended.
+        sender: Option<SaslName>,
     },
 }
 
@@ -72,10 +73,47 @@ pub enum DomainState {
 /// A mailbox as Dovecot should know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mailbox {
-    /// The inbox; names the mail folder.
-    pub inbox: InboxId,
+    /// The inbox, which names the mail folder, and the generation of its credentials: what Postfix gets as the name of
+    /// a login.
+    pub sasl_name: SaslName,
     /// How its password is checked.
     pub login: Login,
+}
+
+impl Mailbox {
+    /// The inbox; names the mail folder.
+    pub fn inbox(&self) -> InboxId {
+        self.sasl_name.inbox
+    }
+
+    /// The submission login that may send from the mailbox's addresses; none while the mailbox is locked.
+    pub fn sender(&self) -> Option<SaslName> {
+        (self.login != Login::Locked).then_some(self.sasl_name)
+    }
+
+    /// What Dovecot shows of the password entry; none for a locked mailbox, of which it shows nothing.
+    pub fn entry_mark(&self) -> Option<EntryMark> {
+        match &self.login {
+            Login::Open(hash) => Some(EntryMark(format!(
+                "{} {}",
+                self.sasl_name,
+                hash.without_digest().unwrap_or_default()
+            ))),
+            Login::Locked => None,
+        }
+    }
+}
+
+/// Which password entry Dovecot has read: the SASL name, and the hash without its digest. So it differs between any two
+/// entries of a name, and holds no secret. Dovecot's Lua script makes it in the same way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntryMark(String);
+
+impl EntryMark {
+    /// As Dovecot shows it.
+    pub fn from_shown(text: &str) -> Self {
+        Self(text.to_owned())
+    }
 }
 
 /// Whether a mailbox can be logged in to.
@@ -91,14 +129,10 @@ impl AddressState {
     /// Whether this is what Dovecot says of the name of an address in this state.
     pub fn is_seen_in(&self, answer: &Answer) -> bool {
         match (self, answer) {
-            (
-                Self::Mailbox(Mailbox {
-                    login: Login::Open(hash),
-                    ..
-                }),
-                Answer::Found(mark),
-            ) => *mark == hash.mark(),
-            (Self::Mailbox(Mailbox { login, .. }), Answer::Unknown) => *login == Login::Locked,
+            (Self::Mailbox(mailbox), Answer::Found(Some(mark))) => {
+                mailbox.entry_mark().as_ref() == Some(mark)
+            }
+            (Self::Mailbox(mailbox), Answer::Unknown) => mailbox.login == Login::Locked,
             (Self::Absent | Self::Alias { .. }, Answer::Unknown) => true,
             _ => false,
         }
@@ -108,8 +142,7 @@ impl AddressState {
 /// What Dovecot says of a login that it is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// It can log in with the password of this entry. `None` where the hash has no mark, or where Dovecot's Lua script is
-    /// older than this inboxd.
+    /// It can log in with the password of this entry. `None` where Dovecot's Lua script is older than this inboxd.
     Found(Option<EntryMark>),
     /// Nobody can log in with this name: there is no entry, or it is locked.
     Unknown,

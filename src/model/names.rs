@@ -1,4 +1,4 @@
-//! Names that people give to things: free text, bounded, without control characters.
+//! Names that people give to things: free text, bounded, without characters that control or that nobody sees.
 
 use std::fmt;
 
@@ -17,10 +17,19 @@ pub struct DisplayName(String);
 
 impl DisplayName {
     /// What a caller is told when a display name is refused.
-    pub const RULE: &'static str = "must be at most 200 characters without control characters";
+    pub const RULE: &'static str = "must be at most 200 characters, without control characters, marks of the writing \
+         direction and other invisible characters";
 
     /// Parses a display name.
     pub fn parse(text: &str) -> Result<Self, Refused> {
+        Self::parse_stored(text)
+            .ok()
+            .filter(|name| !has_invisible(&name.0))
+            .ok_or_else(|| Refused::because(Self::RULE))
+    }
+
+    /// Parses a display name of the store: versions before 0005 of the migrations took invisible characters.
+    pub fn parse_stored(text: &str) -> Result<Self, Refused> {
         if text.chars().count() <= DISPLAY_NAME_MAX_CHARS && is_plain(text) {
             Ok(Self(text.to_owned()))
         } else {
@@ -40,11 +49,19 @@ pub struct Label(String);
 
 impl Label {
     /// What a caller is told when a label is refused.
-    pub const RULE: &'static str =
-        "must be 1 to 200 characters, not only white space, without control characters";
+    pub const RULE: &'static str = "must be 1 to 200 characters, not only white space, without control characters, marks \
+         of the writing direction and other invisible characters";
 
     /// Parses a label; white space around it is dropped.
     pub fn parse(text: &str) -> Result<Self, Refused> {
+        Self::parse_stored(text)
+            .ok()
+            .filter(|label| !has_invisible(&label.0) && label.0.chars().any(is_seen))
+            .ok_or_else(|| Refused::because(Self::RULE))
+    }
+
+    /// Parses a label of the store: versions before 0005 of the migrations took invisible characters.
+    pub fn parse_stored(text: &str) -> Result<Self, Refused> {
         let trimmed = text.trim();
         if !trimmed.is_empty() && trimmed.chars().count() <= LABEL_MAX_CHARS && is_plain(trimmed) {
             Ok(Self(trimmed.to_owned()))
@@ -115,6 +132,28 @@ fn is_plain(text: &str) -> bool {
         .any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
 }
 
+/// Whether there are characters that show nothing by themselves and change how others are shown, or make two names that
+/// look the same: Unicode's Bidi_Control, and what is Default_Ignorable_Code_Point or a format character (Cf) without a
+/// glyph (UAX #9, UAX #44). Language tags are among them, in which text can be hidden from people and not from programs.
+///
+/// Not among them, because scripts and emoji need them: the joiners U+200C and U+200D, variation selectors, the free
+/// variation selectors and the vowel separator of Mongolian, and format characters with a glyph, as U+0600.
+fn has_invisible(text: &str) -> bool {
+    text.chars().any(|c| {
+        matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{200b}' | '\u{200e}'
+                | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e00ff}' | '\u{e01f0}'..='\u{e0fff}')
+    })
+}
+
+/// Whether a character shows something even if it stands alone.
+fn is_seen(c: char) -> bool {
+    !c.is_whitespace()
+        && !matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
+}
+
 macro_rules! shown_as_text {
     ($($name:ident),+) => {
         $(impl fmt::Display for $name {
@@ -147,6 +186,71 @@ mod tests {
             &"é".repeat(201),
         ] {
             assert!(DisplayName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    /// One of each range of what is refused, its ends among them.
+    const INVISIBLE: [char; 32] = [
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{115f}',
+        '\u{1160}',
+        '\u{17b4}',
+        '\u{17b5}',
+        '\u{200b}',
+        '\u{200e}',
+        '\u{200f}',
+        '\u{202a}',
+        '\u{202b}',
+        '\u{202c}',
+        '\u{202d}',
+        '\u{202e}',
+        '\u{2060}',
+        '\u{2066}',
+        '\u{2069}',
+        '\u{206f}',
+        '\u{3164}',
+        '\u{feff}',
+        '\u{ffa0}',
+        '\u{fff9}',
+        '\u{fffb}',
+        '\u{1bca0}',
+        '\u{1d173}',
+        '\u{e0000}',
+        '\u{e0001}',
+        '\u{e0041}',
+        '\u{e007f}',
+        '\u{e01f0}',
+        '\u{e0fff}',
+    ];
+
+    #[test]
+    fn invisible_characters_are_refused_and_stay_readable_where_they_are_stored() {
+        for invisible in INVISIBLE {
+            let name = format!("Bank {invisible}of Acme");
+            assert!(DisplayName::parse(&name).is_err(), "{invisible:?} was taken");
+            assert!(Label::parse(&name).is_err(), "{invisible:?} was taken");
+            assert_eq!(DisplayName::parse_stored(&name).unwrap().as_str(), name);
+            assert_eq!(Label::parse_stored(&name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn what_scripts_and_emoji_need_is_taken() {
+        for name in [
+            "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}", // Persian, with a non-joiner
+            "\u{0d28}\u{0d4d}\u{200d}",                                  // Malayalam, with a joiner
+            "👩\u{200d}🚀 \u{2764}\u{fe0f}",
+            "\u{845b}\u{e0100}",        // a Japanese name with a variation selector
+            "\u{1820}\u{180e}\u{1820}", // Mongolian, with a vowel separator
+            "שלום Ada",
+        ] {
+            assert_eq!(DisplayName::parse(name).unwrap().as_str(), name);
+            assert_eq!(Label::parse(name).unwrap().as_str(), name);
+        }
+        for nothing in ["\u{200d}", " \u{200c} ", "\u{fe0f}"] {
+            assert!(Label::parse(nothing).is_err(), "{nothing:?} was taken");
         }
     }
 

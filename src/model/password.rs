@@ -100,22 +100,10 @@ impl PasswordHash {
         &self.0
     }
 
-    /// What tells it from other hashes without giving it away; `None` for a scheme of another form than crypt(5)'s.
-    pub fn mark(&self) -> Option<EntryMark> {
-        let (mark, _digest) = self.0.rsplit_once('$')?;
-        Some(EntryMark(mark.to_owned()))
-    }
-}
-
-/// A hash in the form of crypt(5) without its digest: scheme, parameters and salt. As the salt is random, no two hashes
-/// share it; as the digest is not in it, it is no secret. Dovecot's Lua script makes it in the same way.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EntryMark(String);
-
-impl EntryMark {
-    /// As Dovecot shows it.
-    pub fn from_shown(text: &str) -> Self {
-        Self(text.to_owned())
+    /// Scheme, parameters and salt of a hash in the form of crypt(5). As the salt is random, no two hashes share them; as
+    /// the digest is not among them, they are no secret. `None` for a scheme of another form.
+    pub fn without_digest(&self) -> Option<&str> {
+        self.0.rsplit_once('$').map(|(parameters, _digest)| parameters)
     }
 }
 
@@ -148,16 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_tells_hashes_apart_and_holds_no_digest() {
-        let mark = |text| PasswordHash::parse(text).unwrap().mark();
-        assert_eq!(
-            mark("{SHA512-CRYPT}$6$rounds=1000$salt$digest"),
-            Some(EntryMark::from_shown("{SHA512-CRYPT}$6$rounds=1000$salt"))
-        );
-        assert_eq!(mark("{PLAIN}secret"), None);
+    fn hashes_differ_without_their_digests() {
+        let hash = |text| PasswordHash::parse(text).unwrap();
+        let crypt = hash("{SHA512-CRYPT}$6$rounds=1000$salt$digest");
+        assert_eq!(crypt.without_digest(), Some("{SHA512-CRYPT}$6$rounds=1000$salt"));
+        assert_eq!(hash("{PLAIN}secret").without_digest(), None);
         let password = MailPassword::generate(&Machine);
-        let marks = [(); 2].map(|()| password.hash(&Machine).unwrap().mark().unwrap());
-        assert_ne!(marks[0], marks[1]);
+        let [one, other] = [(); 2].map(|()| password.hash(&Machine).unwrap());
+        assert_ne!(one.without_digest(), other.without_digest());
     }
 
     #[test]

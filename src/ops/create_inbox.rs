@@ -3,6 +3,7 @@
 use super::{
     Changed, Error, Service,
     in_flight::Claim,
+    inboxes::mark_credentials,
     keys::issue,
     place::{Target, is_usable, target_of},
     secrets::FreshPassword,
@@ -374,7 +375,7 @@ async fn claim_name(
     if let Some(first) = candidates.first() {
         let address = address_of(first);
         if tx
-            .claim_address(&address, target.tenant.id, id, Some(now), now)
+            .claim_address(&address, target.claimant, id, Some(now), now)
             .await?
         {
             return Ok(address.local_part);
@@ -382,7 +383,7 @@ async fn claim_name(
     }
     loop {
         let taken = tx
-            .taken_names(&target.domain, candidates, target.tenant.id, now)
+            .taken_names(&target.domain, candidates, target.claimant, now)
             .await?;
         let name = match (allocation::first_free(candidates, &taken), wanted) {
             (Some(free), _) => free.clone(),
@@ -402,7 +403,7 @@ async fn claim_name(
         let address = address_of(&name);
         // On PostgreSQL another transaction may have taken it since the look: then look again.
         if tx
-            .claim_address(&address, target.tenant.id, id, Some(now), now)
+            .claim_address(&address, target.claimant, id, Some(now), now)
             .await?
         {
             return Ok(address.local_part);
@@ -441,9 +442,7 @@ async fn complete(
     tx.revoke_keys_of(Owner::Inbox(inbox.id), now).await?;
     let key = issue(service, &mut tx, inbox.scope(), None).await?.key;
     // Nobody was given the credentials that no longer hold, so no session can be open with them.
-    let publish = service
-        .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::None)
-        .await?;
+    let publish = mark_credentials(service, &mut tx, &inbox, SessionsToEnd::None).await?;
     tx.commit().await?;
     let created = Created {
         inbox,

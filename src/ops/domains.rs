@@ -11,6 +11,7 @@ pub use self::{
 };
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
+    deletions::{Deletion, Subject},
     inboxes::{Page, reached as reached_inbox},
     require,
 };
@@ -396,24 +397,20 @@ pub async fn set_catch_all(
 
 /// Deletes a registration. Its addresses are taken from the inboxes that have them as further ones; an inbox whose
 /// canonical address is at the domain has to be deleted first.
-pub async fn delete(service: &Service, caller: &Caller, name: &DomainName) -> Result<Changed<()>, Error> {
+///
+/// None of its addresses leaves a tombstone that holds: whoever owns the domain next gets all of its names.
+pub async fn delete(
+    service: &Service,
+    caller: &Caller,
+    name: &DomainName,
+) -> Result<Changed<Deletion>, Error> {
+    require(caller, MANAGE)?;
+    let subject = Subject::Domain(name.clone());
+    let deletion = service.deletions.claim(caller, subject).await;
     let mut tx = service.db.write().await?;
     let domain = match reached_to_change(&mut tx, caller, name).await {
         Ok(domain) => domain,
-        Err(Error::NotFound(what)) => {
-            let filter = filter_of(&mut tx, caller, None, MANAGE.text).await?;
-            let publish = if tx.had_domain(filter, name).await? {
-                tx.unpublished_at(name).await?
-            } else {
-                Vec::new()
-            };
-            // A deletion that was written and not published: trying again finishes it.
-            return if publish.is_empty() {
-                Err(Error::NotFound(what))
-            } else {
-                Ok(Changed { value: (), publish })
-            };
-        }
+        Err(Error::NotFound(what)) => return deletion.resume(&mut tx, caller, what).await,
         Err(error) => return Err(error),
     };
     let now = service.now();
@@ -437,8 +434,12 @@ pub async fn delete(service: &Service, caller: &Caller, name: &DomainName) -> Re
     tx.delete_dkim_keys(domain.id).await?;
     let keys = keys.into_iter().map(|key| (key, SessionsToEnd::None));
     let publish = service.mark_each(&mut tx, keys).await?;
+    deletion.commits(Some(domain.workspace));
     tx.commit().await?;
-    Ok(Changed { value: (), publish })
+    Ok(Changed {
+        value: deletion,
+        publish,
+    })
 }
 
 /// The zone file of a registration.

@@ -19,7 +19,7 @@ use crate::{
         passwd_file::Entry,
         tenant::Tenant,
     },
-    store::{BULK_ROWS_MAX, Db, Holder, ImportedInbox, Tx},
+    store::{BULK_ROWS_MAX, Claimant, Db, Holder, ImportedInbox, Tx},
 };
 
 /// Mailboxes that are brought in at a time: one transaction.
@@ -43,6 +43,8 @@ pub struct Import<'a> {
     pub tenant: TenantId,
     /// Where they are to be.
     pub workspace: WorkspaceId,
+    /// Which tombstones give way.
+    pub claimant: Claimant,
 }
 
 /// What came of a batch.
@@ -164,7 +166,7 @@ impl Import<'_> {
             return Err(Error::NotFound("workspace"));
         }
         if !tx
-            .insert_imported(self.tenant, self.workspace, &inboxes, now)
+            .insert_imported(self.claimant, self.workspace, &inboxes, now)
             .await?
         {
             return Ok(None);
@@ -216,7 +218,9 @@ impl Import<'_> {
                 {
                     Standing::AlreadyThere
                 }
-                Some(Holder::Tombstone(tenant, until)) if *tenant == self.tenant || *until <= now => {
+                Some(Holder::Tombstone(tenant, workspace, until))
+                    if *until <= now || self.claimant.may_take(*tenant, *workspace) =>
+                {
                     Standing::Free
                 }
                 Some(_) => Standing::Taken,

@@ -4,12 +4,18 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{Changed, Error, KeyRule, PAGE_MAX, Service, keys::issue, require, secrets::FreshPassword};
+use super::{
+    Changed, Error, KeyRule, PAGE_MAX, Service,
+    deletions::{Deletion, Subject},
+    keys::issue,
+    require,
+    secrets::FreshPassword,
+};
 use crate::{
     model::{
         address::DomainName,
         api_key::{ApiKey, Caller, KeyKind, Scope},
-        ids::InboxId,
+        ids::{InboxId, TenantId},
         inbox::Inbox,
         maps::MapKey,
         names::DisplayName,
@@ -189,58 +195,43 @@ pub async fn describe(
 }
 
 /// Deletes an inbox: its addresses become tombstones, its key stops working.
-pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<()>, Error> {
+pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<Deletion>, Error> {
     require(caller, WRITE)?;
+    let deletion = service.deletions.claim(caller, Subject::Inbox(id)).await;
     let mut tx = service.db.write().await?;
     let inbox = match reached_to_change(&mut tx, caller, id).await {
         Ok(inbox) => inbox,
-        Err(Error::NotFound(_)) => {
-            let owners = tx.deleted_inbox(id).await?;
-            let reaches = owners.is_some_and(|(tenant, workspace)| match caller.scope {
-                Scope::Tenant { tenant: own } => tenant == own,
-                Scope::Workspace { workspace: own, .. } => workspace == own,
-                Scope::SuperAdmin | Scope::Inbox { .. } => false,
-            });
-            return unfinished(&mut tx, reaches, Owner::Inbox(id), "inbox").await;
-        }
+        Err(Error::NotFound(what)) => return deletion.resume(&mut tx, caller, what).await,
         Err(error) => return Err(error),
     };
-    let publish = bury(service, &mut tx, Owner::Inbox(id)).await?.publish;
+    let publish = delete_all_of(service, &mut tx, inbox.tenant, Owner::Inbox(id))
+        .await?
+        .publish;
     tx.count_gone(inbox.tenant, 1, 0).await?;
     tx.count_inboxes_of_workspace(inbox.workspace, -1).await?;
+    deletion.commits(Some(inbox.workspace));
     tx.commit().await?;
-    Ok(Changed { value: (), publish })
-}
-
-/// A deletion that was written but not published, so that its caller was told to try again: trying again finishes
-/// it. Without anything to finish, there is no such object.
-pub(super) async fn unfinished(
-    tx: &mut Tx,
-    reaches: bool,
-    owner: Owner,
-    what: &'static str,
-) -> Result<Changed<()>, Error> {
-    let left = if reaches {
-        tx.unpublished_of(owner).await?
-    } else {
-        Vec::new()
-    };
-    if left.is_empty() {
-        return Err(Error::NotFound(what));
-    }
     Ok(Changed {
-        value: (),
-        publish: left,
+        value: deletion,
+        publish,
     })
 }
 
-/// Deletes every inbox and domain of an owner and revokes the keys that reach them. Returns how many inboxes there were.
-pub(super) async fn bury(service: &Service, tx: &mut Tx, owner: Owner) -> Result<Changed<u32>, Error> {
+/// Deletes every inbox and domain of an owner within a tenant and revokes the keys that reach them. Returns how many
+/// inboxes there were.
+pub(super) async fn delete_all_of(
+    service: &Service,
+    tx: &mut Tx,
+    tenant: TenantId,
+    owner: Owner,
+) -> Result<Changed<u32>, Error> {
     let now = service.now();
     let mut domains = tx.clear_catch_alls_of(owner, now).await?;
     tx.delete_dkim_keys_of(owner).await?;
     domains.extend(tx.delete_domains_of(owner, now).await?);
     let (addresses, value) = tx.delete_inboxes_of(owner, service.held_until(), now).await?;
+    let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    service.limit_tombstones(tx, tenant, left).await?;
     tx.revoke_keys_of(owner, now).await?;
     let addresses = addresses
         .into_iter()
@@ -268,14 +259,28 @@ pub async fn rotate_password(
     if !tx.renew_secrets(id, password.secrets()).await? {
         return Err(Error::NotFound("inbox"));
     }
-    let publish = service
-        .mark(&mut tx, [inbox.canonical.clone()], SessionsToEnd::All)
-        .await?;
+    let publish = mark_credentials(service, &mut tx, &inbox, SessionsToEnd::All).await?;
     tx.commit().await?;
     Ok(Changed {
         value: (inbox, password),
         publish,
     })
+}
+
+/// Marks what the maps say of an inbox's credentials as to be published: its password entry, and for each of its
+/// addresses which login may send from it. IMAP sessions are of the canonical address alone.
+pub(super) async fn mark_credentials(
+    service: &Service,
+    tx: &mut Tx,
+    inbox: &Inbox,
+    sessions: SessionsToEnd,
+) -> Result<Vec<MapKey>, Error> {
+    let keys = inbox.addresses.iter().map(|entry| {
+        let is_login = entry.address == inbox.canonical;
+        let sessions = if is_login { sessions } else { SessionsToEnd::None };
+        (MapKey::Address(entry.address.clone()), sessions)
+    });
+    service.mark_each(tx, keys).await
 }
 
 /// Gives an inbox a new key; the old one stops working with the commit.

@@ -10,7 +10,7 @@ use crate::{
         ids::{TenantId, WorkspaceId},
         tenant::Tenant,
     },
-    store::{self, Db, Place, Tx},
+    store::{self, Claimant, Db, Place, Tx},
 };
 
 /// Where an inbox is to be.
@@ -23,6 +23,8 @@ pub(super) struct Target {
     pub(super) domain: DomainName,
     /// The workspace that bounds which inboxes the caller sees; none for a tenant's key.
     pub(super) sees_only: Option<WorkspaceId>,
+    /// Which tombstones give way to the new inbox.
+    pub(super) claimant: Claimant,
 }
 
 /// Where the inbox that a request asks for is to be, and whether the address that it asks for has a history.
@@ -78,11 +80,17 @@ pub(super) async fn target_of(
         )
         .await?;
     }
+    // A tenant's key that names the workspace says which one is to have what another one of the tenant gave up.
+    let claimant = match (caller.scope, request.workspace) {
+        (Scope::Tenant { tenant }, Some(_)) => Claimant::tenant(tenant),
+        _ => Claimant::workspace(tenant_id, workspace),
+    };
     let target = Target {
         tenant,
         workspace,
         domain,
         sees_only,
+        claimant,
     };
     Ok((target, has_history))
 }

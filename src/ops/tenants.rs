@@ -2,7 +2,8 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
-    inboxes::{Page, bury, unfinished},
+    deletions::{Deletion, Subject},
+    inboxes::{Page, delete_all_of},
     keys::issue,
     require,
 };
@@ -222,6 +223,10 @@ pub async fn change(
             Vec::new()
         }
     } else {
+        if is_suspended {
+            // Submission sessions that are open now must not go on when the tenant is resumed.
+            tx.begin_credential_generation(id).await?;
+        }
         let addresses = tx.addresses_of(Owner::Tenant(id)).await?;
         let keys = addresses.into_iter().map(|(address, is_login)| {
             let sessions = if is_suspended && is_login {
@@ -237,17 +242,20 @@ pub async fn change(
     Ok(Changed { value: (), publish })
 }
 
-/// Deletes a tenant with everything that it owns.
-pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<Changed<()>, Error> {
+/// Deletes a tenant with everything that it owns. Its addresses become tombstones, within its limit, which no one gets
+/// while they hold.
+pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<Changed<Deletion>, Error> {
     require(caller, MANAGE)?;
+    let deletion = service.deletions.claim(caller, Subject::Tenant(id)).await;
     let mut tx = service.db.write().await?;
     if !tx.delete_tenant(id, service.now()).await? {
-        return unfinished(&mut tx, true, Owner::Tenant(id), "tenant").await;
+        return deletion.resume(&mut tx, caller, "tenant").await;
     }
-    let buried = bury(service, &mut tx, Owner::Tenant(id)).await?;
+    let deleted = delete_all_of(service, &mut tx, id, Owner::Tenant(id)).await?;
+    deletion.commits(None);
     tx.commit().await?;
     Ok(Changed {
-        value: (),
-        publish: buried.publish,
+        value: deletion,
+        publish: deleted.publish,
     })
 }

@@ -2,7 +2,8 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
-    inboxes::{Page, bury, unfinished},
+    deletions::{Deletion, Subject},
+    inboxes::{Page, delete_all_of},
 };
 use crate::{
     model::{
@@ -145,26 +146,28 @@ pub async fn change(
 }
 
 /// Deletes one of the caller's workspaces with all its inboxes and keys.
-pub async fn delete(service: &Service, caller: &Caller, id: WorkspaceId) -> Result<Changed<()>, Error> {
+///
+/// Its addresses become tombstones: the tenant's key may give them to another of its workspaces, and no one else gets
+/// them while they hold.
+pub async fn delete(service: &Service, caller: &Caller, id: WorkspaceId) -> Result<Changed<Deletion>, Error> {
     let tenant = tenant_of(caller)?;
+    let deletion = service.deletions.claim(caller, Subject::Workspace(id)).await;
     let mut tx = service.db.write().await?;
     tx.lock_tenant(tenant).await?;
     match tx.workspace(tenant, id).await? {
         Some(workspace) if workspace.is_default => return Err(Error::DefaultWorkspace),
         Some(_) => {}
-        None => {
-            let was_ours = tx.is_deleted_workspace(tenant, id).await?;
-            return unfinished(&mut tx, was_ours, Owner::Workspace(id), "workspace").await;
-        }
+        None => return deletion.resume(&mut tx, caller, "workspace").await,
     }
-    let buried = bury(service, &mut tx, Owner::Workspace(id)).await?;
+    let deleted = delete_all_of(service, &mut tx, tenant, Owner::Workspace(id)).await?;
     if !tx.delete_workspace(id, service.now()).await? {
         return Err(Error::NotFound("workspace"));
     }
-    tx.count_gone(tenant, buried.value, 1).await?;
+    tx.count_gone(tenant, deleted.value, 1).await?;
+    deletion.commits(Some(id));
     tx.commit().await?;
     Ok(Changed {
-        value: (),
-        publish: buried.publish,
+        value: deletion,
+        publish: deleted.publish,
     })
 }

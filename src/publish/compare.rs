@@ -58,7 +58,7 @@ impl Parts {
         }
 
         // Of so many entries, so many are expected: there are others exactly if the numbers differ.
-        let has_other_entries = cleaned.entries + missing != expected.count(Which::Mailboxes);
+        let has_other_entries = cleaned.entries + missing != expected.count(Which::Recipients);
         let mut survey = Survey::new(expected);
         while has_other_entries || !survey.is_through_the_tables() {
             let (going_on, found) = self.survey(survey).await?;

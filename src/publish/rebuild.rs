@@ -198,7 +198,7 @@ impl Work {
         };
         let Some(last) = last_of(&page) else {
             let expected = addresses.expected;
-            self.rebuilt.mailboxes = expected.count(Which::Mailboxes);
+            self.rebuilt.mailboxes = expected.count(Which::Recipients);
             self.rebuilt.aliases = expected.count(Which::Aliases);
             return Ok(Stage::Survey(Box::new(Survey::new(expected))));
         };

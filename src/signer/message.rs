@@ -18,6 +18,11 @@ use crate::{
 
 /// Octets of header fields that are kept. Postfix has a limit for each field and none for all of them.
 pub(super) const HEADER_MAX_OCTETS: usize = 1024 * 1024;
+/// Octets of a line, without its end (RFC 5322, 2.1.1; RFC 5321, 4.5.3.1.6). Postfix breaks longer ones on the way out
+/// (`smtp_line_length_limit`, `lmtp_line_length_limit`), after they were signed.
+pub(super) const LINE_MAX_OCTETS: usize = 998;
+/// Octets of a field name that an answer quotes.
+const QUOTED_NAME_MAX_OCTETS: usize = 60;
 /// How header fields are brought into one form before they are signed (RFC 6376, 3.4.2): Postfix folds them anew.
 const HEADER_FORM: Canonicalization = Canonicalization::Relaxed;
 /// The same for the body (RFC 6376, 3.4.3). Not the relaxed form: the crate keeps lines of nothing but white space at the
@@ -65,6 +70,44 @@ pub(super) struct Message {
     fields: Vec<Field>,
     octets: usize,
     body: Hasher,
+    lines: Lines,
+    /// The first thing that is wrong with its form.
+    fault: Option<Form>,
+}
+
+/// What is wrong with the form of a message, so that its signature would not verify where it arrives.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Form {
+    #[error(
+        "the header field {field} has a line of more than {LINE_MAX_OCTETS} octets; fold it at white space (RFC 5322, 2.1.1)"
+    )]
+    LongField { field: String },
+    #[error(
+        "line {number} of the body has {octets} octets, more than {LINE_MAX_OCTETS}; encode the text as quoted-printable or base64 \
+         (RFC 5322, 2.1.1)"
+    )]
+    LongLine { number: usize, octets: usize },
+    #[error("the header field {field} has a control character, which RFC 5322, 2.2 does not allow")]
+    Control { field: String },
+    #[error(
+        "a header field has a name that RFC 5322, 2.2 does not allow: printable ASCII without spaces and colons"
+    )]
+    Name,
+    #[error(
+        "line {number} of the body has a NUL, or a carriage return or newline on its own; encode it as quoted-printable or base64 \
+         (RFC 5322, 2.3)"
+    )]
+    Body { number: usize },
+}
+
+/// The lines of a body as it passes.
+struct Lines {
+    /// The line that is on its way, from 1.
+    number: usize,
+    /// Of that line so far, without its end.
+    octets: usize,
+    /// Whether the last octet was a carriage return.
+    is_returning: bool,
 }
 
 /// Why a key does not sign.
@@ -87,22 +130,37 @@ impl Message {
             fields: Vec::new(),
             octets: 0,
             body: BodyHasher::new(Sha256::hasher(), BODY_FORM, 0),
+            lines: Lines {
+                number: 1,
+                octets: 0,
+                is_returning: false,
+            },
+            fault: None,
         }
     }
 
     /// The next header field. Of a message that has too many, no more are kept.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
         self.octets += name.len() + value.len();
-        if !self.is_too_large() {
-            self.fields.push(Field {
-                name: String::from_utf8_lossy(name).into_owned(),
-                value: with_line_ends(value),
-            });
+        if self.is_too_large() {
+            return;
         }
+        let field = Field {
+            name: String::from_utf8_lossy(name).into_owned(),
+            value: with_line_ends(value),
+        };
+        if self.fault.is_none() {
+            self.fault = field.fault();
+        }
+        self.fields.push(field);
     }
 
     /// The next part of the body, with the line ends of SMTP.
     pub(super) fn body(&mut self, part: &[u8]) {
+        let fault = self.lines.pass(part);
+        if self.fault.is_none() {
+            self.fault = fault;
+        }
         self.body.write(part);
     }
 
@@ -110,20 +168,56 @@ impl Message {
         self.octets > HEADER_MAX_OCTETS
     }
 
-    pub(super) fn end(self) -> Whole {
+    /// The whole message, if it is of a form in which its signature verifies where it arrives.
+    pub(super) fn end(self) -> Result<Whole, Form> {
+        let mut lines = self.lines;
+        let unended = lines.is_returning.then_some(Form::Body { number: lines.number });
+        if let Some(fault) = self.fault.or(unended).or_else(|| lines.end()) {
+            return Err(fault);
+        }
         let (hasher, _) = self.body.finish();
-        Whole {
+        Ok(Whole {
             fields: self.fields,
             body: hasher.complete(),
+        })
+    }
+}
+
+impl Lines {
+    /// The first fault in the next part of the body.
+    fn pass(&mut self, part: &[u8]) -> Option<Form> {
+        let mut fault = None;
+        for &octet in part {
+            let found = match octet {
+                b'\n' if self.is_returning => self.end(),
+                b'\n' | 0 => Some(Form::Body { number: self.number }),
+                _ if self.is_returning => Some(Form::Body { number: self.number }),
+                _ => None,
+            };
+            self.is_returning = octet == b'\r';
+            if !matches!(octet, b'\r' | b'\n') {
+                self.octets += 1;
+            }
+            fault = fault.or(found);
         }
+        fault
+    }
+
+    /// The fault of the line that ends here, if it has one.
+    fn end(&mut self) -> Option<Form> {
+        let (number, octets) = (self.number, self.octets);
+        self.number += 1;
+        self.octets = 0;
+        (octets > LINE_MAX_OCTETS).then_some(Form::LongLine { number, octets })
     }
 }
 
 impl Whole {
-    /// The values of every field of a name.
-    pub(super) fn values(&self, name: &str) -> Vec<&[u8]> {
-        let of_name = self.fields.iter().filter(|field| field.is(name));
-        of_name.map(|field| field.value.as_slice()).collect()
+    /// Every header field, as name and value.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields
+            .iter()
+            .map(|field| (field.name.as_str(), field.value.as_slice()))
     }
 
     /// The value of the field that says that a domain vouches for this message. Not for an async thread.
@@ -193,15 +287,39 @@ impl Whole {
 
 impl Field {
     fn is(&self, name: &str) -> bool {
-        self.name.trim_end().eq_ignore_ascii_case(name)
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    /// What a reader or a verifier could take otherwise than we do. Verifiers differ in which control characters are white
+    /// space (RFC 6376, 2.8 has two), and some readers begin a line at each.
+    fn fault(&self) -> Option<Form> {
+        if self.name.is_empty() || !self.name.chars().all(|character| character.is_ascii_graphic()) {
+            return Some(Form::Name);
+        }
+        let field = || self.name.chars().take(QUOTED_NAME_MAX_OCTETS).collect();
+        let lines = self.value.split(|&octet| octet == b'\n');
+        for (index, line) in lines.enumerate() {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line
+                .iter()
+                .any(|octet| octet.is_ascii_control() && *octet != b'\t')
+            {
+                return Some(Form::Control { field: field() });
+            }
+            let before = if index == 0 { self.name.len() + 1 } else { 0 };
+            if before + line.len() > LINE_MAX_OCTETS {
+                return Some(Form::LongField { field: field() });
+            }
+        }
+        None
     }
 }
 
 /// Postfix folds with a newline alone.
 fn with_line_ends(value: &[u8]) -> Vec<u8> {
     let mut with = Vec::with_capacity(value.len() + 8);
-    for &octet in value.iter().filter(|&&octet| octet != b'\r') {
-        if octet == b'\n' {
+    for &octet in value {
+        if octet == b'\n' && with.last() != Some(&b'\r') {
             with.push(b'\r');
         }
         with.push(octet);
@@ -241,7 +359,7 @@ mod tests {
         for part in parts {
             message.body(part);
         }
-        message.end()
+        message.end().unwrap()
     }
 
     #[test]
@@ -285,9 +403,99 @@ mod tests {
     fn headers_have_an_end() {
         let mut message = Message::new();
         for _ in 0..20 {
-            message.field(b"X-Long", &vec![b'x'; 100_000]);
+            message.field(b"X-Long", &b"x\n ".repeat(40_000));
         }
         assert!(message.is_too_large());
-        assert!(message.end().fields.len() < 20);
+        assert!(message.end().unwrap().fields.len() < 20);
+    }
+
+    /// What is wrong with a message of these fields and these parts of a body.
+    fn form(fields: &[(&str, &[u8])], parts: &[&[u8]]) -> Option<Form> {
+        let mut message = Message::new();
+        for (name, value) in fields {
+            message.field(name.as_bytes(), value);
+        }
+        for part in parts {
+            message.body(part);
+        }
+        message.end().err()
+    }
+
+    #[test]
+    fn lines_that_postfix_would_break_are_refused() {
+        let longest = vec![b'x'; LINE_MAX_OCTETS];
+        let longer = vec![b'x'; LINE_MAX_OCTETS + 1];
+        let line = Form::LongLine {
+            number: 2,
+            octets: LINE_MAX_OCTETS + 1,
+        };
+        for end in ["\r\n", ""] {
+            let lines = [b"first\r\n", longest.as_slice(), end.as_bytes()].concat();
+            assert_eq!(form(&[], &[&lines]), None);
+            let lines = [b"first\r\n", longer.as_slice(), end.as_bytes()].concat();
+            for cut in [
+                0,
+                6,
+                7,
+                8,
+                900,
+                7 + LINE_MAX_OCTETS,
+                8 + LINE_MAX_OCTETS,
+                lines.len() - 1,
+                lines.len(),
+            ] {
+                let (one, other) = lines.split_at(cut);
+                assert_eq!(form(&[], &[one, other]), Some(line.clone()), "{cut}");
+            }
+        }
+        let field = |octets: usize, end: &[u8]| [b" ".as_slice(), &vec![b'x'; octets], end].concat();
+        let long = Some(Form::LongField {
+            field: "To".to_owned(),
+        });
+        assert_eq!(form(&[("To", &field(LINE_MAX_OCTETS - 4, b""))], &[]), None);
+        assert_eq!(form(&[("To", &field(LINE_MAX_OCTETS - 3, b""))], &[]), long);
+        assert_eq!(form(&[("To", &field(LINE_MAX_OCTETS - 3, b"\n y"))], &[]), long);
+        let folded = [b"\n".as_slice(), &field(LINE_MAX_OCTETS - 1, b"")].concat();
+        assert_eq!(form(&[("To", &folded)], &[]), None);
+        let folded = [b"\n".as_slice(), &field(LINE_MAX_OCTETS, b"")].concat();
+        assert_eq!(form(&[("To", &folded)], &[]), long);
+    }
+
+    #[test]
+    fn what_others_would_take_for_a_line_end_or_white_space_is_refused() {
+        let body = |number| Some(Form::Body { number });
+        for (parts, fault) in [
+            (&[b"a\r\nb\r\n".as_slice()][..], None),
+            (&[b"a\r", b"\nb"], None),
+            (&[b"a\r\nb\x0c\x0b\x7f\xa0\x80\t\r\n"], None),
+            (&[b"a\rb"], body(1)),
+            (&[b"a\r\n\r", b"b"], body(2)),
+            (&[b"a\r\r\n"], body(1)),
+            (&[b"a\r\nb\nc"], body(2)),
+            (&[b"a", b"\n"], body(1)),
+            (&[b"a\0"], body(1)),
+            (&[b"a\r\nb\r"], body(2)),
+        ] {
+            assert_eq!(form(&[], parts), fault, "{parts:?}");
+        }
+        let control = Some(Form::Control {
+            field: "To".to_owned(),
+        });
+        for (value, fault) in [
+            (b"a\tb\n c".as_slice(), None),
+            (b"a\r\n b", None),
+            (b"\xc3\xb6\xa0\x85", None),
+            (b"a\x0cb", control.clone()),
+            (b"a\x0bb", control.clone()),
+            (b"a\rb", control.clone()),
+            (b"a\r\r\n b", control.clone()),
+            (b"a\x7f", control.clone()),
+            (b"a\x1b$B", control),
+        ] {
+            assert_eq!(form(&[("To", value)], &[]), fault, "{value:?}");
+        }
+        for name in ["To ", "T o", "", "To\u{b}", "T\u{f6}"] {
+            assert_eq!(form(&[(name, b"x")], &[]), Some(Form::Name), "{name:?}");
+        }
     }
 }

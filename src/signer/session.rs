@@ -17,7 +17,7 @@ use miltr_server::{Error, Milter};
 use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
-    message::{HEADER_MAX_OCTETS, Message, SignError, Whole},
+    message::{Form, HEADER_MAX_OCTETS, Message, SignError, Whole},
 };
 use crate::{
     clock::Timestamp,
@@ -40,6 +40,8 @@ pub(super) struct Session {
     recipients: Recipients,
     reserved: ReservedFields,
     message: Message,
+    /// Whether Postfix sends, and takes, values with the white space that follows the colon.
+    has_leading_space: bool,
 }
 
 /// Why a message is not signed. What is the client's to mend is refused; the rest is to be tried again.
@@ -50,9 +52,9 @@ enum Unsigned {
     #[error("header fields of more than {HEADER_MAX_OCTETS} octets")]
     TooLarge,
     #[error(transparent)]
+    Form(#[from] Form),
+    #[error(transparent)]
     Author(#[from] AuthorError),
-    #[error("the From field names {0}, which is not an address of this login")]
-    NotOwned(Address),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -71,6 +73,7 @@ impl Session {
             login: None,
             recipients: Recipients::default(),
             message: Message::new(),
+            has_leading_space: false,
         }
     }
 
@@ -80,11 +83,12 @@ impl Session {
         if message.is_too_large() {
             return Err(Unsigned::TooLarge);
         }
+        let message = message.end()?;
         let login = self.login.clone().ok_or(Unsigned::NoLogin)?;
         let now = self.parts.clock.now();
         let (parts, recipients) = (Arc::clone(&self.parts), self.recipients.clone());
         tokio::task::spawn_blocking(move || {
-            let signatures = parts.sign(&login, &message.end(), now)?;
+            let signatures = parts.sign(&login, &message, now)?;
             Ok((signatures, recipients.repeated(&parts.maps)?))
         })
         .await?
@@ -92,15 +96,17 @@ impl Session {
 }
 
 impl Parts {
+    /// Whether a login may send from an address now. Blocks on files.
+    fn owns(&self, login: &str, address: &Address) -> Result<bool, KeyError> {
+        let owner = self.login_of(address)?;
+        Ok(owner.is_some_and(|owner| owner.to_string() == login))
+    }
+
     /// Signs a message of this login. Blocks on files.
     fn sign(&self, login: &str, message: &Whole, now: Timestamp) -> Result<Vec<String>, Unsigned> {
-        let authors = authors(&message.values("From"))?;
-        for author in &authors {
-            let owner = self.login_of(author)?;
-            if owner.is_none_or(|owner| !owner.to_string().eq_ignore_ascii_case(login)) {
-                return Err(Unsigned::NotOwned(author.clone()));
-            }
-        }
+        let authors = authors(message.fields(), |address| {
+            Ok::<_, Unsigned>(self.owns(login, address)?)
+        })?;
         // Of several authors, a signature of each domain.
         let mut domains: Vec<DomainName> = authors.into_iter().map(|author| author.domain).collect();
         domains.sort_unstable();
@@ -121,7 +127,8 @@ impl Unsigned {
         match self {
             Self::NoLogin => Replycode::new([5, 3, 0], [5, 7, 0], "Authentication required"),
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
-            Self::Author(_) | Self::NotOwned(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
+            Self::Form(_) => Replycode::new([5, 5, 0], [5, 6, 0], &self.to_string()),
+            Self::Author(_) => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
             Self::Key(_) | Self::Sign(_) | Self::Recipients(_) | Self::Task(_) => Replycode::new(
                 [4, 5, 1],
                 [4, 7, 5],
@@ -133,7 +140,7 @@ impl Unsigned {
     fn log(&self, login: Option<&str>) {
         let reason = telemetry::chain(self);
         match self {
-            Self::NoLogin | Self::TooLarge | Self::Author(_) | Self::NotOwned(_) => {
+            Self::NoLogin | Self::TooLarge | Self::Form(_) | Self::Author(_) => {
                 tracing::info!(login, reason, "refused a message");
             }
             Self::Key(_) | Self::Sign(_) | Self::Recipients(_) | Self::Task(_) => {
@@ -155,11 +162,14 @@ impl Milter for Session {
                 | Protocol::NO_HELO
                 | Protocol::NO_UNKNOWN
                 | Protocol::NO_DATA
-                | Protocol::NO_END_OF_HEADER,
+                | Protocol::NO_END_OF_HEADER
+                | Protocol::SMFIP_HDR_LEADSPC,
             ..OptNeg::default()
         };
         let agreed = ours.merge_compatible(&theirs);
-        Ok(agreed.map_err(ProtocolError::CompatibilityError)?)
+        let agreed = agreed.map_err(ProtocolError::CompatibilityError)?;
+        self.has_leading_space = agreed.protocol.contains(Protocol::SMFIP_HDR_LEADSPC);
+        Ok(agreed)
     }
 
     async fn macro_(&mut self, told: Macro) -> Result<(), Infallible> {
@@ -214,12 +224,10 @@ impl Milter for Session {
                 for recipient in repeated {
                     answer.push(recipient);
                 }
+                let space = if self.has_leading_space { " " } else { "" };
                 for signature in signatures.iter().rev() {
-                    answer.push(InsertHeader::new(
-                        0,
-                        SIGNATURE_FIELD.as_bytes(),
-                        signature.as_bytes(),
-                    ));
+                    let value = format!("{space}{signature}");
+                    answer.push(InsertHeader::new(0, SIGNATURE_FIELD.as_bytes(), value.as_bytes()));
                 }
                 answer.contin()
             }

@@ -1,4 +1,5 @@
-//! The key of Dovecot's administration socket: one file, which Dovecot's configuration names and the daemon reads.
+//! The key of Dovecot's administration socket: one file, which Dovecot's configuration names and the daemon reads. And a
+//! sender address that strangers cannot guess.
 
 use std::{fs, io, path::Path};
 
@@ -11,6 +12,8 @@ use crate::clock::Entropy;
 
 /// Random octets in a key.
 const KEY_OCTETS: usize = 32;
+/// Random octets in Postfix's own sender address. Its local part has at most 64 octets (RFC 5321, 4.5.3.1.1).
+const SENDER_OCTETS: usize = 16;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,16 @@ pub fn ensure(path: &Path, entropy: &dyn Entropy) -> Result<SecretString, KeyErr
     let key = BASE64_URL_SAFE_NO_PAD.encode(*random);
     write_atomically(path, key.as_bytes(), 0o600).map_err(KeyError::Write)?;
     Ok(SecretString::from(key))
+}
+
+/// Returns a new local part for `double_bounce_sender` of postconf(5). Postfix accepts mail for it from any client, so it
+/// must not be guessable. It may change with every start of Postfix: a message in the queue that has the former one as
+/// its sender, and cannot be delivered, is dropped.
+pub fn double_bounce_sender(entropy: &dyn Entropy) -> String {
+    let mut random = [0_u8; SENDER_OCTETS];
+    entropy.fill(&mut random);
+    let digits: String = random.iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("double-bounce-{digits}")
 }
 
 #[cfg(test)]

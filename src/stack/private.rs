@@ -17,6 +17,7 @@ mod server;
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,7 +34,7 @@ pub use self::{
 };
 use super::{
     probe::Probe,
-    render::{DovecotVersion, Reach, UnsupportedVersion},
+    render::{DovecotVersion, Postmaster, Reach, UnsupportedVersion},
     sieve::{self, SieveError},
     tls::Certificates,
     whole::missing_table,
@@ -42,6 +43,22 @@ use crate::clock::{Clock, Entropy};
 
 /// Longest wait for `dovecot --version`.
 const VERSION_TIMEOUT_MS: u64 = 10_000;
+
+/// Mode of the folder of logs, which name who mails whom.
+pub const LOG_DIR_MODE: u32 = 0o700;
+/// Mode of each log.
+const LOG_MODE: u32 = 0o600;
+
+/// Opens a log to be appended to, for its owner alone, whatever it was before.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    let log = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(LOG_MODE)
+        .open(path)?;
+    log.set_permissions(fs::Permissions::from_mode(LOG_MODE))?;
+    Ok(log)
+}
 
 /// The ports of a private stack, all on 127.0.0.1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +82,8 @@ pub struct Settings {
     pub hostname: String,
     /// Sender of what Dovecot itself would send.
     pub postmaster_address: String,
+    /// Who gets the mail for postmaster and abuse.
+    pub postmaster: Postmaster,
     /// Where to listen.
     pub ports: Ports,
     /// The socket of a signer that runs beside it; none: nothing is signed.

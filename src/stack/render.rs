@@ -67,13 +67,31 @@ pub enum Reach {
     OwnDomains,
 }
 
+/// Who gets the mail for postmaster and abuse (RFC 5321, 4.5.1; RFC 2142).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Postmaster {
+    /// An inbox, by its canonical address. While there is none, such mail is refused.
+    Inbox(String),
+    /// An address on another host.
+    Elsewhere(String),
+}
+
+impl Postmaster {
+    /// The address.
+    pub fn address(&self) -> &str {
+        match self {
+            Self::Inbox(address) | Self::Elsewhere(address) => address,
+        }
+    }
+}
+
 /// Everything the fragments need to know.
 ///
 /// All paths are absolute and hold letters, digits and `/ . _ - +` only, because no two of the languages they end up in
 /// quote alike.
 #[derive(Clone, Debug)]
 pub struct MailPlane {
-    /// The folder of the maps: `passdb/<domain>/<local part>` and `postfix/{domains,mailboxes,aliases,sender_logins}.lmdb`.
+    /// The folder of the maps: `passdb/<domain>/<local part>` and `postfix/{domains,recipients,aliases,sender_logins}.lmdb`.
     pub maps_dir: PathBuf,
     /// Where the Lua script is, which is Dovecot's passdb and userdb.
     pub lua_script: PathBuf,
@@ -87,6 +105,10 @@ pub struct MailPlane {
     pub hostname: String,
     /// Sender of what Dovecot itself would send.
     pub postmaster_address: String,
+    /// Who gets the mail for postmaster and abuse of the host and its domains.
+    pub postmaster: Postmaster,
+    /// The local part of the address that Postfix itself sends from: one that strangers cannot guess.
+    pub double_bounce_sender: String,
     /// Postfix's `queue_directory`.
     pub queue_dir: PathBuf,
     /// Dovecot's SASL socket, in Postfix's queue folder.
@@ -213,6 +235,14 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
 
 /// Postfix's two fragments, to be appended to `main.cf` and `master.cf` of an existing server.
 pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
+    postfix_with_fallback(plane, "")
+}
+
+/// The same with a parameter of `main.cf` that names where mail for the postmaster goes while there is no inbox for it.
+pub(super) fn postfix_with_fallback(
+    plane: &MailPlane,
+    postmaster_fallback: &str,
+) -> Result<Vec<RenderedFile>, RenderError> {
     // Postfix's processes work in the queue folder, some of them chrooted: sockets are named relative to it.
     let in_queue = |name: &'static str, socket: &Path| match socket.strip_prefix(&plane.queue_dir) {
         Ok(relative) => path(name, socket).map(|_| relative.display().to_string()),
@@ -236,6 +266,13 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
             ("INBOUND", inbound(plane)?),
             ("MESSAGE_SIZE_LIMIT", plane.message_size_limit.to_string()),
+            ("POSTMASTER", word("postmaster", plane.postmaster.address())?),
+            ("POSTMASTER_CHECK", postmaster_check(plane)?),
+            ("POSTMASTER_FALLBACK", postmaster_fallback.to_owned()),
+            (
+                "DOUBLE_BOUNCE_SENDER",
+                word("double_bounce_sender", &plane.double_bounce_sender)?,
+            ),
         ],
     )?;
     let master = fill(
@@ -256,7 +293,9 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
                 match plane.reach {
                     Reach::World | Reach::Relay { .. } => "permit_sasl_authenticated,reject",
                     // The parameter is set in the preamble of main.cf.
-                    Reach::OwnDomains => "permit_auth_destination,$own_domains_refusal,reject",
+                    Reach::OwnDomains => {
+                        "permit_auth_destination,$inboxd_postmaster_access,$own_domains_refusal,reject"
+                    }
                 }
                 .to_owned(),
             ),
@@ -273,6 +312,17 @@ pub fn postfix(plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
             contents: master,
         },
     ])
+}
+
+/// The table that must know the postmaster's address before mail is accepted for it.
+fn postmaster_check(plane: &MailPlane) -> Result<String, RenderError> {
+    match plane.postmaster {
+        Postmaster::Inbox(_) => {
+            let maps = path("maps_dir", &plane.maps_dir.join("postfix"))?;
+            Ok(format!(",lmdb:{maps}/recipients"))
+        }
+        Postmaster::Elsewhere(_) => Ok(String::new()),
+    }
 }
 
 /// What submission does with every message that it takes: has it signed, or has the client try again later. Without a
@@ -382,6 +432,8 @@ mod tests {
             postmaster_address: "postmaster@example.com".into(),
             auth_socket: queue.join("private/inboxd-auth"),
             lmtp_socket: queue.join("private/inboxd-lmtp"),
+            postmaster: Postmaster::Inbox("postmaster@example.com".into()),
+            double_bounce_sender: "double-bounce-guess".into(),
             queue_dir: queue,
             dovecot_base_dir: "/run/dovecot".into(),
             doveadm_group: "inboxd".into(),
@@ -456,12 +508,12 @@ mod tests {
         assert!(
             files[0]
                 .contents
-                .contains("virtual_transport = lmtp:unix:private/inboxd-lmtp\n")
+                .contains("virtual_transport = inboxd-lmtp:unix:private/inboxd-lmtp\n")
         );
         assert!(
             files[0]
                 .contents
-                .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/mailboxes\n")
+                .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/recipients\n")
         );
         assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
         let signer = "{ unix:/run/inboxd-signer/milter, default_action=tempfail,";

@@ -47,12 +47,12 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Where [`ensure`] puts them in a folder.
-    pub fn in_folder(folder: &Path) -> Self {
+    /// Where [`ensure_in`] puts them: the CA in one folder, what the mail servers read in another.
+    pub fn in_folders(ca: &Path, server: &Path) -> Self {
         Self {
-            ca_cert: folder.join("ca.pem"),
-            server_cert: folder.join("server.pem"),
-            server_key: folder.join("server.key"),
+            ca_cert: ca.join("ca.pem"),
+            server_cert: server.join("server.pem"),
+            server_key: server.join("server.key"),
         }
     }
 }
@@ -92,12 +92,19 @@ impl TlsError {
     }
 }
 
-/// Makes what is missing or out of date in this folder, which is made in a parent that exists, and says where things
-/// are. The certificate is for these names and for the machine's own; it is called by the first.
+/// The same as [`ensure_in`], with everything in one folder.
 pub fn ensure(folder: &Path, names: &[&str], now: Timestamp) -> Result<Certificates, TlsError> {
-    make_folder(folder)?;
-    let files = Certificates::in_folder(folder);
-    let ca_key_file = folder.join("ca.key");
+    ensure_in(folder, folder, names, now)
+}
+
+/// Creates what is missing or out of date, the CA in one folder and the server's certificate in another, and returns where
+/// the files are. The folders are created, in parents that exist. The certificate is for these names and for the machine's
+/// own; its common name is the first.
+pub fn ensure_in(ca: &Path, server: &Path, names: &[&str], now: Timestamp) -> Result<Certificates, TlsError> {
+    make_folder(ca)?;
+    make_folder(server)?;
+    let files = Certificates::in_folders(ca, server);
+    let ca_key_file = ca.join("ca.key");
     let names = all_names(names);
 
     if read(&ca_key_file)?.is_none() && read(&files.ca_cert)?.is_some() {
@@ -332,6 +339,24 @@ mod tests {
 
     fn mode_of(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_key_of_the_ca_is_not_where_the_servers_read() {
+        let parent = tempfile::tempdir().unwrap();
+        let (ca, server) = (parent.path().join("ca"), parent.path().join("server"));
+        // As after an upgrade from one folder to two: the CA stays, and whoever trusts it goes on trusting.
+        let before = ensure(&ca, &["mail.example.com"], NOW).unwrap();
+        let trusted = fs::read(&before.ca_cert).unwrap();
+        let files = ensure_in(&ca, &server, &["mail.example.com"], NOW).unwrap();
+        verify(&files, "mail.example.com", NOW).unwrap();
+        assert_eq!(fs::read(&files.ca_cert).unwrap(), trusted);
+        let mut names: Vec<_> = fs::read_dir(&server)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["server.key", "server.pem"]);
     }
 
     #[test]

@@ -12,10 +12,13 @@ const INBOUND_PROCESSES: u16 = 300;
 /// Connections that Dovecot's shared services have besides those of IMAP sessions: logins, SMTP AUTH, deliveries.
 const OTHER_CLIENTS: u16 = 400;
 
+/// The last of the places where the postmaster's mail may go. The parameter is set in the preamble.
+const POSTMASTER_FALLBACK: &str = ", $inboxd_postmaster_fallback";
+
 /// The tables that Postfix opens at its start.
 const TABLES: [&str; 4] = [
     "domains.lmdb",
-    "mailboxes.lmdb",
+    "recipients.lmdb",
     "aliases.lmdb",
     "sender_logins.lmdb",
 ];
@@ -160,7 +163,7 @@ pub fn postfix(plane: &MailPlane, premises: &Premises) -> Result<Vec<RenderedFil
     };
     let log_dir = premises.postfix_log.parent().unwrap_or(Path::new("/"));
     let mut files = Vec::with_capacity(2);
-    for fragment in render::postfix(plane)? {
+    for fragment in render::postfix_with_fallback(plane, POSTMASTER_FALLBACK)? {
         let (name, contents) = if fragment.path.ends_with("main.cf") {
             let values = [
                 ("QUEUE_DIR", path("queue_dir", &plane.queue_dir)?),

@@ -1,38 +1,74 @@
 //! The one namespace of names: canonical addresses, further addresses and tombstones.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{collections::HashSet, num::NonZeroU32, sync::LazyLock};
 
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{Error, Inner, Tx, on, values};
+use super::{Error, Inner, ROWS_MAX, Tx, on, values};
 use crate::{
     clock::Timestamp,
     model::{
+        Refused,
         address::{Address, DomainName, LocalPart},
         allocation::CANDIDATES_MAX,
-        ids::{InboxId, TenantId},
+        ids::{InboxId, TenantId, WorkspaceId},
         maps::{AddressState, Login, Mailbox},
         password::PasswordHash,
+        sasl_name::{Generation, SaslName},
     },
 };
 
 /// Which of a hundred names are taken, in one query: a hundred look-ups in the primary key.
 static TAKEN: LazyLock<String> = LazyLock::new(|| {
     let names: Vec<String> = (0..CANDIDATES_MAX)
-        .map(|index| format!("${}", index + 4))
+        .map(|index| format!("${}", index + 5))
         .collect();
     format!(
         "SELECT local_part FROM addresses WHERE domain = $1 AND local_part IN ({})
-         AND NOT (inbox_id IS NULL AND (tenant_id = $2 OR held_until <= $3))",
+         AND NOT (inbox_id IS NULL AND (held_until <= $3
+             OR (tenant_id = $2 AND (held_for IS NULL OR held_for = COALESCE($4, held_for)))))",
         names.join(", ")
     )
 });
 
+/// Who asks for an address, and so which tombstones give way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claimant {
+    /// The tenant that will have the address.
+    pub tenant: TenantId,
+    /// The workspace whose tombstones give way; none: those of every workspace of the tenant.
+    pub tombstones_of: Option<WorkspaceId>,
+}
+
+impl Claimant {
+    /// A workspace, to which only its own tombstones give way.
+    pub fn workspace(tenant: TenantId, workspace: WorkspaceId) -> Self {
+        Self {
+            tenant,
+            tombstones_of: Some(workspace),
+        }
+    }
+
+    /// A tenant, to which the tombstones of all its workspaces give way, those of deleted ones included.
+    pub fn tenant(tenant: TenantId) -> Self {
+        Self {
+            tenant,
+            tombstones_of: None,
+        }
+    }
+
+    /// Whether a tombstone that still holds gives way: one that this tenant left, with this workspace, if it is known.
+    pub fn may_take(self, tenant: TenantId, held_for: Option<WorkspaceId>) -> bool {
+        let is_own = held_for.is_none() || self.tombstones_of.is_none() || self.tombstones_of == held_for;
+        self.tenant == tenant && is_own
+    }
+}
+
 /// What the maps should say of addresses, in order of the inboxes' ids.
 const BY_INBOX: &str = "SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-         i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+         i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
      FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
      WHERE a.inbox_id > $1 ORDER BY a.inbox_id LIMIT $2";
 
@@ -40,7 +76,7 @@ const BY_INBOX: &str = "SELECT a.local_part AS address_local_part, a.domain AS a
 static PACKED_BY_INBOX: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT json_group_array(json_array(address_local_part, address_domain,
-             lower(hex(id)), local_part, domain, password_hash, suspended_at)) FROM ({BY_INBOX}) page"
+             lower(hex(id)), local_part, domain, password_hash, credential_generation, suspended_at)) FROM ({BY_INBOX}) page"
     )
 });
 
@@ -50,6 +86,7 @@ struct StateRow {
     local_part: String,
     domain: String,
     password_hash: String,
+    credential_generation: i64,
     suspended_at: Option<i64>,
 }
 
@@ -63,7 +100,7 @@ struct EntryRow {
 
 /// The columns of an [`EntryRow`].
 #[derive(Deserialize)]
-struct PackedRow(String, String, Uuid, String, String, String, Option<i64>);
+struct PackedRow(String, String, Uuid, String, String, String, i64, Option<i64>);
 
 impl From<PackedRow> for EntryRow {
     fn from(packed: PackedRow) -> Self {
@@ -74,6 +111,7 @@ impl From<PackedRow> for EntryRow {
             local_part,
             domain,
             password_hash,
+            credential_generation,
             suspended_at,
         ) = packed;
         Self {
@@ -84,6 +122,7 @@ impl From<PackedRow> for EntryRow {
                 local_part,
                 domain,
                 password_hash,
+                credential_generation,
                 suspended_at,
             },
         }
@@ -92,10 +131,14 @@ impl From<PackedRow> for EntryRow {
 
 impl StateRow {
     fn parse(self, address: &Address) -> Result<AddressState, Error> {
+        let sasl_name = SaslName {
+            inbox: InboxId(self.id),
+            generation: parse_generation(self.credential_generation)?,
+        };
         if self.local_part != address.local_part.as_str() || self.domain != address.domain.as_str() {
             return Ok(AddressState::Alias {
                 canonical: parse_address(&self.local_part, &self.domain)?,
-                may_send: self.suspended_at.is_none(),
+                sender: self.suspended_at.is_none().then_some(sasl_name),
             });
         }
         let login = match self.suspended_at {
@@ -104,11 +147,17 @@ impl StateRow {
                 Login::Open(PasswordHash::parse(&self.password_hash).map_err(Error::row("a password hash"))?)
             }
         };
-        Ok(AddressState::Mailbox(Mailbox {
-            inbox: InboxId(self.id),
-            login,
-        }))
+        Ok(AddressState::Mailbox(Mailbox { sasl_name, login }))
     }
+}
+
+fn parse_generation(value: i64) -> Result<Generation, Error> {
+    let parsed = u32::try_from(value).ok().and_then(NonZeroU32::new);
+    let rule = Refused::because("must be a number from 1 to 4294967295");
+    parsed
+        .map(Generation)
+        .ok_or(rule)
+        .map_err(Error::row("a credential generation"))
 }
 
 pub(super) fn parse_address(local_part: &str, domain: &str) -> Result<Address, Error> {
@@ -120,13 +169,13 @@ pub(super) fn parse_address(local_part: &str, domain: &str) -> Result<Address, E
 }
 
 impl Tx {
-    /// Which of these names at a domain this tenant cannot have now: live ones, and tombstones that another
-    /// tenant left and that still hold. Takes at most [`CANDIDATES_MAX`] names.
+    /// Which of these names at a domain the claimant cannot have now: live ones, and tombstones that hold and do not
+    /// give way to it. Takes at most [`CANDIDATES_MAX`] names.
     pub async fn taken_names(
         &mut self,
         domain: &DomainName,
         names: &[LocalPart],
-        tenant: TenantId,
+        claimant: Claimant,
         now: Timestamp,
     ) -> Result<HashSet<String>, Error> {
         debug_assert!(
@@ -141,8 +190,9 @@ impl Tx {
         let taken: Vec<String> = on!(self, db => {
             let mut query = sqlx::query_scalar(AssertSqlSafe(TAKEN.as_str()))
                 .bind(domain.as_str())
-                .bind(tenant.0)
-                .bind(now.as_micros());
+                .bind(claimant.tenant.0)
+                .bind(now.as_micros())
+                .bind(claimant.tombstones_of.map(|workspace| workspace.0));
             for name in padded {
                 query = query.bind(name.as_str());
             }
@@ -152,12 +202,12 @@ impl Tx {
         Ok(taken.into_iter().collect())
     }
 
-    /// Gives an address to an inbox, if it is free for this tenant: never used, or a tombstone that is the
-    /// tenant's own or no longer holds. `false` if somebody has it.
+    /// Gives an address to an inbox, if it is free for the claimant: never used, or a tombstone that gives way to it or
+    /// no longer holds. `false` if it is not.
     pub async fn claim_address(
         &mut self,
         address: &Address,
-        tenant: TenantId,
+        claimant: Claimant,
         inbox: InboxId,
         primary_since: Option<Timestamp>,
         now: Timestamp,
@@ -165,16 +215,18 @@ impl Tx {
         let rows = on!(self, db => sqlx::query(
                 "INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (domain, local_part) DO UPDATE SET tenant_id = excluded.tenant_id,
-                     inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL, left_by = NULL
-                 WHERE addresses.inbox_id IS NULL
-                     AND (addresses.tenant_id = excluded.tenant_id OR addresses.held_until <= $6)",
+                     inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL, held_for = NULL, left_by = NULL
+                 WHERE addresses.inbox_id IS NULL AND (addresses.held_until <= $6
+                     OR (addresses.tenant_id = excluded.tenant_id
+                         AND (addresses.held_for IS NULL OR addresses.held_for = COALESCE($7, addresses.held_for))))",
             )
             .bind(address.domain.as_str())
             .bind(address.local_part.as_str())
-            .bind(tenant.0)
+            .bind(claimant.tenant.0)
             .bind(inbox.0)
             .bind(primary_since.map(Timestamp::as_micros))
             .bind(now.as_micros())
+            .bind(claimant.tombstones_of.map(|workspace| workspace.0))
             .execute(db)
             .await
             .map(|done| done.rows_affected()))
@@ -212,7 +264,7 @@ impl Tx {
         Ok(rows == 1)
     }
 
-    /// Takes an address from an inbox and leaves a tombstone. `false` if it is none of the inbox's.
+    /// Takes an address from an inbox and leaves a tombstone of its workspace. `false` if it is none of the inbox's.
     pub async fn leave_address(
         &mut self,
         inbox: InboxId,
@@ -220,7 +272,8 @@ impl Tx {
         held_until: Timestamp,
     ) -> Result<bool, Error> {
         let rows = on!(self, db => sqlx::query(
-                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $4
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $4,
+                     held_for = (SELECT workspace_id FROM inboxes WHERE id = $1)
                  WHERE domain = $2 AND local_part = $3 AND inbox_id = $1",
             )
             .bind(inbox.0)
@@ -232,6 +285,48 @@ impl Tx {
             .map(|done| done.rows_affected()))
         .map_err(Error::while_doing("take an address from an inbox"))?;
         Ok(rows == 1)
+    }
+
+    /// Releases a tenant's tombstones beyond the number that it may keep, those that end first: anyone gets these
+    /// addresses from now on. At most `limit` in one call. Returns how many were released.
+    ///
+    /// The rows stay, with the inbox that left them, because they may still have to be published. The cost grows with
+    /// `keep` and `limit`, not with the tombstones that there are.
+    pub async fn release_tombstones(
+        &mut self,
+        tenant: TenantId,
+        keep: u32,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u32, Error> {
+        let surplus: Vec<(String, String)> = on!(self, db => sqlx::query_as(
+                "SELECT domain, local_part FROM addresses WHERE tenant_id = $1 AND inbox_id IS NULL AND held_until > $2
+                 ORDER BY held_until DESC, domain DESC, local_part DESC LIMIT $4 OFFSET $3",
+            )
+            .bind(tenant.0)
+            .bind(now.as_micros())
+            .bind(i64::from(keep))
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await)
+        .map_err(Error::while_doing("list a tenant's tombstones beyond its limit"))?;
+        for some in surplus.chunks(ROWS_MAX) {
+            let sql = format!(
+                "UPDATE addresses SET held_until = $1 WHERE inbox_id IS NULL AND (domain, local_part) IN (VALUES {})",
+                values::rows_from(some.len(), 2, 2)
+            );
+            on!(self, db => {
+                let mut query = sqlx::query(AssertSqlSafe(sql))
+                    .persistent(values::is_kept(some.len()))
+                    .bind(now.as_micros());
+                for (domain, local_part) in some {
+                    query = query.bind(domain).bind(local_part);
+                }
+                query.execute(db).await.map(drop)
+            })
+            .map_err(Error::while_doing("release tombstones"))?;
+        }
+        Ok(u32::try_from(surplus.len()).unwrap_or(u32::MAX))
     }
 
     /// Whether an address is a tombstone that this inbox left, and is still to be published.
@@ -262,7 +357,7 @@ impl Tx {
         let sql = format!(
             "WITH wanted (domain, local_part) AS (VALUES {})
              SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-                 i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                 i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
              FROM wanted w JOIN addresses a ON a.domain = w.domain AND a.local_part = w.local_part
                  JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id",
             values::rows(addresses.len(), 2)
@@ -290,7 +385,7 @@ impl Tx {
         });
         let rows: Vec<EntryRow> = on!(self, db => sqlx::query_as(
                 "SELECT a.local_part AS address_local_part, a.domain AS address_domain,
-                     i.id, i.local_part, i.domain, i.password_hash, t.suspended_at
+                     i.id, i.local_part, i.domain, i.password_hash, i.credential_generation, t.suspended_at
                  FROM addresses a JOIN inboxes i ON i.id = a.inbox_id JOIN tenants t ON t.id = i.tenant_id
                  WHERE (a.domain, a.local_part) > ($1, $2) ORDER BY a.domain, a.local_part LIMIT $3",
             )

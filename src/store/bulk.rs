@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
-use super::{Error, Tx, on, values};
+use super::{Claimant, Error, Tx, on, values};
 use crate::{
     clock::Timestamp,
     model::{
@@ -39,8 +39,8 @@ pub enum Holder {
     Inbox(TenantId, WorkspaceId),
     /// A live inbox of which it is a further address.
     Alias,
-    /// Nobody, but only this tenant gets it until then.
-    Tombstone(TenantId, Timestamp),
+    /// No inbox, but until then only this tenant gets it, and of its workspaces only this one, if one is named.
+    Tombstone(TenantId, Option<WorkspaceId>, Timestamp),
 }
 
 #[derive(FromRow)]
@@ -49,6 +49,7 @@ struct HolderRow {
     tenant_id: Uuid,
     workspace_id: Option<Uuid>,
     held_until: Option<i64>,
+    held_for: Option<Uuid>,
     is_canonical: Option<i32>,
 }
 
@@ -56,7 +57,11 @@ impl HolderRow {
     fn parse(self) -> Result<(String, Holder), Error> {
         let tenant = TenantId(self.tenant_id);
         let holder = match (self.workspace_id, self.held_until) {
-            (None, Some(until)) => Holder::Tombstone(tenant, Timestamp::from_micros(until)),
+            (None, Some(until)) => Holder::Tombstone(
+                tenant,
+                self.held_for.map(WorkspaceId),
+                Timestamp::from_micros(until),
+            ),
             (Some(workspace), None) if self.is_canonical == Some(1) => {
                 Holder::Inbox(tenant, WorkspaceId(workspace))
             }
@@ -81,7 +86,7 @@ impl Tx {
     ) -> Result<Vec<(String, Holder)>, Error> {
         let places = values::list(names.len(), 2);
         let sql = format!(
-            "SELECT a.local_part, a.tenant_id, i.workspace_id, a.held_until,
+            "SELECT a.local_part, a.tenant_id, i.workspace_id, a.held_until, a.held_for,
                  CAST(i.local_part = a.local_part AND i.domain = a.domain AS INTEGER) AS is_canonical
              FROM addresses a LEFT JOIN inboxes i ON i.id = a.inbox_id WHERE a.domain = $1 AND a.local_part IN ({places})"
         );
@@ -120,20 +125,21 @@ impl Tx {
                 .await?)
     }
 
-    /// Writes new inboxes with their addresses, finished. `false` if somebody has got one of the addresses meanwhile:
-    /// then roll back and look again. At most [`BULK_ROWS_MAX`] inboxes.
+    /// Writes new inboxes with their addresses, finished. `false` if one of the addresses was claimed meanwhile by another
+    /// transaction: then roll back and try again. At most [`BULK_ROWS_MAX`] inboxes.
     pub async fn insert_imported(
         &mut self,
-        tenant: TenantId,
+        claimant: Claimant,
         workspace: WorkspaceId,
         inboxes: &[ImportedInbox<'_>],
         now: Timestamp,
     ) -> Result<bool, Error> {
         for some in inboxes.chunks(values::ROWS_INSERTED) {
-            if !self.claim_imported(tenant, some, now).await? {
+            if !self.claim_imported(claimant, some, now).await? {
                 return Ok(false);
             }
-            self.insert_imported_rows(tenant, workspace, some, now).await?;
+            self.insert_imported_rows(claimant.tenant, workspace, some, now)
+                .await?;
         }
         Ok(true)
     }
@@ -141,25 +147,27 @@ impl Tx {
     /// Whether all of these addresses were free, and are theirs now.
     async fn claim_imported(
         &mut self,
-        tenant: TenantId,
+        claimant: Claimant,
         inboxes: &[ImportedInbox<'_>],
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let rows = values::rows_of(inboxes.len(), 4, 3, |text, first| {
+        let rows = values::rows_of(inboxes.len(), 5, 3, |text, first| {
             let (local_part, inbox) = (first + 1, first + 2);
             write!(text, "(${first}, ${local_part}, $1, ${inbox}, $2)")
         });
         let claim = format!(
             "INSERT INTO addresses (domain, local_part, tenant_id, inbox_id, primary_since) VALUES {rows}
              ON CONFLICT (domain, local_part) DO UPDATE SET tenant_id = excluded.tenant_id,
-                 inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL
-             WHERE addresses.inbox_id IS NULL AND (addresses.tenant_id = excluded.tenant_id OR addresses.held_until <= $3)"
+                 inbox_id = excluded.inbox_id, primary_since = excluded.primary_since, held_until = NULL, held_for = NULL, left_by = NULL
+             WHERE addresses.inbox_id IS NULL AND (addresses.held_until <= $3 OR (addresses.tenant_id = excluded.tenant_id
+                 AND (addresses.held_for IS NULL OR addresses.held_for = COALESCE($4, addresses.held_for))))"
         );
         let claimed = on!(self, db => {
             let mut query = sqlx::query(AssertSqlSafe(claim))
-                .bind(tenant.0)
+                .bind(claimant.tenant.0)
                 .bind(now.as_micros())
-                .bind(now.as_micros());
+                .bind(now.as_micros())
+                .bind(claimant.tombstones_of.map(|workspace| workspace.0));
             for inbox in inboxes {
                 query = query
                     .bind(inbox.address.domain.as_str())

@@ -382,22 +382,6 @@ impl Tx {
         one_row(doing, rows)
     }
 
-    /// Whether a tenant, or one workspace of it, had a registration of this domain that is deleted.
-    pub async fn had_domain(&mut self, filter: DomainFilter, name: &DomainName) -> Result<bool, Error> {
-        let found: Vec<Uuid> = on!(self, db => sqlx::query_scalar(
-                "SELECT workspace_id FROM domains WHERE tenant_id = $1 AND name = $2 AND deleted_at IS NOT NULL",
-            )
-            .bind(filter.tenant.0)
-            .bind(name.as_str())
-            .fetch_all(db)
-            .await)
-        .map_err(Error::while_doing("look up a deleted domain"))?;
-        Ok(match filter.workspace {
-            Some(workspace) => found.contains(&workspace.0),
-            None => !found.is_empty(),
-        })
-    }
-
     /// How many live inboxes have their canonical address at a domain.
     pub async fn count_inboxes_at(&mut self, tenant: TenantId, domain: &DomainName) -> Result<u32, Error> {
         let found: i64 = on!(self, db => sqlx::query_scalar(

@@ -109,7 +109,7 @@ impl InboxRow {
             display_name: self
                 .display_name
                 .as_deref()
-                .map(DisplayName::parse)
+                .map(DisplayName::parse_stored)
                 .transpose()
                 .map_err(Error::row(what))?,
             metadata: Metadata::from_json(&self.metadata).map_err(Error::row(what))?,
@@ -155,18 +155,6 @@ impl Tx {
             .await)
         .map_err(Error::while_doing("read an inbox"))?;
         Ok(parse_rows(rows)?.pop())
-    }
-
-    /// Who owned an inbox that is deleted: its tenant and its workspace.
-    pub async fn deleted_inbox(&mut self, id: InboxId) -> Result<Option<(TenantId, WorkspaceId)>, Error> {
-        let row: Option<(Uuid, Uuid)> = on!(self, db => sqlx::query_as(
-                "SELECT tenant_id, workspace_id FROM inboxes WHERE id = $1 AND deleted_at IS NOT NULL",
-            )
-            .bind(id.0)
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up a deleted inbox"))?;
-        Ok(row.map(|(tenant, workspace)| (TenantId(tenant), WorkspaceId(workspace))))
     }
 
     /// The live inbox whose canonical address this is.
@@ -316,10 +304,12 @@ impl Tx {
         Ok(sealed.map(|sealed_password| Secrets { sealed_password }))
     }
 
-    /// Replaces the secrets of a live inbox. `false` if there is no such inbox.
+    /// Replaces the secrets of a live inbox and begins a new generation of its credentials. `false` if there is no such
+    /// inbox.
     pub async fn renew_secrets(&mut self, id: InboxId, secrets: NewSecrets<'_>) -> Result<bool, Error> {
         let rows = on!(self, db => sqlx::query(
-                "UPDATE inboxes SET password_hash = $2, sealed_password = $3 WHERE id = $1 AND deleted_at IS NULL",
+                "UPDATE inboxes SET password_hash = $2, sealed_password = $3,
+                     credential_generation = credential_generation + 1 WHERE id = $1 AND deleted_at IS NULL",
             )
             .bind(id.0)
             .bind(secrets.password_hash.as_str())
@@ -329,6 +319,20 @@ impl Tx {
             .map(|done| done.rows_affected()))
         .map_err(Error::while_doing("renew the secrets of an inbox"))?;
         Ok(rows == 1)
+    }
+
+    /// Begins a new generation of the credentials of all of a tenant's live inboxes, with their passwords as they are:
+    /// submission sessions that are open belong to the one before.
+    pub async fn begin_credential_generation(&mut self, tenant: TenantId) -> Result<(), Error> {
+        on!(self, db => sqlx::query(
+                "UPDATE inboxes SET credential_generation = credential_generation + 1
+                 WHERE tenant_id = $1 AND deleted_at IS NULL",
+            )
+            .bind(tenant.0)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing("begin a generation of credentials"))
     }
 
     /// Writes the display name and metadata of a live inbox.
@@ -400,7 +404,8 @@ impl Tx {
             .collect()
     }
 
-    /// Deletes the owner's live inboxes: their addresses become tombstones, their sealed passwords are wiped.
+    /// Deletes the owner's live inboxes: their addresses become tombstones of their workspaces, their sealed passwords are
+    /// wiped.
     /// Returns the addresses that were theirs and how many inboxes there were.
     pub async fn delete_inboxes_of(
         &mut self,
@@ -410,17 +415,20 @@ impl Tx {
     ) -> Result<(Vec<Address>, u32), Error> {
         let (bury, delete) = match owner {
             Owner::Tenant(_) => (
-                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2,
+                 held_for = (SELECT workspace_id FROM inboxes i WHERE i.id = addresses.inbox_id) WHERE inbox_id IN
                  (SELECT id FROM inboxes WHERE tenant_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE tenant_id = $1 AND deleted_at IS NULL",
             ),
             Owner::Workspace(_) => (
-                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id IN
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2,
+                 held_for = (SELECT workspace_id FROM inboxes i WHERE i.id = addresses.inbox_id) WHERE inbox_id IN
                  (SELECT id FROM inboxes WHERE workspace_id = $1 AND deleted_at IS NULL) RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE workspace_id = $1 AND deleted_at IS NULL",
             ),
             Owner::Inbox(_) => (
-                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2 WHERE inbox_id = $1
+                "UPDATE addresses SET inbox_id = NULL, left_by = inbox_id, primary_since = NULL, held_until = $2,
+                 held_for = (SELECT workspace_id FROM inboxes WHERE id = $1) WHERE inbox_id = $1
                  RETURNING local_part, domain",
                 "UPDATE inboxes SET deleted_at = $2, sealed_password = NULL WHERE id = $1 AND deleted_at IS NULL",
             ),

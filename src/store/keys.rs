@@ -192,7 +192,7 @@ impl Tx {
                 let name = row
                     .name
                     .as_deref()
-                    .map(Label::parse)
+                    .map(Label::parse_stored)
                     .transpose()
                     .map_err(Error::row("a key"))?;
                 let created_at = Timestamp::from_micros(row.created_at);

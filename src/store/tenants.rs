@@ -52,7 +52,7 @@ impl TenantRow {
     fn parse(self) -> Result<Tenant, Error> {
         Ok(Tenant {
             id: TenantId(self.id),
-            name: Label::parse(&self.name).map_err(Error::row("a tenant"))?,
+            name: Label::parse_stored(&self.name).map_err(Error::row("a tenant"))?,
             default_workspace: WorkspaceId(self.default_workspace_id),
             limits: Limits {
                 inboxes: self.max_inboxes.map(count),
@@ -143,6 +143,17 @@ impl Tx {
             })
         })
         .transpose()
+    }
+
+    /// The cap on inboxes of a tenant, be it deleted or not; the inner `None` is no cap.
+    pub async fn inbox_cap(&mut self, id: TenantId) -> Result<Option<Option<u32>>, Error> {
+        let cap: Option<Option<i64>> =
+            on!(self, db => sqlx::query_scalar("SELECT max_inboxes FROM tenants WHERE id = $1")
+            .bind(id.0)
+            .fetch_optional(db)
+            .await)
+            .map_err(Error::while_doing("read a tenant's cap on inboxes"))?;
+        Ok(cap.map(|cap| cap.map(count)))
     }
 
     /// Whether there was a tenant with this id, which is deleted.

@@ -14,7 +14,12 @@ pub(super) fn list(count: usize, first: usize) -> String {
 
 /// `($1, $2), ($3, $4)`: so many rows of so many places.
 pub(super) fn rows(count: usize, columns: usize) -> String {
-    rows_of(count, 1, columns, |text, first| {
+    rows_from(count, columns, 1)
+}
+
+/// The same with places from this number on.
+pub(super) fn rows_from(count: usize, columns: usize, first: usize) -> String {
+    rows_of(count, first, columns, |text, first| {
         write!(text, "({})", list(columns, first))
     })
 }
@@ -50,6 +55,7 @@ mod tests {
     fn places_are_numbered_from_one_row_to_the_next() {
         assert_eq!(list(3, 2), "$2, $3, $4");
         assert_eq!(rows(2, 3), "($1, $2, $3), ($4, $5, $6)");
+        assert_eq!(rows_from(2, 2, 2), "($2, $3), ($4, $5)");
         let shared = rows_of(2, 4, 2, |text, first| {
             write!(text, "($1, ${first}, ${})", first + 1)
         });

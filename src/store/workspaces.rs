@@ -30,7 +30,7 @@ impl WorkspaceRow {
         Ok(Workspace {
             id: WorkspaceId(self.id),
             tenant: TenantId(self.tenant_id),
-            name: Label::parse(&self.name).map_err(Error::row("a workspace"))?,
+            name: Label::parse_stored(&self.name).map_err(Error::row("a workspace"))?,
             slug: Slug::parse(&self.slug).map_err(Error::row("a workspace"))?,
             is_default: self.id == self.default_workspace_id,
             inbox_count: count(self.inbox_count),
@@ -78,19 +78,6 @@ impl Tx {
             .await)
             .map_err(Error::while_doing("read a workspace"))?;
         row.map(WorkspaceRow::parse).transpose()
-    }
-
-    /// Whether a tenant had this workspace and deleted it.
-    pub async fn is_deleted_workspace(&mut self, tenant: TenantId, id: WorkspaceId) -> Result<bool, Error> {
-        let found: Option<i32> = on!(self, db => sqlx::query_scalar(
-                "SELECT 1 FROM workspaces WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NOT NULL",
-            )
-            .bind(tenant.0)
-            .bind(id.0)
-            .fetch_optional(db)
-            .await)
-        .map_err(Error::while_doing("look up a deleted workspace"))?;
-        Ok(found.is_some())
     }
 
     /// A page of a tenant's workspaces, newest first, older than the cursor.

@@ -6,6 +6,7 @@
 //! `suite` and part of `support` lie beside this folder: `tests/compose`, the other binary, has them too.
 
 mod api;
+mod authors;
 mod dns;
 mod e2e;
 mod faults;

@@ -178,10 +178,6 @@ async fn a_sender_address_must_be_ones_own() {
             assert!(refused.starts_with("553"), "{foreign}: {refused}");
             smtp.expect("RSET", "250").await;
         }
-        // RFC 8098, 2: the notification that a message was read has no sender, and is submitted.
-        let notification = Message::new("was read");
-        smtp.send_from("", &ada.email, &bob.email, &notification).await;
-        world.mail.receive(&bob, &notification).await;
         let detailed = Message::new("from a detail");
         smtp.send(&ada.with_detail("news"), &bob.email, &detailed).await;
         world.mail.receive(&bob, &detailed).await;

@@ -7,6 +7,8 @@
 mod addresses;
 mod crowd;
 mod cut_off;
+mod doors;
+mod identity;
 mod mailbox;
 mod signing;
 pub mod storm;

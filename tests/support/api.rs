@@ -1,11 +1,15 @@
 //! A caller of the API. Every answer is held against the OpenAPI document: its status and code must be in it.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use reqwest::{Method, header::HeaderMap};
 use serde_json::{Value, json};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(inboxd::http::openapi()).unwrap());
+
+/// How long a connection may idle to be used again: clearly less than the server lets it, which is 10 s. On a busy machine a
+/// request would meet the server's closing otherwise.
+const POOL_IDLE: Duration = Duration::from_secs(5);
 
 /// A caller with one key.
 #[derive(Clone, Debug)]
@@ -28,7 +32,10 @@ impl Api {
         Self {
             base: base.to_owned(),
             key: key.to_owned(),
-            http: reqwest::Client::new(),
+            http: reqwest::Client::builder()
+                .pool_idle_timeout(POOL_IDLE)
+                .build()
+                .unwrap(),
         }
     }
 

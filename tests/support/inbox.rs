@@ -89,7 +89,8 @@ impl World {
 
 /// The lines of Postfix's log that say that a delivery to this inbox failed and is to be tried again.
 pub fn deferrals(log: &str, inbox: &Inbox) -> Vec<String> {
-    let to = format!("to=<{}>", inbox.email);
+    // The recipient as the queue has it.
+    let to = format!("to=<{}=", inbox.id);
     log.lines()
         .filter(|line| line.contains(&to) && line.contains("status=deferred"))
         .map(str::to_owned)

@@ -10,7 +10,7 @@ use inboxd::{
 };
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufStream},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufStream},
     net::TcpStream,
     time::timeout,
 };
@@ -219,6 +219,11 @@ impl Greeted {
 
 /// Waits for a message in the inbox of a session, and reads it.
 pub async fn read_when_there(imap: &mut Imap, message: &Message) -> String {
+    String::from_utf8(octets_when_there(imap, message).await).unwrap()
+}
+
+/// The same where it may be no text.
+pub async fn octets_when_there(imap: &mut Imap, message: &Message) -> Vec<u8> {
     let session = tokio::sync::Mutex::new(imap);
     let what = format!("the message {:?} is in the inbox", message.subject);
     until(&what, || async {
@@ -233,7 +238,7 @@ pub async fn read_when_there(imap: &mut Imap, message: &Message) -> String {
             .unwrap();
         let fetched: Vec<_> = fetched.try_collect().await.unwrap();
         let body = fetched.iter().find_map(async_imap::types::Fetch::body)?;
-        Some(String::from_utf8(body.to_vec()).unwrap())
+        Some(body.to_vec())
     })
     .await
 }
@@ -344,6 +349,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Smtp<S> {
                 return Ok(reply);
             }
         }
+    }
+
+    /// Everything that the server says until it hangs up.
+    pub async fn rest(&mut self) -> String {
+        let mut said = Vec::new();
+        // A connection that is reset, or closed without TLS's own end, has ended, too.
+        let _ = in_time(self.stream.read_to_end(&mut said)).await.unwrap();
+        String::from_utf8(said).unwrap()
     }
 
     /// A command and the reply to it.

@@ -90,9 +90,9 @@ pub(super) async fn detach(dir: &Path, source: &Source) -> Result<(), Failure> {
         probe.set_len(0)?;
     }
     let log_dir = dir.join("log");
-    folder::make(&log_dir, 0o755)?;
+    folder::make(&log_dir, private::LOG_DIR_MODE)?;
     let log_path = log_dir.join("inboxd.log");
-    let log = OpenOptions::new().create(true).append(true).open(&log_path)?;
+    let log = private::open_log(&log_path)?;
     let begins_at = usize::try_from(log.metadata()?.len())?;
 
     let mut command = Command::new(env::current_exe()?);

@@ -246,7 +246,12 @@ impl Layout {
     }
 
     /// What the fragments are rendered from.
-    pub fn plane(&self, settings: &Settings, certificates: &Certificates) -> MailPlane {
+    pub fn plane(
+        &self,
+        settings: &Settings,
+        certificates: &Certificates,
+        entropy: &dyn Entropy,
+    ) -> MailPlane {
         MailPlane {
             maps_dir: settings.maps_dir.clone(),
             lua_script: self.lua_script(),
@@ -255,6 +260,8 @@ impl Layout {
             mail_gid: MAIL_GID,
             hostname: settings.hostname.clone(),
             postmaster_address: settings.postmaster_address.clone(),
+            postmaster: settings.postmaster.clone(),
+            double_bounce_sender: key::double_bounce_sender(entropy),
             queue_dir: self.queue_dir(),
             auth_socket: self.queue_dir().join("private/auth"),
             lmtp_socket: self.queue_dir().join("private/dovecot-lmtp"),
@@ -286,15 +293,16 @@ impl Layout {
         let mode = fs::metadata(&self.dir).map_err(FileError::at(&self.dir))?.mode();
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(mode & 0o7777 | 0o011))
             .map_err(FileError::at(&self.dir))?;
-        for open in ["tls", "dovecot", "postfix", "log", "run", "state"] {
+        for open in ["tls", "dovecot", "postfix", "run", "state"] {
             folder(&self.dir.join(open), 0o755, ours)?;
         }
+        folder(&self.log_dir(), super::LOG_DIR_MODE, ours)?;
         folder(&self.mail_root(), 0o700, (MAIL_UID, MAIL_GID))?;
         queue::prepare(&self.queue_dir(), &self.data_dir())?;
 
         let certificates = tls::ensure(&self.tls_dir(), &[&settings.hostname], clock.now())?;
         key::ensure(&self.doveadm_key_file(), entropy)?;
-        for file in self.render(version, settings, &certificates)? {
+        for file in self.render(version, settings, &certificates, entropy)? {
             write_atomically(&file.path, file.contents.as_bytes(), 0o644)?;
             backdate(&file.path, clock)?;
         }
@@ -307,8 +315,9 @@ impl Layout {
         version: DovecotVersion,
         settings: &Settings,
         certificates: &Certificates,
+        entropy: &dyn Entropy,
     ) -> Result<Vec<RenderedFile>, RenderError> {
-        let plane = self.plane(settings, certificates);
+        let plane = self.plane(settings, certificates, entropy);
         let premises = self.premises(settings);
         let mut files = whole::dovecot(version, &plane, &premises)?;
         files.extend(whole::postfix(&plane, &premises)?);

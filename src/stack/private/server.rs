@@ -268,7 +268,7 @@ impl Recipe {
 
     fn spawn(&self, log_start: u64) -> io::Result<Running> {
         // What is said before the log is open, mistakes in the configuration for example, goes to the same place.
-        let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
+        let log = super::open_log(&self.log)?;
         let child = Command::new(&self.program)
             .arg(self.kind.foreground())
             .arg("-c")

@@ -4,8 +4,10 @@
 -- a mailbox works from the moment its file is there and is gone with it: nothing is cached, nothing reloaded.
 -- The file holds one line in passwd-file syntax:
 --
---   address:{SCHEME}hash:uid:gid::home::extra fields
+--   address:{SCHEME}hash:uid:gid:SASL name:home::extra fields
 --
+-- The SASL name is the inbox's id and the generation of its credentials. It is what Postfix gets as the name of a login,
+-- so that a session is that of the inbox and these credentials, and not of whoever has the address later.
 -- A hash of "*" locks the login while deliveries go on. Extra fields are key=value, separated by blanks; those
 -- that start with userdb_ belong to the user database (without the prefix), all others to the password database.
 --
@@ -34,10 +36,10 @@ local function entry(user)
   file:close()
   if line == nil then return nil, "cannot read the entry" end
 
-  local address, hash, uid, gid, home, extra =
-    string.match(line, "^([^:]+):([^:]+):(%d+):(%d+):[^:]*:(/[^:]*):[^:]*:?(.*)$")
+  local address, hash, uid, gid, sasl_name, home, extra =
+    string.match(line, "^([^:]+):([^:]+):(%d+):(%d+):([^:]*):(/[^:]*):[^:]*:?(.*)$")
   if address ~= l .. "@" .. d then return nil, "malformed entry" end
-  return { hash = hash, uid = uid, gid = gid, home = home, extra = extra }
+  return { hash = hash, uid = uid, gid = gid, sasl_name = sasl_name, home = home, extra = extra }
 end
 
 -- Adds the extra fields of one database to its answer.
@@ -58,10 +60,15 @@ function auth_passdb_lookup(req)
   if found == nil then return dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
   if found.hash == "*" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
   local answer = { password = found.hash }
-  -- The daemon, which asks in the name of a service of its own (2.3: service, 2.4: protocol), looks whether this is the
-  -- entry that it has written. It is told all of the hash but the digest: enough to know it by the salt, and nothing
-  -- that must not be in a debug log.
-  if (req.service or req.protocol) == "inboxd" then answer.inboxd_entry = string.match(found.hash, "^(.*)%$[^$]*$") end
+  local service = req.service or req.protocol -- 2.3, 2.4
+  -- Entries of earlier releases have no SASL name, until inboxd starts.
+  if service == "smtp" and found.sasl_name ~= "" then answer.user = found.sasl_name end
+  -- The daemon, which asks in the name of a service of its own, checks whether this is the entry that it has written. It
+  -- gets the SASL name and all of the hash but the digest: enough to know it by the salt, and nothing that must not be in
+  -- a debug log.
+  if service == "inboxd" then
+    answer.inboxd_entry = found.sasl_name .. " " .. (string.match(found.hash, "^(.*)%$[^$]*$") or "")
+  end
   return dovecot.auth.PASSDB_RESULT_OK, add_extra(answer, found.extra, false)
 end
 

@@ -17,9 +17,12 @@ use crate::support::{
 };
 
 /// A table of Postfix's, where the containers have it. It is asked for every recipient.
-const TABLE: &str = "/var/lib/inboxd/maps/postfix/mailboxes.lmdb";
-/// Folders that the mail servers read.
-const MAPS: [&str; 2] = ["/var/lib/inboxd/maps/passdb", "/var/lib/inboxd/maps/postfix"];
+const TABLE: &str = "/var/lib/inboxd/maps/postfix/recipients.lmdb";
+/// The folder that each mail server reads.
+const MAPS: [(&str, &str); 2] = [
+    ("dovecot", "/var/lib/inboxd/maps/passdb"),
+    ("postfix", "/var/lib/inboxd/maps/postfix"),
+];
 /// Takes a lock on a whole file as Postfix does (fcntl(2)), does not wait for it, says what came of it, and keeps it
 /// until its standard input ends. Opened for reading (`<`) it is a reader's, else (`+<`) a writer's.
 const LOCK: &str = r#"
@@ -72,16 +75,14 @@ impl Held {
 #[tokio::test]
 async fn the_mail_servers_cannot_write_the_maps() {
     World::run(async |world| {
-        for service in ["dovecot", "postfix"] {
-            for folder in MAPS {
-                let touch = ["exec", "--no-TTY", service, "touch", &format!("{folder}/new")];
-                let refused = world.compose.output(&touch).await;
-                assert!(
-                    !refused.status.success() && told(&refused).contains("Read-only file system"),
-                    "{service}: {}",
-                    told(&refused)
-                );
-            }
+        for (service, folder) in MAPS {
+            let touch = ["exec", "--no-TTY", service, "touch", &format!("{folder}/new")];
+            let refused = world.compose.output(&touch).await;
+            assert!(
+                !refused.status.success() && told(&refused).contains("Read-only file system"),
+                "{service}: {}",
+                told(&refused)
+            );
         }
     })
     .await;

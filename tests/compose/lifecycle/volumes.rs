@@ -15,7 +15,9 @@ const INBOXES: usize = 12;
 /// Messages in each.
 const MESSAGES: usize = 3;
 /// The tables that Postfix reads.
-const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
+const TABLES: [&str; 4] = ["domains", "recipients", "aliases", "sender_logins"];
+/// The volumes that hold them.
+const MAP_VOLUMES: [&str; 4] = ["maps", "maps-passdb", "maps-postfix", "maps-signer"];
 /// Where the containers have the maps.
 const MAPS: &str = "/var/lib/inboxd/maps";
 
@@ -150,8 +152,10 @@ async fn the_maps_of_a_deleted_volume_are_made_again() {
         let before = Before::make(world).await;
         let maps_before = maps(&world.compose).await;
         world.compose.run(&["down"]).await;
-        let volume = format!("{}_maps", world.compose.project());
-        world.compose.docker(&["volume", "rm", &volume]).await;
+        for volume in MAP_VOLUMES {
+            let volume = format!("{}_{volume}", world.compose.project());
+            world.compose.docker(&["volume", "rm", &volume]).await;
+        }
         world.compose.up().await;
         assert_eq!(maps(&world.compose).await, maps_before);
         let log = world.compose.run(&["logs", "--no-color", "inboxd"]).await;
@@ -162,6 +166,106 @@ async fn the_maps_of_a_deleted_volume_are_made_again() {
             "{} lines of maps are the same in a new volume",
             maps_before.lines().count()
         );
+    })
+    .await;
+}
+
+/// Secrets, each with its place in the one container or the two that need it.
+const SECRETS: [(&str, &str, &[&str]); 8] = [
+    (
+        "the key of the private CA",
+        "/var/lib/inboxd/tls/ca.key",
+        &["inboxd"],
+    ),
+    (
+        "the key that seals passwords",
+        "/var/lib/inboxd/store/sealing.key",
+        &["inboxd", "signer"],
+    ),
+    (
+        "keys of callers",
+        "/var/lib/inboxd/store/bootstrap.json",
+        &["inboxd", "signer"],
+    ),
+    (
+        "password hashes",
+        "/var/lib/inboxd/maps/passdb",
+        &["inboxd", "dovecot"],
+    ),
+    (
+        "sealed signing keys",
+        "/var/lib/inboxd/maps/signer/signing_keys.lmdb",
+        &["inboxd", "signer"],
+    ),
+    (
+        "Dovecot's administration key",
+        "/var/lib/inboxd/doveadm/key",
+        &["inboxd", "dovecot"],
+    ),
+    ("mail", "/var/vmail", &["dovecot"]),
+    (
+        "the servers' key",
+        "/var/lib/inboxd/server-tls/server.key",
+        &["inboxd", "dovecot", "postfix"],
+    ),
+];
+const SERVICES: [&str; 4] = ["inboxd", "signer", "dovecot", "postfix"];
+
+#[tokio::test]
+async fn each_container_has_the_secrets_that_it_needs_and_no_others() {
+    World::run(async |world| {
+        // Of an inbox whose entry every container would show that has the entries.
+        let ada = world.inbox("ada").await;
+        let (name, domain) = ada.email.split_once('@').unwrap();
+        for service in SERVICES {
+            for (what, path, needed_by) in SECRETS {
+                let path = match what {
+                    "password hashes" => format!("{path}/{domain}/{name}"),
+                    "mail" => format!("{path}/{}", ada.id),
+                    _ => path.to_owned(),
+                };
+                if what == "mail" {
+                    let message = Message::new("makes its folder");
+                    world.mail.deliver("friend@example.net", &ada.email, &message).await;
+                    world.mail.receive(&ada, &message).await;
+                }
+                let script = format!("test -e {path} && echo there || echo missing");
+                let said = world.compose.exec(service, &["sh", "-c", &script]).await;
+                let expected = if needed_by.contains(&service) { "there" } else { "missing" };
+                assert_eq!(said.trim(), expected, "{what} in {service}");
+            }
+            // Wherever it may be mounted: no private key but the servers' own, and no file with a password hash.
+            if service == "postfix" {
+                let keys = "grep -rlsE 'PRIVATE KEY' /var/lib/inboxd /etc/inboxd /run/inboxd /var/spool/postfix | sort";
+                let found = world.compose.exec(service, &["sh", "-c", keys]).await;
+                assert!(found.lines().all(|file| file.ends_with("/server.key")), "{found}");
+                let hashes = "grep -rls 'SHA512-CRYPT' /var/lib/inboxd /etc/inboxd /run || true";
+                assert_eq!(world.compose.exec(service, &["sh", "-c", hashes]).await, "");
+            }
+            // A password for the database may be in its URL.
+            let environment = world.compose.exec(service, &["env"]).await;
+            let has_url = environment.contains("INBOXD_STORE__URL=");
+            assert_eq!(has_url, service == "inboxd", "{service}: {environment}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_postmaster_of_the_containers_has_an_inbox() {
+    World::run(async |world| {
+        let postmaster = &world.facts().bootstrap["postmaster"];
+        let (email, password) = (
+            postmaster["email"].as_str().unwrap(),
+            postmaster["password"].as_str().unwrap(),
+        );
+        let message = Message::new(&format!("for the postmaster, from {}", world.name("a-stranger")));
+        for recipient in ["postmaster".to_owned(), format!("abuse@{}", world.domain())] {
+            let mut inbound = world.mail.inbound().await;
+            inbound.send("friend@example.net", &recipient, &message).await;
+        }
+        let mut imap = world.mail.try_log_in(email, password).await.unwrap();
+        crate::support::mail::read_when_there(&mut imap, &message).await;
     })
     .await;
 }

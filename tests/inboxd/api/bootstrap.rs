@@ -98,6 +98,7 @@ async fn the_first_start_makes_keys_and_later_ones_keep_them() {
             "api": api,
             "superAdminKey": first["superAdminKey"],
             "tenant": {"id": first["tenant"]["id"], "name": "Demo", "key": first["tenant"]["key"]},
+            "postmaster": {"email": "postmaster@inboxd.test", "password": first["postmaster"]["password"]},
             "defaultDomain": "inboxd.test",
             "imap": {"host": "localhost", "port": 993, "tls": true},
             "smtp": {"host": "localhost", "port": 587, "starttls": true},
@@ -133,6 +134,59 @@ async fn the_first_start_makes_keys_and_later_ones_keep_them() {
 }
 
 #[tokio::test]
+async fn the_postmaster_has_an_inbox_of_the_demo_tenant() {
+    for database in Database::ALL {
+        let mut rig = Rig::new(database).await;
+        let first = rig.told();
+        let email = "postmaster@inboxd.test";
+        assert_eq!(first["postmaster"]["email"], email);
+        let demo = rig.daemon.api(first["tenant"]["key"].as_str().unwrap());
+        let listed = demo.get("/v1/inboxes").await;
+        let inboxes = listed.body["inboxes"].as_array().unwrap();
+        assert_eq!(inboxes.len(), 1);
+        assert_eq!(inboxes[0]["canonicalEmail"], email);
+        let id = inboxes[0]["id"].as_str().unwrap().to_owned();
+        // It is in the maps before the daemon is ready, with the password that the file shows.
+        let entry = fs::read_to_string(rig.daemon.maps().join("passdb/inboxd.test/postmaster")).unwrap();
+        let hash = entry.split(':').nth(1).unwrap();
+        assert!(hash.starts_with("{SHA512-CRYPT}"), "{entry}");
+        let password = first["postmaster"]["password"].as_str().unwrap();
+        let said = Command::new("doveadm")
+            .args(["-c", "/dev/null", "pw", "-t", hash, "-p", password])
+            .output()
+            .expect("apt-get install dovecot-core");
+        assert!(said.status.success(), "{said:?}");
+        assert!(
+            !rig.daemon
+                .log()
+                .contains("mail for postmaster and abuse is refused")
+        );
+
+        // Deleted by mistake, it comes back with another password: this mail must reach somebody.
+        assert_eq!(demo.delete(&format!("/v1/inboxes/{id}")).await.status, 200);
+        let told = rig.restart().await;
+        assert_eq!(told["postmaster"]["email"], email);
+        assert_ne!(told["postmaster"]["password"], first["postmaster"]["password"]);
+
+        // Without the file its password is not known any more, and another tenant's start is no reason to take it.
+        fs::remove_file(&rig.file).unwrap();
+        let told = rig.restart().await;
+        assert_ne!(told["tenant"]["id"], first["tenant"]["id"]);
+        assert_eq!(told["postmaster"], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_that_the_postmasters_mail_is_refused() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let log = daemon.log();
+    assert!(
+        log.contains("mail for postmaster and abuse is refused") && log.contains("postmaster@inboxd.test"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn a_demo_tenant_that_was_deleted_does_not_come_back() {
     for database in Database::ALL {
         let mut rig = Rig::new(database).await;
@@ -142,6 +196,7 @@ async fn a_demo_tenant_that_was_deleted_does_not_come_back() {
         for _ in 0..2 {
             let told = rig.restart().await;
             assert_eq!(told["tenant"], Value::Null);
+            assert_eq!(told["postmaster"], Value::Null);
             assert_eq!(told["superAdminKey"], first["superAdminKey"]);
             assert_eq!(rig.tenants().await, [""; 0]);
         }

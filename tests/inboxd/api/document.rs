@@ -106,3 +106,67 @@ async fn the_reference_page_needs_no_internet() {
     }
     assert!(linked >= 3, "the page links nothing of its own:\n{html}");
 }
+
+#[tokio::test]
+async fn the_reference_page_runs_scripts_from_files_of_its_own_only() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let page = reqwest::get(format!("{}/docs/", daemon.base)).await.unwrap();
+    let policy = page.headers()["content-security-policy"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let directives: Vec<&str> = policy.split("; ").collect();
+    for needed in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ] {
+        assert!(directives.contains(&needed), "{needed}: {policy}");
+    }
+    let html = page.text().await.unwrap();
+    // What the policy would block: scripts in the page itself.
+    let mut scripts = 0;
+    for script in html.split("<script").skip(1) {
+        let (attributes, rest) = script.split_once('>').unwrap();
+        let (inline, _) = rest.split_once("</script>").unwrap();
+        assert!(
+            attributes.contains(" src=\"./") && inline.trim().is_empty(),
+            "<script{script}"
+        );
+        scripts += 1;
+    }
+    assert!(scripts >= 3, "{html}");
+    for handler in [" onload=", " onerror=", " onclick=", "javascript:"] {
+        assert!(!html.contains(handler), "{handler}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_says_what_browsers_must_not_do_with_it() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    for path in [
+        "/docs/",
+        "/docs/swagger-ui.css",
+        "/openapi.json",
+        "/healthz",
+        "/v1/me",
+        "/nowhere",
+        "/docsx",
+    ] {
+        let answer = reqwest::get(format!("{}{path}", daemon.base)).await.unwrap();
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("x-frame-options", "DENY"),
+        ] {
+            assert_eq!(answer.headers()[name], value, "{path}");
+        }
+        let is_page = path.starts_with("/docs/");
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+        assert_eq!(policy.contains("script-src 'self'"), is_page, "{path}: {policy}");
+        assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+    }
+}

@@ -6,6 +6,7 @@ mod bad_input;
 mod bootstrap;
 mod certificate;
 mod create;
+mod deletions;
 mod document;
 mod domains;
 mod faults;
@@ -15,6 +16,7 @@ mod inboxes;
 mod operation;
 mod shapes;
 mod tenants;
+mod tombstones;
 mod workspaces;
 
 /// One test body, run against a daemon on each database.

@@ -164,6 +164,35 @@ async fn a_deleted_domain_is_nobodys_any_more() {
     .await;
 }
 
+#[tokio::test]
+async fn a_session_of_the_former_owner_never_sends_as_the_next_one() {
+    let mut server = name_server().await;
+    World::run_with(&asking(&server), async |world| {
+        let (acme, other) = (world.tenant("Acme").await, world.tenant("Other").await);
+        prove(&mut server, &acme, "acme.test").await;
+        let former = create(&acme, "ceo", "acme.test").await;
+        let reader = world.inbox("reader").await;
+        let mut submission = world.mail.submission_of(&former).await;
+        world.delete(&acme, &former).await;
+        assert_eq!(acme.delete("/v1/domains/acme.test").await.status, 200);
+        prove(&mut server, &other, "acme.test").await;
+        let next = create(&other, "ceo", "acme.test").await;
+        assert_eq!(next.email, former.email);
+
+        submission
+            .expect(&format!("MAIL FROM:<{}>", former.email), "250")
+            .await;
+        submission
+            .expect(&format!("RCPT TO:<{}>", reader.email), "553 5.7.1")
+            .await;
+        let message = Message::new("from the next owner");
+        world.mail.submit(&next, &reader.email, &message).await.unwrap();
+        world.mail.receive(&reader, &message).await;
+        assert_eq!(world.messages(&reader).await.len(), 1);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_new_domains_take_mail_at_the_first_attempt_in_a_login_storm() {
     let mut server = name_server().await;

@@ -200,6 +200,17 @@ fn printed_commands(greeting: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether a text holds an API key: a prefix and the length of one.
+fn holds_a_key(text: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|word| {
+            ["sa_", "tk_", "wk_", "ak_"]
+                .iter()
+                .any(|kind| word.starts_with(kind))
+                && word.len() > 40
+        })
+}
+
 async fn ended(child: &mut Child) -> ExitStatus {
     tokio::time::timeout(COMMAND_LIMIT, child.wait())
         .await
@@ -210,8 +221,33 @@ async fn ended(child: &mut Child) -> ExitStatus {
 #[tokio::test]
 async fn what_dev_prints_works_when_it_is_pasted() {
     let place = Place::new();
+    // What an earlier version left: a log for everybody.
+    fs::create_dir_all(place.dir.join("log")).unwrap();
+    fs::write(place.dir.join("log/inboxd.log"), "").unwrap();
+    fs::set_permissions(
+        place.dir.join("log/inboxd.log"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
     let bootstrap = place.detach().await;
     let greeting = place.log();
+    assert!(holds_a_key(&bootstrap.0.to_string()), "the test finds no keys");
+    let mut logs = 0;
+    for entry in fs::read_dir(place.dir.join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o077,
+            0,
+            "{}",
+            path.display()
+        );
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(!holds_a_key(&text), "{} holds a key", path.display());
+        logs += 1;
+    }
+    assert!(logs >= 3, "the logs are elsewhere");
+    let folder = fs::metadata(place.dir.join("log")).unwrap().permissions();
+    assert_eq!(folder.mode() & 0o077, 0);
     let commands = printed_commands(&greeting);
     let [create, list, send, read] = &commands[..] else {
         panic!("{commands:#?}");
@@ -274,6 +310,7 @@ async fn bootstrap_json_says_what_is_documented_to_its_owner_only() {
         "api": format!("http://127.0.0.1:{base}"),
         "superAdminKey": admin,
         "tenant": {"id": id, "name": "Demo", "key": key},
+        "postmaster": {"email": "postmaster@inboxd.test", "password": bootstrap.text("/postmaster/password")},
         "defaultDomain": "inboxd.test",
         "imap": {"host": "127.0.0.1", "port": base + 1, "tls": true},
         "smtp": {"host": "127.0.0.1", "port": base + 2, "starttls": true},

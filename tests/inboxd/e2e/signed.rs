@@ -22,7 +22,7 @@ use crate::support::{
     world::World,
 };
 
-const FRIEND: &str = "friend@example.net";
+pub(super) const FRIEND: &str = "friend@example.net";
 
 /// A message as a person writes one, ready to follow DATA.
 fn letter(from: &str, subject: &str) -> String {
@@ -39,17 +39,17 @@ async fn inbox(api: &Api, username: &str, domain: &str) -> Inbox {
 }
 
 /// What a test of signed mail has beside its world.
-struct Rig {
-    server: DnsServer,
+pub(super) struct Rig {
+    pub(super) server: DnsServer,
     /// Gets what is for other domains.
-    sink: Sink,
+    pub(super) sink: Sink,
     tenant: Api,
     /// An inbox at a domain of the tenant's own, which is proved.
-    ada: Inbox,
+    pub(super) ada: Inbox,
 }
 
 /// Runs a test in a world from which mail leaves.
-async fn run(test: impl AsyncFnOnce(&mut World, &mut Rig)) {
+pub(super) async fn run(test: impl AsyncFnOnce(&mut World, &mut Rig)) {
     let mut server = name_server().await;
     let sink = Sink::start().await;
     let (config, port) = (asking(&server), sink.port);
@@ -78,7 +78,7 @@ async fn submit(submission: &mut Submitting, sender: &str, text: &str, answer: &
 
 /// The signatures that others verified, by their `a=`, their selectors with them. All must be of the author's domain, and
 /// so must be the envelope: DMARC passes by both ways (RFC 7489, 3.1).
-fn aligned(judged: &Value) -> Vec<(String, String)> {
+pub(super) fn aligned(judged: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     assert_eq!(judged["author"], judged["envelope"], "{judged:#}");
     assert_eq!(judged["spf"]["valid"], true, "{judged:#}");
@@ -354,13 +354,12 @@ async fn nobody_signs_as_somebody_else() {
                 .await
                 .judged(server.address(), sender),
         );
-        submit(&mut submission, "", &letter(sender, "bounce"), "250").await;
-        both(
-            &sink
-                .receive("Subject: bounce")
-                .await
-                .judged(server.address(), sender),
-        );
+        // An empty sender is for mail servers.
+        submission.expect("MAIL FROM:<>", "250").await;
+        submission
+            .expect(&format!("RCPT TO:<{FRIEND}>"), "553 5.7.1")
+            .await;
+        submission.expect("RSET", "250").await;
         // From the moment in which it is taken away.
         let path = format!("/v1/inboxes/{}/addresses/desk@acme.test", ada.id);
         assert_eq!(acme.delete(&path).await.status, 200);

@@ -28,7 +28,7 @@ fn harm(layout: &Layout, inboxes: &[Inbox]) {
     fs::write(entries.join("extra"), "extra\n").unwrap();
     fs::write(entries.join(".new-half"), "ha").unwrap();
     let table = |name: &str| layout.postfix().join(name).with_extension("lmdb");
-    edit(&table("mailboxes"), |database, txn| {
+    edit(&table("recipients"), |database, txn| {
         let key = format!("{}\0", inboxes[2].email);
         assert!(database.delete(txn, key.as_bytes()).unwrap());
         database.put(txn, b"extra@inboxd.test\0", b"1\0").unwrap();

@@ -19,6 +19,7 @@ use inboxd::{
         address::Address,
         maps::{AddressState, Answer, BarrierMode, Login, Mailbox, MapKey},
         password::PasswordHash,
+        sasl_name::{Generation, SaslName},
     },
     ops::inboxes,
     publish::{self, Barrier, Blind, LoginViewer, NotSeen, SessionEnder, SessionsError},
@@ -74,11 +75,14 @@ impl Eyes {
             .join(login.domain.as_str())
             .join(login.local_part.as_str());
         match fs::read_to_string(entry) {
-            Ok(line) => Answer::Found(
-                PasswordHash::parse(line.split(':').nth(1).unwrap())
-                    .unwrap()
-                    .mark(),
-            ),
+            Ok(line) => {
+                let fields: Vec<&str> = line.split(':').collect();
+                let mailbox = Mailbox {
+                    sasl_name: SaslName::parse(fields[4]).unwrap(),
+                    login: Login::Open(PasswordHash::parse(fields[1]).unwrap()),
+                };
+                Answer::Found(mailbox.entry_mark())
+            }
             Err(_) => Answer::Unknown,
         }
     }
@@ -293,7 +297,10 @@ async fn the_tables_are_read_as_postfix_reads_them() {
     running.publisher.publish(keys).await.unwrap();
     let mailbox = |login| {
         AddressState::Mailbox(Mailbox {
-            inbox: scout.inbox.id,
+            sasl_name: SaslName {
+                inbox: scout.inbox.id,
+                generation: Generation::FIRST,
+            },
             login,
         })
     };
@@ -305,7 +312,7 @@ async fn the_tables_are_read_as_postfix_reads_them() {
             "scout@inboxd.test",
             AddressState::Alias {
                 canonical: address("x@inboxd.test"),
-                may_send: true,
+                sender: None,
             },
             false,
         ),
@@ -321,7 +328,7 @@ async fn the_tables_are_read_as_postfix_reads_them() {
     assert_eq!(shown, expected.map(|(_, _, shown)| shown));
 
     // Among look-ups of Postfix's own.
-    let table = rig.layout.postfix().join("mailboxes.lmdb");
+    let table = rig.layout.postfix().join("recipients.lmdb");
     let look_up = LookUp::hold(&table);
     assert_eq!(running.maps.show_to_postfix(&states[..1]).unwrap(), [true]);
     drop(look_up);

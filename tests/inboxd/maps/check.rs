@@ -51,11 +51,11 @@ const HARMS: &[Harm] = &[
     ),
     (
         |maps| {
-            edit(&maps.join("postfix/mailboxes.lmdb"), |database, txn| {
+            edit(&maps.join("postfix/recipients.lmdb"), |database, txn| {
                 assert!(database.delete(txn, b"a@inboxd.test\0").unwrap());
             });
         },
-        &["mailboxes a@inboxd.test: missing"],
+        &["recipients a@inboxd.test: missing"],
     ),
     (
         |maps| put(maps, "sender_logins", b"a@inboxd.test\0", b"b@inboxd.test\0"),
@@ -70,20 +70,20 @@ const HARMS: &[Harm] = &[
         &["domains evil.example: nothing in the store asks for it"],
     ),
     (
-        |maps| put(maps, "mailboxes", b"@inboxd.test\0", b"1\0"),
-        &["mailboxes @inboxd.test\\0: is nothing that inboxd writes"],
+        |maps| put(maps, "recipients", b"@inboxd.test\0", b"1\0"),
+        &["recipients @inboxd.test\\0: is nothing that inboxd writes"],
     ),
     (
-        |maps| put(maps, "mailboxes", b"a@inboxd.test\0", &[b'x'; 5_000]),
-        &["mailboxes a@inboxd.test: says something else than the store"],
+        |maps| put(maps, "recipients", b"a@inboxd.test\0", &[b'x'; 5_000]),
+        &["recipients a@inboxd.test: says something else than the store"],
     ),
     (
-        |maps| mode(&maps.join("postfix/mailboxes.lmdb"), 0o600),
-        &["mailboxes: has a wrong owner, group or mode"],
+        |maps| mode(&maps.join("postfix/recipients.lmdb"), 0o600),
+        &["recipients: has a wrong owner, group or mode"],
     ),
     (
-        |maps| fs::remove_file(maps.join("postfix/mailboxes.lmdb")).unwrap(),
-        &["mailboxes: missing"],
+        |maps| fs::remove_file(maps.join("postfix/recipients.lmdb")).unwrap(),
+        &["recipients: missing"],
     ),
     (
         |maps| {
@@ -114,8 +114,8 @@ const HARMS: &[Harm] = &[
         &[
             "aliases: missing",
             "domains: missing",
-            "mailboxes: missing",
             "postfix: missing",
+            "recipients: missing",
             "sender_logins: missing",
         ],
     ),

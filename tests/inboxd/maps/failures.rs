@@ -93,7 +93,7 @@ async fn a_change_waits_for_look_ups_with_a_deadline() {
     let db = &rig.store.db;
     let running = Running::start(db, &rig.layout).await;
     let (_, keys) = crate::support::service::created(&rig.service, rig.acme.id, "scout").await;
-    let table = rig.layout.postfix().join("mailboxes.lmdb");
+    let table = rig.layout.postfix().join("recipients.lmdb");
 
     let look_up = LookUp::hold(&table);
     let begun = Instant::now();
@@ -114,7 +114,7 @@ async fn a_change_waits_for_look_ups_with_a_deadline() {
     );
     let postmap = Postmap::new(&rig.folder);
     assert_eq!(
-        postmap.query(&rig.layout, "mailboxes", "scout@inboxd.test"),
+        postmap.query(&rig.layout, "recipients", "scout@inboxd.test"),
         None,
         "Postfix does not accept what was not acknowledged"
     );
@@ -204,7 +204,7 @@ async fn a_table_that_somebody_replaced_is_an_error_and_no_silence() {
     let rig = Rig::new().await;
     let db = &rig.store.db;
     let running = Running::start(db, &rig.layout).await;
-    let table = rig.layout.postfix().join("mailboxes.lmdb");
+    let table = rig.layout.postfix().join("recipients.lmdb");
     fs::copy(&table, table.with_extension("copy")).unwrap();
     fs::rename(table.with_extension("copy"), &table).unwrap();
     let (_, keys) = crate::support::service::created(&rig.service, rig.acme.id, "scout").await;

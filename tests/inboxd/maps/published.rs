@@ -10,9 +10,12 @@ use std::{
 
 use inboxd::{
     clock::{Clock as _, Machine},
-    model::maps::{Mailbox, MapKey},
+    model::{
+        maps::{Mailbox, MapKey},
+        sasl_name::SaslName,
+    },
     ops::{inboxes, tenants},
-    store::SessionsToEnd,
+    store::{Claimant, SessionsToEnd},
 };
 
 use super::Rig;
@@ -38,19 +41,18 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
 
     let (created, keys) = crate::support::service::created(&rig.service, rig.acme.id, "scout").await;
     let id = created.inbox.id;
-    assert_eq!(postmap.query(layout, "mailboxes", "scout@inboxd.test"), None);
+    assert_eq!(postmap.query(layout, "recipients", "scout@inboxd.test"), None);
     publish(keys).await;
     let scout = Some("scout@inboxd.test".to_owned());
+    let queued = Some(format!("{id}=scout=inboxd.test@inboxd.invalid"));
+    assert_eq!(postmap.query(layout, "recipients", "scout@inboxd.test"), queued);
     assert_eq!(
-        postmap.query(layout, "mailboxes", "scout@inboxd.test").as_deref(),
-        Some("scout@inboxd.test")
-    );
-    assert_eq!(
-        postmap.query(layout, "mailboxes", "Scout@Inboxd.TEST").as_deref(),
-        Some("scout@inboxd.test"),
+        postmap.query(layout, "recipients", "Scout@Inboxd.TEST"),
+        queued,
         "Postfix folds"
     );
-    assert_eq!(postmap.query(layout, "sender_logins", "scout@inboxd.test"), scout);
+    let sender = |address: &str| postmap.query(layout, "sender_logins", address);
+    assert_eq!(sender("scout@inboxd.test"), Some(format!("{id}.1")));
     assert_eq!(postmap.query(layout, "aliases", "scout@inboxd.test"), None);
     let line = entry().unwrap();
     assert!(
@@ -58,7 +60,7 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
         "{line}"
     );
     assert!(
-        line.ends_with(&format!(":5000:5000::/var/vmail/{id}::\n")),
+        line.ends_with(&format!(":5000:5000:{id}.1:/var/vmail/{id}::\n")),
         "{line}"
     );
 
@@ -67,7 +69,7 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
     let mut tx = db.write().await.unwrap();
     let now = Machine.now();
     assert!(
-        tx.claim_address(&second, rig.acme.id, id, None, now)
+        tx.claim_address(&second, Claimant::tenant(rig.acme.id), id, None, now)
             .await
             .unwrap()
     );
@@ -78,15 +80,16 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
     tx.commit().await.unwrap();
     publish(vec![key]).await;
     assert_eq!(postmap.query(layout, "aliases", "second@inboxd.test"), scout);
-    assert_eq!(
-        postmap.query(layout, "sender_logins", "second@inboxd.test"),
-        scout
-    );
-    assert_eq!(postmap.query(layout, "mailboxes", "second@inboxd.test"), None);
+    assert_eq!(sender("second@inboxd.test"), Some(format!("{id}.1")));
+    assert_eq!(postmap.query(layout, "recipients", "second@inboxd.test"), None);
 
     let rotated = inboxes::rotate_password(&rig.service, &caller, id).await.unwrap();
     publish(rotated.publish).await;
     assert!(entry().unwrap().contains(rotated.value.1.hash.as_str()));
+    // The session of the old password is another login, for every address.
+    for address in ["scout@inboxd.test", "second@inboxd.test"] {
+        assert_eq!(sender(address), Some(format!("{id}.2")));
+    }
 
     for (suspended, is_locked) in [(true, true), (false, false)] {
         let change = tenants::Change {
@@ -99,16 +102,20 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
         publish(changed.publish).await;
         assert_eq!(entry().unwrap().contains("@inboxd.test:*:5000"), is_locked);
         assert_eq!(
-            postmap.query(layout, "mailboxes", "scout@inboxd.test").as_deref(),
-            Some("scout@inboxd.test"),
+            postmap.query(layout, "recipients", "scout@inboxd.test"),
+            queued,
             "mail is accepted all the same"
         );
+        let login = (!is_locked).then(|| format!("{id}.3"));
+        for address in ["scout@inboxd.test", "second@inboxd.test"] {
+            assert_eq!(sender(address), login);
+        }
     }
 
     let deleted = inboxes::delete(&rig.service, &caller, id).await.unwrap();
     publish(deleted.publish).await;
     assert!(entry().is_err());
-    for table in ["mailboxes", "aliases", "sender_logins"] {
+    for table in ["recipients", "aliases", "sender_logins"] {
         assert_eq!(postmap.list(layout, table), [""; 0]);
     }
     crate::support::maps::until_published(db).await;
@@ -156,8 +163,10 @@ async fn a_reader_never_sees_half_an_entry() {
                 let line = fs::read_to_string(&path).unwrap();
                 let password = line.split(':').nth(1).unwrap();
                 let parsed = inboxd::model::password::PasswordHash::parse(password).unwrap();
+                let sasl_name = SaslName::parse(line.split(':').nth(4).unwrap()).unwrap();
+                assert_eq!(sasl_name.inbox, id);
                 let mailbox = Mailbox {
-                    inbox: id,
+                    sasl_name,
                     login: inboxd::model::maps::Login::Open(parsed),
                 };
                 let whole = inboxd::maps::passwd_line(&address("scout@inboxd.test"), &mailbox, &home);

@@ -85,11 +85,19 @@ const DAMAGES: &[Damage] = &[
         mode(&layout.passdb().join("inboxd.test"), 0o700);
         mode(&layout.passdb(), 0o777);
         mode(&layout.postfix(), 0o700);
-        mode(&table(layout, "mailboxes"), 0o666);
+        mode(&table(layout, "recipients"), 0o666);
         mode(&layout.root, 0o700);
     }),
+    ("what an earlier release left", |layout| {
+        // A table that has another name now, an entry without a SASL name, and an address as the owner of a sender.
+        fs::rename(table(layout, "recipients"), table(layout, "mailboxes")).unwrap();
+        let line = fs::read_to_string(entry(layout, "ab")).unwrap();
+        let sasl_name = line.split(':').nth(4).unwrap().to_owned();
+        write(&entry(layout, "ab"), &line.replace(&sasl_name, ""));
+        put(layout, "sender_logins", b"ab@inboxd.test\0", b"ab@inboxd.test\0");
+    }),
     ("entries missing from the tables", |layout| {
-        for name in ["domains", "mailboxes", "sender_logins"] {
+        for name in ["domains", "recipients", "sender_logins"] {
             edit(&table(layout, name), |database, txn| {
                 let (key, _) = database.first(txn).unwrap().unwrap();
                 let key = key.to_vec();
@@ -99,7 +107,7 @@ const DAMAGES: &[Damage] = &[
     }),
     ("wrong values in the tables", |layout| {
         put(layout, "sender_logins", b"ab@inboxd.test\0", b"a-b@inboxd.test\0");
-        put(layout, "mailboxes", b"ab@inboxd.test\0", b"1");
+        put(layout, "recipients", b"ab@inboxd.test\0", b"1");
         put(layout, "domains", b"inboxd.test\0", b"2\0");
         put(layout, "aliases", b"ab@inboxd.test\0", b"a-b@inboxd.test\0");
     }),
@@ -125,7 +133,7 @@ const DAMAGES: &[Damage] = &[
         }
     }),
     ("tables that end too early", |layout| {
-        for (name, octets) in [("mailboxes", 8192), ("sender_logins", 5000), ("domains", 100)] {
+        for (name, octets) in [("recipients", 8192), ("sender_logins", 5000), ("domains", 100)] {
             let file = fs::OpenOptions::new()
                 .write(true)
                 .open(table(layout, name))
@@ -137,7 +145,7 @@ const DAMAGES: &[Damage] = &[
     ("pages that a power cut left unwritten", |layout| {
         let file = fs::OpenOptions::new()
             .write(true)
-            .open(table(layout, "mailboxes"))
+            .open(table(layout, "recipients"))
             .unwrap();
         for page in 2..file.metadata().unwrap().len() / 4096 {
             file.write_all_at(&[0; 4096], page * 4096).unwrap();

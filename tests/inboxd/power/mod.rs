@@ -194,7 +194,7 @@ fn assert_said(world: &World, promises: &[(Inbox, Promise)]) {
         let (local_part, domain) = inbox.email.split_once('@').unwrap();
         let keys = [
             format!("passdb/{domain}/{local_part}"),
-            format!("mailboxes:{}\0", inbox.email),
+            format!("recipients:{}\0", inbox.email),
             format!("sender_logins:{}\0", inbox.email),
         ];
         let there = keys.map(|key| said.contains_key(&key));

@@ -6,13 +6,15 @@ use inboxd::{
     mail::auth_socket::{Answer, AuthSocket, AuthSocketError},
     model::{
         address::Address,
-        password::{EntryMark, PasswordHash},
+        maps::{EntryMark, Login, Mailbox},
+        password::PasswordHash,
+        sasl_name::SaslName,
     },
     stack::private::{Kind, PrivateStack},
 };
 use tokio::time::Instant;
 
-use super::{HASH_OF_SECRET, Rig, complaints};
+use super::{HASH_OF_SECRET, Rig, complaints, sasl_name};
 use crate::support::wait::LIMIT;
 
 fn client(stack: &PrivateStack) -> AuthSocket {
@@ -35,12 +37,16 @@ async fn look_up(client: &AuthSocket, names: &[&str]) -> Result<BTreeMap<String,
     outcome.map(|()| told)
 }
 
-fn found() -> Answer {
-    Answer::Found(Some(mark_of(HASH_OF_SECRET)))
+fn found(name: &str) -> Answer {
+    Answer::Found(Some(mark_of(name, HASH_OF_SECRET)))
 }
 
-fn mark_of(hash: &str) -> EntryMark {
-    PasswordHash::parse(hash).unwrap().mark().unwrap()
+fn mark_of(name: &str, hash: &str) -> EntryMark {
+    let mailbox = Mailbox {
+        sasl_name: SaslName::parse(&sasl_name(name)).unwrap(),
+        login: Login::Open(PasswordHash::parse(hash).unwrap()),
+    };
+    mailbox.entry_mark().unwrap()
 }
 
 #[tokio::test]
@@ -54,8 +60,8 @@ async fn each_state_of_an_entry_has_its_answer_and_counts_as_no_login() {
         .await
         .unwrap();
     let expected = [
-        ("alice", found()),
-        ("bob", found()),
+        ("alice", found("alice")),
+        ("bob", found("bob")),
         ("broken", Answer::Failed),
         ("locked", Answer::Unknown),
         ("nobody", Answer::Unknown),
@@ -68,7 +74,7 @@ async fn each_state_of_an_entry_has_its_answer_and_counts_as_no_login() {
     let other = HASH_OF_SECRET.replace("$LiU9L8qh", "$AAAAAAAA");
     rig.password_entry("bob", &other);
     let told = look_up(&client, &["bob"]).await.unwrap();
-    assert_eq!(told["bob"], Answer::Found(Some(mark_of(&other))));
+    assert_eq!(told["bob"], Answer::Found(Some(mark_of("bob", &other))));
 
     let log = rig.dovecot_log();
     let complaints = complaints(&log);
@@ -91,7 +97,11 @@ async fn a_thousand_logins_are_looked_up_at_once() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let told = look_up(&client(&stack), &names).await.unwrap();
     for (number, name) in names.iter().enumerate() {
-        let expected = if number % 2 == 0 { found() } else { Answer::Unknown };
+        let expected = if number % 2 == 0 {
+            found(name)
+        } else {
+            Answer::Unknown
+        };
         assert_eq!(told[*name], expected, "{name}");
     }
     stack.stop().await;
@@ -102,12 +112,18 @@ async fn a_dovecot_that_stops_and_comes_back_is_asked_again() {
     let rig = Rig::new();
     let mut stack = rig.start().await;
     let client = client(&stack);
-    assert_eq!(look_up(&client, &["alice"]).await.unwrap()["alice"], found());
+    assert_eq!(
+        look_up(&client, &["alice"]).await.unwrap()["alice"],
+        found("alice")
+    );
     stack.take_down(Kind::Dovecot).await;
     let error = look_up(&client, &["alice"]).await.unwrap_err();
     assert!(matches!(error, AuthSocketError::NoServer(_)), "{error:?}");
     stack.bring_up(Kind::Dovecot).await.unwrap();
-    assert_eq!(look_up(&client, &["alice"]).await.unwrap()["alice"], found());
+    assert_eq!(
+        look_up(&client, &["alice"]).await.unwrap()["alice"],
+        found("alice")
+    );
 
     // As an older fragment leaves it.
     std::fs::remove_file(stack.layout().lookup_socket()).unwrap();
@@ -131,6 +147,9 @@ async fn what_dovecot_reads_is_what_is_seen() {
     let told = look_up(&client, &["alice"]).await.unwrap();
     assert_eq!(told["alice"], Answer::Failed);
     mode(0o755);
-    assert_eq!(look_up(&client, &["alice"]).await.unwrap()["alice"], found());
+    assert_eq!(
+        look_up(&client, &["alice"]).await.unwrap()["alice"],
+        found("alice")
+    );
     stack.stop().await;
 }

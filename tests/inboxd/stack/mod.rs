@@ -1,6 +1,7 @@
 //! The private stack with maps that are written by hand: Dovecot and Postfix in a folder, seen through IMAP, SMTP and
 //! doveadm.
 
+mod doors;
 mod look_ups;
 
 use std::{
@@ -20,13 +21,14 @@ use inboxd::{
     stack::{
         MailPlane, PrivateStack, Settings, key,
         private::{self, Ports, StartError},
-        render::{self, Reach},
+        render::{self, Postmaster, Reach},
         tls,
         whole::{self, Listen, Premises},
     },
     telemetry::chain,
 };
 use tokio::{net::TcpStream, sync::Mutex};
+use uuid::Uuid;
 
 use crate::support::{
     Folder, end_of, free_ports,
@@ -38,6 +40,19 @@ use crate::support::{
 
 /// `doveadm pw -s SHA512-CRYPT -r 1000 -p secret`
 const HASH_OF_SECRET: &str = "{SHA512-CRYPT}$6$rounds=1000$LiU9L8qhroxaEySa$4XNFtUplpmpDptlMm/vxIY5zWp0b8vy89cfh1F7p.d0lHqrd9Z4THQhJQQZDGWiwnokMvQHqkY9PxteTsTGyC1";
+
+/// The id of the inbox behind a mailbox of this name.
+fn inbox_id(name: &str) -> Uuid {
+    Uuid::from_u128(
+        name.bytes()
+            .fold(1, |sum: u128, byte| sum.wrapping_mul(31) + u128::from(byte)),
+    )
+}
+
+/// What Postfix gets as the name of its login.
+fn sasl_name(name: &str) -> String {
+    format!("{}.1", inbox_id(name))
+}
 
 /// A folder with maps, and the settings of a stack in it.
 struct Rig {
@@ -71,6 +86,7 @@ impl Rig {
             maps_dir,
             hostname: HOSTNAME.into(),
             postmaster_address: "postmaster@example.com".into(),
+            postmaster: Postmaster::Inbox("alice@example.com".into()),
             signer_socket: None,
             inbound_socket: None,
             reach: Reach::OwnDomains,
@@ -80,14 +96,17 @@ impl Rig {
             settings,
             _folder: folder,
         };
-        for table in ["domains", "mailboxes", "aliases", "sender_logins"] {
+        for table in ["domains", "recipients", "aliases", "sender_logins"] {
             rig.map(table, "");
         }
         rig.map("domains", "example.com 1\n");
         rig.mailbox("alice", HASH_OF_SECRET);
         rig.mailbox("bob", HASH_OF_SECRET);
         rig.map("aliases", "second@example.com alice@example.com\n");
-        rig.map("sender_logins", "second@example.com alice@example.com\n");
+        rig.map(
+            "sender_logins",
+            &format!("second@example.com {}\n", sasl_name("alice")),
+        );
         rig
     }
 
@@ -130,16 +149,26 @@ impl Rig {
         let home = self.settings.dir.join("mail").join(format!("id-of-{name}"));
         self.write_entry(
             name,
-            &format!("{name}@example.com:{hash}:5000:5000::{}::\n", home.display()),
+            &format!(
+                "{name}@example.com:{hash}:5000:5000:{}:{}::\n",
+                sasl_name(name),
+                home.display()
+            ),
         );
     }
 
     fn mailbox(&self, name: &str, hash: &str) {
         self.password_entry(name, hash);
-        self.map("mailboxes", &format!("{name}@example.com {name}@example.com\n"));
+        self.map(
+            "recipients",
+            &format!(
+                "{name}@example.com {}={name}=example.com@inboxd.invalid\n",
+                inbox_id(name)
+            ),
+        );
         self.map(
             "sender_logins",
-            &format!("{name}@example.com {name}@example.com\n"),
+            &format!("{name}@example.com {}\n", sasl_name(name)),
         );
     }
 
@@ -409,7 +438,11 @@ async fn inbound_mail_reaches_known_recipients_only() {
     smtp.expect("RCPT TO:<nobody@example.com>", "250").await;
     // A new domain holds from the next session; this one may remember a refusal.
     rig.map("domains", "example.org 1\n");
-    rig.map("mailboxes", "new@example.org new@example.org\n");
+    let new = format!(
+        "new@example.org {}=new=example.org@inboxd.invalid\n",
+        inbox_id("new")
+    );
+    rig.map("recipients", &new);
     let mut next = rig.smtp().await;
     next.expect("MAIL FROM:<someone@example.net>", "250").await;
     next.expect("RCPT TO:<new@example.org>", "250").await;
@@ -672,6 +705,8 @@ fn operators_plane(dir: &Path) -> MailPlane {
         mail_gid: 5000,
         hostname: "mail.example.com".into(),
         postmaster_address: "postmaster@example.com".into(),
+        postmaster: Postmaster::Inbox("postmaster@example.com".into()),
+        double_bounce_sender: key::double_bounce_sender(&Machine),
         queue_dir: "/var/spool/postfix".into(),
         auth_socket: "/var/spool/postfix/private/auth".into(),
         lmtp_socket: "/var/spool/postfix/private/dovecot-lmtp".into(),
@@ -774,7 +809,7 @@ fn the_fragments_fit_the_stock_configuration_of_postfix() {
         .collect();
     assert_eq!(unexpected, [""; 0]);
     assert!(
-        effective.contains("static:OK}, reject_unauth_destination\n"),
+        effective.contains("$inboxd_route_access, reject_unauth_destination\n"),
         "{effective}"
     );
     let (services, _) = run("postconf", &["-c", postfix.to_str().unwrap(), "-M", "587/inet"]);

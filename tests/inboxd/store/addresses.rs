@@ -11,11 +11,11 @@ use inboxd::{
         maps::{AddressState, Login},
         tenant::Tenant,
     },
-    store::{Owner, Tx},
+    store::{NewSecrets, Owner, Tx},
 };
 
 use crate::support::store::{
-    Store, add_inbox, address, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
+    Store, add_inbox, address, at_home, domain, fresh_id, hash, insert_inbox, local_part, on_both, state_of,
 };
 
 /// Names that collations of languages sort otherwise than their octets: `-` and `.` before digits and letters, `_`
@@ -38,7 +38,7 @@ async fn bury(store: &Store, inbox: InboxId, held_until: Timestamp) {
 async fn could_claim(store: &Store, tenant: &Tenant, wanted: &Address, now: Timestamp) -> bool {
     let mut tx = store.db.write().await.unwrap();
     let id = InboxId(fresh_id());
-    tx.claim_address(wanted, tenant.id, id, Some(now), now)
+    tx.claim_address(wanted, at_home(tenant), id, Some(now), now)
         .await
         .unwrap()
 }
@@ -100,7 +100,7 @@ async fn a_claimed_tombstone_is_live_and_shows_nothing_of_the_old_inbox() {
         assert_eq!(tx.inbox(first).await.unwrap(), None);
         assert!(matches!(
             state_of(&mut tx, &scout).await,
-            AddressState::Mailbox(mailbox) if mailbox.inbox == second
+            AddressState::Mailbox(mailbox) if mailbox.inbox() == second
         ));
     })
     .await;
@@ -128,7 +128,7 @@ async fn taken_names_are_told_for_one_to_a_hundred_names() {
             .collect();
         let mut tx = store.db.read().await.unwrap();
         let mut taken = async |tenant: &Tenant, names: &[_]| {
-            tx.taken_names(&domain("example.com"), names, tenant.id, now)
+            tx.taken_names(&domain("example.com"), names, at_home(tenant), now)
                 .await
                 .unwrap()
         };
@@ -160,29 +160,49 @@ async fn what_the_maps_should_say_follows_from_the_store() {
         let mut tx = store.db.write().await.unwrap();
         assert_eq!(state_of(&mut tx, &scout).await, AddressState::Absent);
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
-        assert!(tx.claim_address(&second, acme.id, id, None, now).await.unwrap());
+        assert!(
+            tx.claim_address(&second, at_home(&acme), id, None, now)
+                .await
+                .unwrap()
+        );
 
         let login = async |tx: &mut Tx| match state_of(tx, &scout).await {
             AddressState::Mailbox(mailbox) => {
-                assert_eq!(mailbox.inbox, id);
-                mailbox.login
+                assert_eq!(mailbox.inbox(), id);
+                (mailbox.sasl_name.generation.0.get(), mailbox.login)
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
-        assert_eq!(
-            state_of(&mut tx, &second).await,
-            AddressState::Alias {
-                canonical: scout.clone(),
-                may_send: true
+        let sender = async |tx: &mut Tx| match state_of(tx, &second).await {
+            AddressState::Alias { canonical, sender } if canonical == scout => {
+                sender.map(|login| login.to_string())
             }
-        );
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(login(&mut tx).await, (1, Login::Open(hash(1))));
+        assert_eq!(sender(&mut tx).await, Some(format!("{id}.1")));
         acme.suspended_at = Some(now);
         assert!(tx.update_tenant(&acme).await.unwrap());
-        assert_eq!(login(&mut tx).await, Login::Locked);
+        assert_eq!(login(&mut tx).await, (1, Login::Locked));
+        assert_eq!(sender(&mut tx).await, None);
         acme.suspended_at = None;
         assert!(tx.update_tenant(&acme).await.unwrap());
-        assert_eq!(login(&mut tx).await, Login::Open(hash(1)));
+        assert_eq!(login(&mut tx).await, (1, Login::Open(hash(1))));
+
+        // New credentials, and the old ones after a suspension, are a generation of their own.
+        let new = NewSecrets {
+            password_hash: &hash(2),
+            sealed_password: None,
+        };
+        assert!(tx.renew_secrets(id, new).await.unwrap());
+        assert_eq!(login(&mut tx).await, (2, Login::Open(hash(2))));
+        tx.begin_credential_generation(acme.id).await.unwrap();
+        assert_eq!(login(&mut tx).await, (3, Login::Open(hash(2))));
+        assert_eq!(sender(&mut tx).await, Some(format!("{id}.3")));
+        // The pages that a start compares say the same.
+        let (page, _) = tx.address_states_after_inbox(None, 10).await.unwrap();
+        let scouts = page.iter().find(|(address, _)| *address == scout).unwrap();
+        assert_eq!(scouts.1, state_of(&mut tx, &scout).await);
 
         let listed = tx.inbox(id).await.unwrap().unwrap().addresses;
         let listed: Vec<_> = listed
@@ -252,7 +272,7 @@ async fn states_come_in_pages_by_inbox_and_no_inbox_is_on_two() {
             for further in 0..if number == 3 { 9 } else { number % 3 } {
                 let email = format!("further-{number}-{further}@example.org");
                 assert!(
-                    tx.claim_address(&address(&email), acme.id, id, None, now)
+                    tx.claim_address(&address(&email), at_home(&acme), id, None, now)
                         .await
                         .unwrap()
                 );
@@ -295,7 +315,7 @@ async fn exactly_one_address_of_an_inbox_is_primary() {
         let id = add_inbox(&mut tx, &acme, acme.default_workspace, "scout@example.com", None).await;
         let second = address("second@example.com");
         assert!(
-            tx.claim_address(&second, acme.id, id, Some(now), now)
+            tx.claim_address(&second, at_home(&acme), id, Some(now), now)
                 .await
                 .is_err(),
             "a second primary address is refused by the database"
@@ -311,14 +331,14 @@ async fn an_address_of_an_inbox_that_is_never_written_does_not_commit() {
         let (id, now, scout) = (InboxId(fresh_id()), Machine.now(), address("scout@example.com"));
         let mut tx = store.db.write().await.unwrap();
         assert!(
-            tx.claim_address(&scout, acme.id, id, Some(now), now)
+            tx.claim_address(&scout, at_home(&acme), id, Some(now), now)
                 .await
                 .unwrap()
         );
         assert!(tx.commit().await.is_err());
         let mut tx = store.db.write().await.unwrap();
         assert!(
-            tx.claim_address(&scout, acme.id, id, Some(now), now)
+            tx.claim_address(&scout, at_home(&acme), id, Some(now), now)
                 .await
                 .unwrap()
         );

@@ -9,7 +9,7 @@ use inboxd::{
         limits::Limits,
         maps::{AddressState, MapKey},
     },
-    store::SessionsToEnd,
+    store::{Claimant, SessionsToEnd},
 };
 
 use crate::support::store::{Store, add_inbox, address, fresh_id, insert_inbox, on_both, state_of};
@@ -111,7 +111,7 @@ async fn one_of_fifty_gets_an_address() {
                 let (id, now, scout) = (InboxId(fresh_id()), Machine.now(), address("scout@example.com"));
                 let mut tx = store.db.write().await.unwrap();
                 if !tx
-                    .claim_address(&scout, tenant.id, id, Some(now), now)
+                    .claim_address(&scout, Claimant::tenant(tenant.id), id, Some(now), now)
                     .await
                     .unwrap()
                 {
@@ -127,7 +127,7 @@ async fn one_of_fifty_gets_an_address() {
         let mut tx = store.db.read().await.unwrap();
         let state = state_of(&mut tx, &address("scout@example.com")).await;
         assert_eq!(winners.len(), 1);
-        assert!(matches!(state, AddressState::Mailbox(mailbox) if mailbox.inbox == winners[0]));
+        assert!(matches!(state, AddressState::Mailbox(mailbox) if mailbox.inbox() == winners[0]));
     })
     .await;
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use inboxd::{
     clock::{Clock as _, Machine},
     model::{ids::InboxId, limits::Limits, maps::MapKey},
-    store::{Db, SessionsToEnd, Tx},
+    store::{Claimant, Db, SessionsToEnd, Tx},
 };
 
 use crate::support::store::{address, fresh_id, on_both};
@@ -92,7 +92,7 @@ async fn when_a_commit_fails_whoever_shared_it_is_told_and_the_next_one_works() 
                     // An address of an inbox that is not there, which is noticed by the commit.
                     let (inbox, now) = (InboxId(fresh_id()), Machine.now());
                     assert!(
-                        tx.claim_address(&nobody, acme.id, inbox, None, now)
+                        tx.claim_address(&nobody, Claimant::tenant(acme.id), inbox, None, now)
                             .await
                             .unwrap()
                     );

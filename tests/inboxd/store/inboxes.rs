@@ -12,7 +12,7 @@ use inboxd::{
     store::{InboxFilter, NewSecrets, Owner},
 };
 
-use crate::support::store::{Store, address, domain, fresh_id, hash, local_part, on_both};
+use crate::support::store::{Store, address, at_home, domain, fresh_id, hash, local_part, on_both};
 
 async fn list(store: &Store, tenant: &Tenant, filter: &InboxFilter, limit: u32) -> Vec<InboxId> {
     let mut tx = store.db.read().await.unwrap();
@@ -97,7 +97,11 @@ async fn a_further_address_is_not_the_canonical_one() {
         let second = address("second@example.com");
         let now = Machine.now();
         let mut tx = store.db.write().await.unwrap();
-        assert!(tx.claim_address(&second, acme.id, id, None, now).await.unwrap());
+        assert!(
+            tx.claim_address(&second, at_home(&acme), id, None, now)
+                .await
+                .unwrap()
+        );
         assert_eq!(tx.inbox_at(&second).await.unwrap(), None);
         let by_email = InboxFilter {
             email: Some(second),

@@ -12,5 +12,6 @@ mod races;
 mod schema;
 mod tenants;
 mod together;
+mod tombstones;
 mod unpublished;
 mod workspaces;

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::{Folder, daemon::DEFAULT_DOMAIN, inbox::Inbox, store::domain, wait::until};
 
-pub const TABLES: [&str; 4] = ["domains", "mailboxes", "aliases", "sender_logins"];
+pub const TABLES: [&str; 4] = ["domains", "recipients", "aliases", "sender_logins"];
 const LOCK_FILE: &str = ".writer.lock";
 
 /// Everything that the maps say: path beneath the root, or table and key, to what is there.
@@ -137,17 +137,22 @@ pub async fn expected(db: &Db, layout: &Layout) -> Said {
         let name = address.to_string();
         match state {
             AddressState::Absent => panic!("{name} is listed and absent"),
-            AddressState::Alias { canonical, may_send } => {
+            AddressState::Alias { canonical, sender } => {
                 say("aliases", &name, &canonical.to_string());
-                if may_send {
-                    say("sender_logins", &name, &canonical.to_string());
+                if let Some(login) = sender {
+                    say("sender_logins", &name, &login.to_string());
                 }
             }
             AddressState::Mailbox(mailbox) => {
-                say("mailboxes", &name, &name);
+                let (inbox, local_part, domain) = (mailbox.inbox(), &address.local_part, &address.domain);
+                say(
+                    "recipients",
+                    &name,
+                    &format!("{inbox}={local_part}={domain}@inboxd.invalid"),
+                );
                 // Nobody may send from a locked mailbox, not even a session that was logged in before.
                 if mailbox.login != Login::Locked {
-                    say("sender_logins", &name, &name);
+                    say("sender_logins", &name, &mailbox.sasl_name.to_string());
                 }
                 let path = format!("passdb/{}/{}", address.domain, address.local_part);
                 entries.push((path, passwd_line(&address, &mailbox, &layout.home)));

@@ -34,6 +34,7 @@ pub fn service(db: &Db) -> Arc<Service> {
         default_domain: domain(DEFAULT_DOMAIN),
         reserved_usernames: BTreeSet::new(),
         tombstone_days: 90,
+        tombstones_per_tenant: 10_000,
         addresses_per_inbox: 100,
         domains: DomainSettings {
             mx_host: "mail.inboxd.test".to_owned(),

@@ -14,7 +14,7 @@ use inboxd::{
         tenant::Tenant,
         workspace::Workspace,
     },
-    store::{Db, NewInbox, NewSecrets, Tx},
+    store::{Claimant, Db, NewInbox, NewSecrets, Tx},
 };
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
@@ -77,6 +77,11 @@ impl Store {
     }
 }
 
+/// A claim for a tenant's default workspace.
+pub fn at_home(tenant: &Tenant) -> Claimant {
+    Claimant::workspace(tenant.id, tenant.default_workspace)
+}
+
 /// Opens a store by its URL.
 pub async fn open(url: &str) -> Db {
     match url.strip_prefix("sqlite:") {
@@ -136,9 +141,15 @@ pub async fn add_inbox(
 ) -> InboxId {
     let (id, now, canonical) = (InboxId(fresh_id()), Machine.now(), address(email));
     assert!(
-        tx.claim_address(&canonical, tenant.id, id, Some(now), now)
-            .await
-            .unwrap(),
+        tx.claim_address(
+            &canonical,
+            Claimant::workspace(tenant.id, workspace),
+            id,
+            Some(now),
+            now
+        )
+        .await
+        .unwrap(),
         "{email} is taken"
     );
     insert_inbox(tx, tenant, workspace, &canonical, requested, id, now).await;

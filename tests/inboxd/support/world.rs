@@ -17,7 +17,7 @@ use inboxd::{
     stack::{
         PrivateStack, Settings, key,
         private::{Kind, Layout, Ports},
-        render::Reach,
+        render::{Postmaster, Reach},
         tls,
     },
 };
@@ -158,6 +158,7 @@ impl World {
             maps_dir: daemon.maps(),
             hostname: HOSTNAME.to_owned(),
             postmaster_address: format!("postmaster@{DEFAULT_DOMAIN}"),
+            postmaster: Postmaster::Inbox(format!("postmaster@{DEFAULT_DOMAIN}")),
             ports,
             signer_socket: Some(daemon.signer_socket()),
             inbound_socket: judges.then(|| daemon.inbound_socket()),
