@@ -262,6 +262,17 @@ async fn a_senders_slow_dns_does_not_hide_whose_name_he_writes_in() {
         "{said}"
     );
     assert!(judged.field("X-Inboxd-Junk").is_some());
+
+    // Nor does a top-level domain whose servers fail: no policy is there.
+    let policy = "@ TXT \"v=spf1 -all\"\n_dmarc TXT \"v=DMARC1; p=reject\"\n";
+    rig.server.set_zone("bank.com", policy).await;
+    rig.server.break_zone("com").await;
+    let envelope = [BAD, "mx.bank.test", "x@bank.com"];
+    let judged = rig.judge(envelope, letter("x@bank.com").as_bytes()).await;
+    assert_eq!(
+        super::rig::said(&judged),
+        "spf=fail dkim=none dmarc=fail arc=none"
+    );
 }
 
 #[tokio::test]

@@ -416,7 +416,18 @@ async fn what_cannot_be_judged_waits_and_arrives_later() {
         let reply = deliver(world, "x@good.test", &[&scout.email], &text("before")).await;
         assert!(reply.starts_with("250"), "{reply}");
 
+        let part = async |world: &World| {
+            let answer = world.operator().get("/readyz?parts=inbound").await;
+            answer.body["parts"]["inbound"].as_str().unwrap().to_owned()
+        };
+        let checks = |world: &World| world.daemon.run(&["inbound", "--check"], "").status.success();
+        assert_eq!((part(world).await.as_str(), checks(world)), ("ok", true));
         world.stop_inbound();
+        let state = part(world).await;
+        assert!(
+            state.starts_with("down: ask the milter at ") && !checks(world),
+            "{state}"
+        );
         // Postfix answers as soon as a client greets, or at the end.
         let mut smtp = world.mail.try_inbound().await;
         let reply = match &mut smtp {
@@ -437,6 +448,8 @@ async fn what_cannot_be_judged_waits_and_arrives_later() {
         world.start_inbound().await;
         let reply = deliver(world, "x@good.test", &[&scout.email], &text("after")).await;
         assert!(reply.starts_with("250"), "{reply}");
+
+        assert_eq!(part(world).await, "ok");
 
         // One that hangs is given up by Postfix.
         world.inbound().hang(true);
