@@ -4,11 +4,13 @@
 //! not stand under an address that some reader shows and the login does not own.
 
 mod encoded_word;
+mod fault;
 mod mailboxes;
+mod tokens;
 
 use std::fmt;
 
-pub use self::mailboxes::{AUTHOR_FIELD_MAX_OCTETS, AUTHORS_MAX, Fault};
+pub use self::fault::{AUTHOR_FIELD_MAX_OCTETS, AUTHORS_MAX, Fault};
 use crate::model::address::Address;
 
 /// Author fields of one message. The Resent fields come in blocks, one for each time.

@@ -72,16 +72,17 @@ pub(super) struct Message {
     body: Hasher,
     lines: Lines,
     /// The first thing that is wrong with its form.
-    fault: Option<Form>,
+    fault: Option<FormError>,
 }
 
 /// What is wrong with the form of a message, so that its signature would not verify where it arrives.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Form {
+pub(super) enum FormError {
     #[error(
-        "the header field {field} has a line of more than {LINE_MAX_OCTETS} octets; fold it at white space (RFC 5322, 2.1.1)"
+        "the header field {field} has a line of {octets} octets, more than {LINE_MAX_OCTETS}; fold it at white space \
+         (RFC 5322, 2.1.1)"
     )]
-    LongField { field: String },
+    LongField { field: String, octets: usize },
     #[error(
         "line {number} of the body has {octets} octets, more than {LINE_MAX_OCTETS}; encode the text as quoted-printable or base64 \
          (RFC 5322, 2.1.1)"
@@ -122,7 +123,7 @@ pub(super) struct SignError {
 pub(super) struct Whole {
     fields: Vec<Field>,
     body: HashOutput,
-    fault: Option<Form>,
+    fault: Option<FormError>,
 }
 
 impl Message {
@@ -169,11 +170,12 @@ impl Message {
         self.octets > HEADER_MAX_OCTETS
     }
 
+    /// What was passed so far is all of it.
     pub(super) fn end(self) -> Whole {
         let mut lines = self.lines;
         let (number, is_returning) = (lines.number, lines.is_returning);
         let last = lines.end();
-        let unended = is_returning.then_some(Form::Body { number });
+        let unended = is_returning.then_some(FormError::Body { number });
         let (hasher, _) = self.body.finish();
         Whole {
             fields: self.fields,
@@ -185,13 +187,13 @@ impl Message {
 
 impl Lines {
     /// The first fault in the next part of the body.
-    fn pass(&mut self, part: &[u8]) -> Option<Form> {
+    fn pass(&mut self, part: &[u8]) -> Option<FormError> {
         let mut fault = None;
         for &octet in part {
             let found = match octet {
                 b'\n' if self.is_returning => self.end(),
-                b'\n' | 0 => Some(Form::Body { number: self.number }),
-                _ if self.is_returning => Some(Form::Body { number: self.number }),
+                b'\n' | 0 => Some(FormError::Body { number: self.number }),
+                _ if self.is_returning => Some(FormError::Body { number: self.number }),
                 _ => None,
             };
             self.is_returning = octet == b'\r';
@@ -204,17 +206,17 @@ impl Lines {
     }
 
     /// The fault of the line that ends here, if it has one.
-    fn end(&mut self) -> Option<Form> {
+    fn end(&mut self) -> Option<FormError> {
         let (number, octets) = (self.number, self.octets);
         self.number += 1;
         self.octets = 0;
-        (octets > LINE_MAX_OCTETS).then_some(Form::LongLine { number, octets })
+        (octets > LINE_MAX_OCTETS).then_some(FormError::LongLine { number, octets })
     }
 }
 
 impl Whole {
     /// Fails if the message is of a form in which its signature would not verify where it arrives.
-    pub(super) fn check_form(&self) -> Result<(), Form> {
+    pub(super) fn check_form(&self) -> Result<(), FormError> {
         self.fault.clone().map_or(Ok(()), Err)
     }
 
@@ -297,9 +299,9 @@ impl Field {
 
     /// What a reader or a verifier could take otherwise than we do. Verifiers differ in which control characters are white
     /// space (RFC 6376, 2.8 has two), and some readers begin a line at each.
-    fn fault(&self) -> Option<Form> {
+    fn fault(&self) -> Option<FormError> {
         if self.name.is_empty() || !self.name.chars().all(|character| character.is_ascii_graphic()) {
-            return Some(Form::Name);
+            return Some(FormError::Name);
         }
         let field = || self.name.chars().take(QUOTED_NAME_MAX_OCTETS).collect();
         let lines = self.value.split(|&octet| octet == b'\n');
@@ -309,11 +311,13 @@ impl Field {
                 .iter()
                 .any(|octet| octet.is_ascii_control() && *octet != b'\t')
             {
-                return Some(Form::Control { field: field() });
+                return Some(FormError::Control { field: field() });
             }
             let before = if index == 0 { self.name.len() + 1 } else { 0 };
-            if before + line.len() > LINE_MAX_OCTETS {
-                return Some(Form::LongField { field: field() });
+            let octets = before + line.len();
+            if octets > LINE_MAX_OCTETS {
+                let field = field();
+                return Some(FormError::LongField { field, octets });
             }
         }
         None
@@ -415,7 +419,7 @@ mod tests {
     }
 
     /// What is wrong with a message of these fields and these parts of a body.
-    fn form(fields: &[(&str, &[u8])], parts: &[&[u8]]) -> Option<Form> {
+    fn form(fields: &[(&str, &[u8])], parts: &[&[u8]]) -> Option<FormError> {
         let mut message = Message::new();
         for (name, value) in fields {
             message.field(name.as_bytes(), value);
@@ -430,7 +434,7 @@ mod tests {
     fn lines_that_postfix_would_break_are_refused() {
         let longest = vec![b'x'; LINE_MAX_OCTETS];
         let longer = vec![b'x'; LINE_MAX_OCTETS + 1];
-        let line = Form::LongLine {
+        let line = FormError::LongLine {
             number: 2,
             octets: LINE_MAX_OCTETS + 1,
         };
@@ -454,8 +458,9 @@ mod tests {
             }
         }
         let field = |octets: usize, end: &[u8]| [b" ".as_slice(), &vec![b'x'; octets], end].concat();
-        let long = Some(Form::LongField {
+        let long = Some(FormError::LongField {
             field: "To".to_owned(),
+            octets: LINE_MAX_OCTETS + 1,
         });
         assert_eq!(form(&[("To", &field(LINE_MAX_OCTETS - 4, b""))], &[]), None);
         assert_eq!(form(&[("To", &field(LINE_MAX_OCTETS - 3, b""))], &[]), long);
@@ -468,7 +473,7 @@ mod tests {
 
     #[test]
     fn what_others_would_take_for_a_line_end_or_white_space_is_refused() {
-        let body = |number| Some(Form::Body { number });
+        let body = |number| Some(FormError::Body { number });
         for (parts, fault) in [
             (&[b"a\r\nb\r\n".as_slice()][..], None),
             (&[b"a\r", b"\nb"], None),
@@ -483,7 +488,7 @@ mod tests {
         ] {
             assert_eq!(form(&[], parts), fault, "{parts:?}");
         }
-        let control = Some(Form::Control {
+        let control = Some(FormError::Control {
             field: "To".to_owned(),
         });
         for (value, fault) in [
@@ -500,7 +505,7 @@ mod tests {
             assert_eq!(form(&[("To", value)], &[]), fault, "{value:?}");
         }
         for name in ["To ", "T o", "", "To\u{b}", "T\u{f6}"] {
-            assert_eq!(form(&[(name, b"x")], &[]), Some(Form::Name), "{name:?}");
+            assert_eq!(form(&[(name, b"x")], &[]), Some(FormError::Name), "{name:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use miltr_server::{Error, Milter};
 use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
-    message::{Form, HEADER_MAX_OCTETS, Message, SignError, Whole},
+    message::{FormError, HEADER_MAX_OCTETS, Message, SignError, Whole},
 };
 use crate::{
     clock::Timestamp,
@@ -52,7 +52,7 @@ enum Unsigned {
     #[error("header fields of more than {HEADER_MAX_OCTETS} octets")]
     TooLarge,
     #[error(transparent)]
-    Form(#[from] Form),
+    Form(#[from] FormError),
     #[error(transparent)]
     Author(#[from] AuthorError),
     #[error(transparent)]

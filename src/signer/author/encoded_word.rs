@@ -5,7 +5,10 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use super::mailboxes::{Fault, is_control, is_lookalike};
+use super::{
+    fault::Fault,
+    tokens::{is_control, is_lookalike},
+};
 
 /// Where an encoded word begins, wherever a reader may find it.
 pub(super) const START: &str = "=?";
