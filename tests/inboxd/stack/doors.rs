@@ -83,7 +83,7 @@ async fn postmaster_and_abuse_reach_the_operators_inbox_unless_a_domain_has_its_
         ("<postmaster@sub.example.com>", "554 5.7.1"),
         ("<postmaster+x@example.com>", "550 5.1.1"),
         ("<abuser@example.com>", "550 5.1.1"),
-        // The address that Postfix itself sends from is nobody's.
+        // The address that Postfix itself sends from has no mailbox.
         ("<double-bounce>", "554 5.7.1"),
         (&format!("<double-bounce@{HOSTNAME}>"), "554 5.7.1"),
         (&format!("<MAILER-DAEMON@{HOSTNAME}>"), "554 5.7.1"),
@@ -109,7 +109,7 @@ async fn postmaster_and_abuse_reach_the_operators_inbox_unless_a_domain_has_its_
 }
 
 #[tokio::test]
-async fn mail_for_a_postmaster_that_nobody_is_goes_to_no_innocent_sender() {
+async fn mail_for_a_postmaster_without_an_inbox_is_not_returned() {
     let mut rig = Rig::new();
     rig.settings.postmaster = Postmaster::Inbox("operator@example.com".into());
     let stack = rig.start().await;
@@ -130,8 +130,7 @@ async fn mail_for_a_postmaster_that_nobody_is_goes_to_no_innocent_sender() {
     smtp.expect("DATA", "354").await;
     smtp.expect("Subject: advertisement\r\n\r\nx\r\n.", "250").await;
     wait_until("the end of the message", || {
-        rig.postfix_log()
-            .contains("nobody receives mail for the postmaster")
+        rig.postfix_log().contains("there is no inbox for the postmaster")
     })
     .await;
     assert!(!rig.postfix_log().contains("bounced"), "{}", rig.postfix_log());
@@ -158,7 +157,7 @@ async fn a_postmaster_on_another_host_gets_the_mail_there() {
     let stack = rig.start().await;
     let elsewhere = tokio::spawn(take_one_message(listener));
     let mut smtp = rig.smtp().await;
-    // Somebody's postmaster is not ours.
+    // The postmaster of another domain is not ours.
     let answer = answer_to(&mut smtp, "<postmaster@elsewhere.example>").await;
     assert!(answer.starts_with("554 5.7.1"), "{answer}");
     smtp.send(STRANGER, "abuse@example.com", &Message::new("a complaint"))
