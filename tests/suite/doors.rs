@@ -314,7 +314,7 @@ async fn a_login_names_a_sender_that_is_its_own() {
             }
             smtp.expect("RSET", "250").await;
         }
-        // RFC 4954, 5: what somebody else is said to have submitted first is no reason to believe it.
+        // RFC 4954, 5: who is said to have submitted the message first does not count.
         smtp.expect(&format!("MAIL FROM:<{}> AUTH={}", bob.email, bob.email), "250")
             .await;
         smtp.expect(&recipient, "553 5.7.1").await;

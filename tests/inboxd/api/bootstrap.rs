@@ -162,7 +162,7 @@ async fn the_postmaster_has_an_inbox_of_the_demo_tenant() {
                 .contains("mail for postmaster and abuse is refused")
         );
 
-        // Deleted by mistake, it comes back with another password: this mail must reach somebody.
+        // Deleted by mistake, it comes back with another password: this mail must reach a person.
         assert_eq!(demo.delete(&format!("/v1/inboxes/{id}")).await.status, 200);
         let told = rig.restart().await;
         assert_eq!(told["postmaster"]["email"], email);

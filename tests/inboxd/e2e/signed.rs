@@ -333,7 +333,7 @@ async fn nobody_signs_as_somebody_else() {
         ] {
             submit(&mut submission, sender, &text(&field), "550 5.7.1").await;
         }
-        // Another address of one's own, and a bounce of one's own.
+        // Another address of one's own.
         let added = acme
             .post(
                 &format!("/v1/inboxes/{}/addresses", ada.id),

@@ -83,7 +83,7 @@ async fn postmaster_and_abuse_reach_the_operators_inbox_unless_a_domain_has_its_
         ("<postmaster@sub.example.com>", "554 5.7.1"),
         ("<postmaster+x@example.com>", "550 5.1.1"),
         ("<abuser@example.com>", "550 5.1.1"),
-        // The address that Postfix itself sends from is nobody's.
+        // The address that Postfix itself sends from has no mailbox.
         ("<double-bounce>", "554 5.7.1"),
         (&format!("<double-bounce@{HOSTNAME}>"), "554 5.7.1"),
         (&format!("<MAILER-DAEMON@{HOSTNAME}>"), "554 5.7.1"),
@@ -109,7 +109,7 @@ async fn postmaster_and_abuse_reach_the_operators_inbox_unless_a_domain_has_its_
 }
 
 #[tokio::test]
-async fn mail_for_a_postmaster_that_nobody_is_goes_to_no_innocent_sender() {
+async fn mail_for_a_postmaster_without_an_inbox_is_not_returned() {
     let mut rig = Rig::new();
     rig.settings.postmaster = Postmaster::Inbox("operator@example.com".into());
     let stack = rig.start().await;
@@ -130,8 +130,7 @@ async fn mail_for_a_postmaster_that_nobody_is_goes_to_no_innocent_sender() {
     smtp.expect("DATA", "354").await;
     smtp.expect("Subject: advertisement\r\n\r\nx\r\n.", "250").await;
     wait_until("the end of the message", || {
-        rig.postfix_log()
-            .contains("nobody receives mail for the postmaster")
+        rig.postfix_log().contains("there is no inbox for the postmaster")
     })
     .await;
     assert!(!rig.postfix_log().contains("bounced"), "{}", rig.postfix_log());
@@ -143,6 +142,51 @@ async fn mail_for_a_postmaster_that_nobody_is_goes_to_no_innocent_sender() {
     smtp.expect("DATA", "354").await;
     smtp.expect("Subject: a question\r\n\r\nx\r\n.", "250").await;
     rig.wait_for_mail("operator@example.com", 1).await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_postmaster_on_another_host_gets_the_mail_there() {
+    let mut rig = Rig::new();
+    let listener = TcpListener::bind((HOST, 0)).await.unwrap();
+    rig.settings.reach = Reach::Relay {
+        host: HOST.to_owned(),
+        port: listener.local_addr().unwrap().port(),
+    };
+    rig.settings.postmaster = Postmaster::Elsewhere("ops@elsewhere.example".into());
+    let stack = rig.start().await;
+    let elsewhere = tokio::spawn(take_one_message(listener));
+    let mut smtp = rig.smtp().await;
+    // The postmaster of another domain is not ours.
+    let answer = answer_to(&mut smtp, "<postmaster@elsewhere.example>").await;
+    assert!(answer.starts_with("554 5.7.1"), "{answer}");
+    smtp.send(STRANGER, "abuse@example.com", &Message::new("a complaint"))
+        .await;
+    let (commands, _) = tokio::time::timeout(LIMIT, elsewhere).await.unwrap().unwrap();
+    assert!(commands.contains("RCPT TO:<ops@elsewhere.example>"), "{commands}");
+    for recipient in ["<postmaster>", "<postmaster@example.com>"] {
+        let answer = answer_to(&mut smtp, recipient).await;
+        assert!(answer.starts_with("250"), "{recipient}: {answer}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_catch_all_takes_local_parts_that_look_like_routes() {
+    let rig = Rig::new();
+    rig.map("domains", "all.example 1\n");
+    rig.map("aliases", "@all.example bob@example.com\n");
+    let stack = rig.start().await;
+    let recipients = [
+        "50%off@all.example",
+        "a!b@all.example",
+        "\"a@example.net\"@all.example",
+    ];
+    for (count, recipient) in (1..).zip(recipients) {
+        let mut smtp = rig.smtp().await;
+        smtp.send(STRANGER, recipient, &Message::new("a test")).await;
+        rig.wait_for_mail("bob@example.com", count).await;
+    }
     stack.stop().await;
 }
 
@@ -199,16 +243,18 @@ async fn no_socket_of_either_server_is_open_to_every_user_of_the_host() {
     stack.stop().await;
 }
 
-/// Takes one message as another mail server does, and returns its octets as they came over the wire.
-async fn octets_of_one_message(listener: TcpListener) -> Vec<u8> {
+/// Takes one message as another mail server does, and returns the commands and its octets as they came over the wire.
+async fn take_one_message(listener: TcpListener) -> (String, Vec<u8>) {
     let (stream, _) = listener.accept().await.unwrap();
     let mut stream = BufStream::new(stream);
     let mut say = b"220 elsewhere.example ESMTP\r\n".to_vec();
+    let mut commands = String::new();
     loop {
         stream.write_all(&say).await.unwrap();
         stream.flush().await.unwrap();
         let mut command = String::new();
         stream.read_line(&mut command).await.unwrap();
+        commands.push_str(&command);
         if command.starts_with("DATA") {
             break;
         }
@@ -226,7 +272,7 @@ async fn octets_of_one_message(listener: TcpListener) -> Vec<u8> {
     let mut next = String::new();
     stream.read_line(&mut next).await.unwrap();
     assert!(next.is_empty() || next.starts_with("QUIT"), "{next}");
-    octets
+    (commands, octets)
 }
 
 #[tokio::test]
@@ -238,7 +284,7 @@ async fn what_a_login_sends_to_others_has_no_bare_line_ends() {
         port: listener.local_addr().unwrap().port(),
     };
     let stack = rig.start().await;
-    let elsewhere = tokio::spawn(octets_of_one_message(listener));
+    let elsewhere = tokio::spawn(take_one_message(listener));
     let mut smtp = rig.logged_in_submission("alice@example.com").await;
     smtp.expect("MAIL FROM:<alice@example.com>", "250").await;
     smtp.expect("RCPT TO:<victim@elsewhere.example>", "250").await;
@@ -250,7 +296,7 @@ async fn what_a_login_sends_to_others_has_no_bare_line_ends() {
     let text = format!("x{}", ends.map(|end| end.to_owned() + hidden).join("x"));
     smtp.expect(&format!("Subject: a test\r\n\r\n{text}\r\n."), "250")
         .await;
-    let octets = tokio::time::timeout(LIMIT, elsewhere).await.unwrap().unwrap();
+    let (_, octets) = tokio::time::timeout(LIMIT, elsewhere).await.unwrap().unwrap();
     let bare = |at: usize| match octets[at] {
         b'\r' => octets.get(at + 1) != Some(&b'\n'),
         b'\n' => at == 0 || octets[at - 1] != b'\r',
