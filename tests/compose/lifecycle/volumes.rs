@@ -209,7 +209,7 @@ const SECRETS: [(&str, &str, &[&str]); 8] = [
         &["inboxd", "dovecot", "postfix"],
     ),
 ];
-const SERVICES: [&str; 4] = ["inboxd", "signer", "dovecot", "postfix"];
+const SERVICES: [&str; 5] = ["inboxd", "signer", "inbound", "dovecot", "postfix"];
 
 #[tokio::test]
 async fn each_container_has_the_secrets_that_it_needs_and_no_others() {
