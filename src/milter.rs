@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
+use miltr_common::{commands::Header, encoding::Writable as _};
 use miltr_server::{Milter, Server};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -145,4 +147,13 @@ async fn converse(stream: UnixStream, mut session: impl Milter<Error = Infallibl
             "a session ended before its time"
         );
     }
+}
+
+/// Returns the name and the value of a header field as octets. The crate shows them as text; on the wire each is followed by
+/// a NUL.
+pub fn name_and_value(header: &Header) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut octets = BytesMut::with_capacity(header.len());
+    header.write(&mut octets);
+    let mut parts = octets.splitn(3, |&octet| octet == 0);
+    Some((parts.next()?.to_vec(), parts.next()?.to_vec()))
 }

@@ -3,12 +3,10 @@
 use std::{collections::BTreeSet, convert::Infallible, mem, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use miltr_common::{
     ProtocolError,
     actions::{Action, Continue, Replycode},
     commands::{Body, Connect, Header, Helo, Macro, Mail, Recipient},
-    encoding::Writable as _,
     modifications::{ModificationResponse, headers::InsertHeader, recipients::DeleteRecipient},
     optneg::{Capability, OptNeg, Protocol},
 };
@@ -25,6 +23,7 @@ use super::{
 use crate::{
     maps,
     milter::{
+        self,
         recipients::Recipients,
         reserved_fields::{JUNK_FIELD, RECEIVED_SPF_FIELD, RESULTS_FIELD, ReservedFields},
     },
@@ -277,14 +276,10 @@ impl Milter for Session {
     }
 
     async fn header(&mut self, header: Header) -> Result<Action, Infallible> {
-        // The crate shows names and values as text; on the wire they are octets, each with a NUL at its end.
-        let mut octets = BytesMut::with_capacity(header.len());
-        header.write(&mut octets);
-        let mut parts = octets.splitn(3, |&octet| octet == 0);
-        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-            self.message.field(name, value);
+        if let Some((name, value)) = milter::name_and_value(&header) {
+            self.message.field(&name, &value);
             if !self.message.is_too_large() {
-                self.reserved.field(name, value);
+                self.reserved.field(&name, &value);
             }
         }
         Ok(Continue.into())

@@ -1,4 +1,4 @@
-//! Names that people give to things: free text, bounded, without characters that control or that nobody sees.
+//! Names that people give to things: free text, bounded, without control and invisible characters.
 
 use std::fmt;
 

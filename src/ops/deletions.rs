@@ -160,7 +160,7 @@ impl Drop for Deletion {
     fn drop(&mut self) {
         let mut locks = held(&self.deletions.locks);
         drop(self.guard.take());
-        // One reference is the register's own; without another nobody waits.
+        // One reference is the register's own; without another no caller waits.
         if locks
             .get(&self.named)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)

@@ -144,7 +144,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut claims = held(&self.in_flight.claims);
         drop(self.guard.take());
-        // One reference is the register's own; without another nobody waits.
+        // One reference is the register's own; without another no caller waits.
         if claims
             .get(&self.inbox)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)

@@ -16,7 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{HASH_OF_SECRET, Rig, complaints, wait_until};
+use super::{HASH_OF_SECRET, Rig, complaints, inbox_id, wait_until};
 use crate::support::{
     mail::{self, HOST, Message, Smtp},
     wait::LIMIT,
@@ -313,7 +313,13 @@ async fn what_a_login_sends_to_others_has_no_bare_line_ends() {
 async fn what_is_returned_holds_no_text_of_the_sender() {
     let rig = Rig::new();
     // Postfix knows the mailbox and Dovecot does not: as when it is deleted while its mail is on the way.
-    rig.map("mailboxes", "gone@example.com gone@example.com\n");
+    rig.map(
+        "recipients",
+        &format!(
+            "gone@example.com {}=gone=example.com@inboxd.invalid\n",
+            inbox_id("gone")
+        ),
+    );
     let stack = rig.start().await;
     let mut smtp = rig.smtp().await;
     smtp.expect("MAIL FROM:<bob@example.com>", "250").await;
