@@ -126,7 +126,7 @@ impl Session {
         let looked_up = tokio::task::spawn_blocking(move || {
             let mut ours = BTreeSet::new();
             for domain in named {
-                if shared.maps.serves(&domain)? {
+                if shared.maps.is_ours(&domain)? {
                     ours.insert(domain);
                 }
             }

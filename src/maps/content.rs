@@ -14,7 +14,7 @@ pub(super) const PRESENT: &str = "1";
 /// What a key of the aliases begins with that stands for every address of a domain: `@example.com` (virtual(5)).
 const CATCH_ALL: &str = "@";
 /// The domain of addresses in Postfix's queue; the fragments for Postfix name it, too. No DNS has it (RFC 6761, 6.4).
-const QUEUE_DOMAIN: &str = "inboxd.invalid";
+pub(super) const QUEUE_DOMAIN: &str = "inboxd.invalid";
 
 /// One of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -1,7 +1,9 @@
 //! Single names looked up in the tables, as Postfix looks them up: for our milters, beside a daemon that writes.
 
 use super::{
-    Error, Layout, Which, signing_keys,
+    Error, Layout, Which,
+    content::QUEUE_DOMAIN,
+    signing_keys,
     table::{TableError, TableReader, with_nul},
 };
 use crate::model::{
@@ -40,9 +42,10 @@ impl LookUps {
         parsed.map_err(|_| self.failed(which, TableError::Damaged))
     }
 
-    /// Whether mail is accepted for a domain now.
-    pub fn serves(&self, domain: &DomainName) -> Result<bool, Error> {
-        Ok(self.value(Which::Domains, domain.as_str())?.is_some())
+    /// Whether addresses at a domain are ours: mail is accepted for it now, or recipients have it in Postfix's queue. The
+    /// latter become addresses of ours at delivery, in header fields, too (generic(5)).
+    pub fn is_ours(&self, domain: &DomainName) -> Result<bool, Error> {
+        Ok(domain.as_str() == QUEUE_DOMAIN || self.value(Which::Domains, domain.as_str())?.is_some())
     }
 
     /// The canonical address of the mailbox that mail for an address goes to now: by the address itself, an alias or its

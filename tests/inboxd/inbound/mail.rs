@@ -216,6 +216,22 @@ async fn no_stranger_writes_in_our_name() {
                 "{name}: {reply}"
             );
         }
+        // The address that the mailbox has in the queue: Postfix makes ours of it at delivery, wherever it stands.
+        let queued = format!("{}=scout=inboxd.test@inboxd.invalid", scout.id);
+        let in_pieces = queued.replace("@inboxd.", " @ inboxd . (x) ");
+        let named = format!("\"{queued}\" <x@good.test>");
+        for (sender, from) in [
+            ("x@good.test", queued.as_str()),
+            ("x@good.test", in_pieces.as_str()),
+            ("x@good.test", named.as_str()),
+            (queued.as_str(), "x@good.test"),
+        ] {
+            let reply = deliver(world, sender, &[me], &with_fields(from, "queued", &[])).await;
+            assert!(
+                reply.starts_with("550 5.7.1 mail from inboxd.invalid is accepted after a login only"),
+                "{sender}, {from}: {reply}"
+            );
+        }
         // However the client spells the sender.
         for path in [
             "<SCOUT@INBOXD.TEST>",
