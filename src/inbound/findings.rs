@@ -39,6 +39,24 @@ pub struct Policy {
     pub trusted_arc_sealers: Vec<DomainName>,
 }
 
+impl Policy {
+    /// The policy for mail to postmaster and abuse alone: it is not refused, so that trouble with this host can
+    /// be reported (RFC 5321, 4.5.1; RFC 2142).
+    pub(super) fn for_postmaster(&self) -> Self {
+        Self {
+            dmarc: match self.dmarc {
+                DmarcAction::Reject => DmarcAction::Quarantine,
+                other => other,
+            },
+            own_senders: match self.own_senders {
+                OwnSenders::Reject => OwnSenders::Quarantine,
+                other => other,
+            },
+            trusted_arc_sealers: self.trusted_arc_sealers.clone(),
+        }
+    }
+}
+
 /// The result of a method (RFC 8601, 2.7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
@@ -279,6 +297,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn mail_to_the_postmaster_is_not_refused() {
+        let strict = policy(DmarcAction::Reject, OwnSenders::Reject);
+        let mut forged = findings(Outcome::Fail, Wish::Reject);
+        assert_eq!(kind(&forged.verdict(&strict.for_postmaster())), "junk");
+        for (standing, expected) in [(Standing::Forged, "junk"), (Standing::Unknown, "deliver")] {
+            forged.dmarc.clear();
+            forged.own = vec![Own {
+                domain: domain("ours.test"),
+                standing,
+            }];
+            assert_eq!(kind(&forged.verdict(&strict.for_postmaster())), expected);
+        }
+        let mild = policy(DmarcAction::Report, OwnSenders::Accept);
+        assert_eq!(mild.for_postmaster(), mild);
     }
 
     #[test]

@@ -162,7 +162,11 @@ impl Session {
     fn answer(&self, findings: &Findings, repeated: Vec<DeleteRecipient>) -> ModificationResponse {
         let Shared { host, policy, .. } = &*self.shared;
         let mut answer = ModificationResponse::builder();
-        let verdict = findings.verdict(policy);
+        let verdict = if self.recipients.are_postmasters() {
+            findings.verdict(&policy.for_postmaster())
+        } else {
+            findings.verdict(policy)
+        };
         if verdict != Verdict::Deliver {
             let Envelope { client, sender, .. } = &self.envelope;
             tracing::info!(?client, sender, ?verdict, "judged a message");

@@ -11,6 +11,8 @@ use crate::{
 
 /// What stands between an address and its detail: `recipient_delimiter` of our Postfix.
 const DETAIL_DELIMITER: char = '+';
+/// Names that must reach a person at every domain (RFC 5321, 4.5.1; RFC 2142).
+const POSTMASTERS: [&str; 2] = ["postmaster", "abuse"];
 
 /// The recipients of one transaction, as the client has given them.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +27,15 @@ impl Recipients {
     /// Forgets them, for the next transaction.
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// Whether all of them are postmaster or abuse, at whatever domain.
+    pub fn are_postmasters(&self) -> bool {
+        self.0.iter().all(|path| {
+            let address = without_detail(&normal(path));
+            let name = address.rsplit_once('@').map_or(&*address, |(name, _)| name);
+            POSTMASTERS.contains(&name)
+        })
     }
 
     /// What deletes all but the first recipient of each mailbox. Blocks on files.
@@ -103,5 +114,15 @@ mod tests {
             assert_eq!(without_detail(&normal(path)), "scout@a.test", "{path:?}");
         }
         assert_eq!(without_detail(&normal("<Postmaster>")), "postmaster");
+    }
+
+    #[test]
+    fn postmasters_are_known_by_name() {
+        let given = |paths: &[&str]| Recipients(paths.iter().map(|path| (*path).to_owned()).collect());
+        assert!(given(&["<Postmaster>"]).are_postmasters());
+        assert!(given(&["<postmaster@a.test>", "<ABUSE+x@b.test>"]).are_postmasters());
+        for others in [&["<scout@a.test>"][..], &["<abuse@a.test>", "<scout@a.test>"]] {
+            assert!(!given(others).are_postmasters());
+        }
     }
 }

@@ -298,6 +298,31 @@ async fn no_stranger_writes_in_our_name() {
 }
 
 #[tokio::test]
+async fn what_a_stranger_reports_to_the_postmaster_is_not_refused() {
+    run("inbound.dmarc = \"reject\"", async |world, rig| {
+        prove(&mut rig.server, &rig.tenant, "own.test").await;
+        let body = json!({"username": "abuse", "domain": "own.test"});
+        let abuse = Inbox::of(&rig.tenant.post("/v1/inboxes", &body).await);
+        let (us, scout) = (abuse.email.as_str(), rig.scout.email.as_str());
+        // In our own name, and in that of a bank that asks for refusal.
+        for (from, name) in [(us, "ours"), ("ceo@bank.test", "theirs")] {
+            let text = with_fields(from, name, &[]);
+            let reply = deliver(world, "x@shop.test", &[us], &text).await;
+            assert!(reply.starts_with("250"), "{name}: {reply}");
+            let reply = deliver(world, "x@shop.test", &[us, scout], &text).await;
+            assert!(reply.starts_with("550 5.7.1"), "{name}: {reply}");
+        }
+        until("both are in Junk", || async {
+            let mut imap = world.mail.log_in(&abuse).await;
+            (count(&mut imap, "Junk").await == 2).then_some(())
+        })
+        .await;
+        assert_eq!(count(&mut world.mail.log_in(&abuse).await, "INBOX").await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_done_about_our_name_is_a_setting() {
     for (setting, folder) in [("quarantine", "Junk"), ("accept", "INBOX")] {
         run(
