@@ -508,7 +508,7 @@ mod tests {
         assert!(
             files[0]
                 .contents
-                .contains("virtual_transport = inboxd-lmtp:unix:private/inboxd-lmtp\n")
+                .contains("virtual_transport = inboxd-delivery:unix:private/inboxd-lmtp\n")
         );
         assert!(
             files[0]
