@@ -547,6 +547,26 @@ mod tests {
     }
 
     #[test]
+    fn no_service_of_postfix_takes_the_place_of_a_socket_of_dovecot() {
+        let plane = plane();
+        let master = postfix(&plane).unwrap().remove(1).contents;
+        let services: Vec<&str> = master
+            .lines()
+            .filter(|line| line.contains(" unix "))
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(services.len(), 1, "{services:?}");
+        for service in services {
+            // Where master(8) makes the socket of a private service.
+            let made = plane.queue_dir.join("private").join(service);
+            assert!(
+                made != plane.lmtp_socket && made != plane.auth_socket,
+                "{service}"
+            );
+        }
+    }
+
+    #[test]
     fn the_lua_script_does_not_depend_on_the_version() {
         let script = |version| dovecot(version, &plane()).unwrap().remove(1);
         assert_eq!(script(DovecotVersion::V2_3), script(DovecotVersion::V2_4));
