@@ -119,8 +119,8 @@ fn sender_of(state: &AddressState) -> Option<SaslName> {
 }
 
 /// The virtual alias of a mailbox: the recipient that Postfix keeps in its queue. It names the inbox beside the address, so
-/// that mail that waits when the inbox is deleted is not delivered to the next one at the address: the generic map of
-/// `postfix-master.cf` makes the address of it again only while both belong together, and no other mailbox has this name.
+/// that mail that waits when the inbox is deleted is not delivered to the next one at the address: the generic map in
+/// `postfix-main.cf` makes the address of it again only while both belong together, and no other mailbox has this name.
 fn queue_address(inbox: InboxId, canonical: &Address) -> String {
     let Address { local_part, domain } = canonical;
     format!("{inbox}={local_part}={domain}@{QUEUE_DOMAIN}")
