@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ use hickory_resolver::{
     proto::rr::{RData, RecordType},
 };
 use mail_auth::{MessageAuthenticator, SpfResult, spf::verify::SpfParameters};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 
 use crate::model::{
     address::DomainName,
@@ -31,8 +30,6 @@ use crate::model::{
 
 /// Times that a name server is asked before it counts as silent.
 const ATTEMPTS: usize = 2;
-/// Domains that are checked at the same time; others wait for their turn.
-const CHECKS_AT_ONCE: usize = 16;
 /// Records of one answer that are looked at, and hosts whose addresses are compared.
 const RECORDS_MAX: usize = 50;
 const EXCHANGES_COMPARED_MAX: usize = 8;
@@ -57,7 +54,6 @@ pub struct Dns {
     /// Or why there is none.
     resolver: Result<TokioResolver, String>,
     timeout: Duration,
-    slots: Arc<Semaphore>,
 }
 
 /// What the TXT records of a name are.
@@ -137,14 +133,12 @@ impl Dns {
         Self {
             resolver,
             timeout: settings.timeout,
-            slots: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
         }
     }
 
-    /// What DNS says now of the records of a domain, in the order of [`records`].
+    /// What DNS says now of the records of a domain, in the order of [`records`]. How many domains are checked at a time is
+    /// for the caller to limit.
     pub async fn check(&self, wanted: &Wanted) -> Vec<Judgement> {
-        // Closed by nobody.
-        let _slot = self.slots.acquire().await;
         let records = records(wanted);
         let checks = records.iter().map(async |record| match &record.purpose {
             Purpose::Ownership => judge::ownership(&record.value, &self.txt(&record.name).await),

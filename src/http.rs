@@ -37,7 +37,7 @@ use self::{
     sent::SentBody,
 };
 use crate::{
-    ops::{self, Changed, Service, deletions::Deletion, inboxes::Page},
+    ops::{self, Changed, Service, deletions::Deletion, hang_up, inboxes::Page},
     publish::Publisher,
 };
 
@@ -73,12 +73,15 @@ pub struct Host {
 }
 
 impl App {
-    /// Runs a change to its end, whether the caller waits for it or hangs up. What was begun is finished.
+    /// Runs a change to its end, whether the caller waits for it or hangs up. What was begun is finished; what only
+    /// waits for its turn is given up.
     async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
     ) -> Result<T, Problem> {
-        tokio::spawn(work.in_current_span())
+        // Dropped with this future, when the caller hangs up or its time is over.
+        let (_caller, hung_up) = hang_up::caller();
+        tokio::spawn(hang_up::run_for(hung_up, work).in_current_span())
             .await
             .unwrap_or_else(|error| Err(Problem::internal(&error)))
     }

@@ -6,9 +6,12 @@
 pub mod addresses;
 pub mod authenticate;
 mod batched;
+mod costly;
 pub mod create_inbox;
 pub mod deletions;
 pub mod domains;
+pub mod fair_slots;
+pub mod hang_up;
 pub mod idempotency;
 pub mod import;
 pub mod in_flight;
@@ -16,17 +19,19 @@ pub mod inboxes;
 pub mod keys;
 mod place;
 pub mod secrets;
+mod single_flight;
 pub mod tenants;
 pub mod together;
 pub mod workspaces;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use self::{
-    authenticate::Keys, deletions::Deletions, in_flight::InFlight, place::Places, together::Together,
+    authenticate::Keys, costly::Costly, deletions::Deletions, domains::Registered, fair_slots::NoSlot,
+    in_flight::InFlight, place::Places, single_flight::SingleFlight, together::Together,
 };
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
@@ -36,7 +41,7 @@ use crate::{
         api_key::{Caller, KeyKind},
         dkim::GenerateError,
         dns_records::SpfTerms,
-        ids::TenantId,
+        ids::{DomainId, TenantId},
         limits::{Limited, Limits},
         maps::MapKey,
         password::HashError,
@@ -76,8 +81,10 @@ pub struct Service {
     places: Places,
     /// Asks DNS about custom domains.
     dns: Dns,
-    /// Lets as many passwords be hashed, and keys be made, at a time as there are cores.
-    computing: Arc<Semaphore>,
+    /// Checks of domains that are under way.
+    checks: SingleFlight<DomainId, Changed<Registered>>,
+    /// The turns to hash passwords, to make keys and to check domains.
+    costly: Costly,
 }
 
 /// What the operator decided about custom domains.
@@ -129,7 +136,7 @@ impl Settings {
 }
 
 /// What an operation did, and which keys of the maps have to be published before the answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Changed<T> {
     /// What the answer is about.
     pub value: T,
@@ -230,6 +237,16 @@ pub enum Error {
         /// What is somebody else's.
         above: DomainName,
     },
+    /// The registration was not proved in time.
+    #[error(
+        "domain: the registration of {domain} was not proved within {pending_days} days and has lapsed; register the domain again"
+    )]
+    DomainLapsed {
+        /// The domain.
+        domain: DomainName,
+        /// Days within which it had to be proved.
+        pending_days: u32,
+    },
     /// Inboxes have their canonical address at the domain.
     #[error("domain: {inboxes} inboxes have their canonical address at {domain}; delete them first")]
     DomainInUse {
@@ -265,6 +282,17 @@ pub enum Error {
     /// A DKIM key could not be made.
     #[error("make a DKIM key")]
     Dkim(#[source] GenerateError),
+    /// There is no turn for a piece of costly work now. Nothing of it was begun.
+    #[error("{work}: {reason}; try again")]
+    NoSlot {
+        /// The work.
+        work: &'static str,
+        /// Why not.
+        reason: NoSlot,
+    },
+    /// Work that several callers share failed.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// A task of this process failed.
     #[error("{0}")]
     Task(&'static str),
@@ -298,7 +326,8 @@ impl Service {
             keys,
             places,
             dns,
-            computing: Arc::new(Semaphore::new(cores)),
+            checks: SingleFlight::default(),
+            costly: Costly::new(cores),
         };
         (Arc::new(service), [looking_up, placing, writing, acknowledging])
     }

@@ -58,7 +58,7 @@ pub(super) async fn watch(service: Arc<Service>, publisher: Publisher, stopped: 
     }
 }
 
-async fn look(service: &Service, publisher: &Publisher, is_default_due: bool) -> Result<(), Error> {
+async fn look(service: &Arc<Service>, publisher: &Publisher, is_default_due: bool) -> Result<(), Error> {
     if is_default_due {
         publish(publisher, domains::check_default(service).await?.publish).await?;
     }

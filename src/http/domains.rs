@@ -14,7 +14,7 @@ use super::{
     App, Pagination, deleted,
     extract::{Authenticated, JsonBody, NameInPath, Query, field},
     inboxes::workspace_id,
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     clock::Timestamp,
@@ -190,12 +190,20 @@ fn record_view((record, finding): (DnsRecord, Option<Finding>)) -> RecordView {
 
 problems!(
     CreateProblems = KEYED,
+    COSTLY,
     WITH_BODY,
     OF_ONE,
     [Code::PlanLimitReached, Code::DomainTaken]
 );
 problems!(ListProblems = KEYED, OF_ONE);
-problems!(VerifyProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainTaken]);
+problems!(RotateProblems = KEYED, COSTLY, OF_ONE);
+problems!(
+    VerifyProblems = KEYED,
+    COSTLY,
+    OF_ONE,
+    PUBLISHING,
+    [Code::DomainTaken, Code::DomainLapsed, Code::PlanLimitReached]
+);
 problems!(
     UpdateProblems = KEYED,
     OF_ONE,
@@ -285,7 +293,8 @@ pub(super) async fn get_domain(
 
 /// Verify a domain
 ///
-/// Asks DNS now. When this answers that the domain is verified, mail to its addresses is accepted.
+/// Asks DNS now. When this answers that the domain is verified, mail to its addresses is accepted. Those who ask at the
+/// same time share one check. A registration that was not proved in time cannot be verified: register the domain again.
 #[utoipa::path(get, path = "/v1/domains/{domain}/verify", tag = "domains", params(("domain" = String, Path)),
     responses((status = 200, description = "What DNS says", body = DomainView), VerifyProblems))]
 pub(super) async fn verify_domain(
@@ -356,7 +365,7 @@ fn inbox_id(text: &str) -> Result<InboxId, Refused> {
 /// They are in `dnsRecords` from now on, and sign from when a check has seen their records; until then, and for the mail
 /// that is under way after that, the old records have to stay.
 #[utoipa::path(post, path = "/v1/domains/{domain}/dkim/rotate", tag = "domains", params(("domain" = String, Path)),
-    responses((status = 200, description = "The domain, with the new records", body = DomainView), ListProblems))]
+    responses((status = 200, description = "The domain, with the new records", body = DomainView), RotateProblems))]
 pub(super) async fn rotate_dkim(
     State(app): State<App>,
     caller: Authenticated,

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     App, Deleted, Endpoints, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     sent::SentBody,
     uncached,
 };
@@ -235,6 +235,7 @@ impl InboxView {
 
 problems!(
     CreateProblems = KEYED,
+    COSTLY,
     WITH_BODY,
     OF_ONE,
     PUBLISHING,
@@ -252,6 +253,7 @@ problems!(
 problems!(ReadProblems = KEYED, OF_ONE);
 problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
 problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
+problems!(RotateProblems = KEYED, COSTLY, OF_ONE, PUBLISHING);
 
 /// Create an inbox (idempotent on the requested username)
 ///
@@ -397,7 +399,7 @@ async fn create_once(
         Ok(answer) => (answer, None),
         Err(problem) => (Answer::new(problem.status(), &problem.body())?, Some(problem)),
     };
-    let kept = if answer.status.is_server_error() {
+    let kept = if problem.as_ref().is_some_and(Problem::is_temporary) {
         idempotency::abandon(&app.service, &record).await
     } else {
         idempotency::finish(
@@ -530,7 +532,7 @@ pub(super) async fn delete_inbox(
 ///
 /// When this answers, the old password is refused and every session that was opened with it has ended.
 #[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-password", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "The inbox with its new password", body = InboxView), PublishingProblems))]
+    responses((status = 200, description = "The inbox with its new password", body = InboxView), RotateProblems))]
 pub(super) async fn rotate_password(
     State(app): State<App>,
     caller: Authenticated,

@@ -12,7 +12,10 @@ use utoipa::openapi::{
     schema::{AdditionalProperties, Schema, SchemaType, Type},
 };
 
-use crate::{ops, publish, telemetry};
+use crate::{
+    ops::{self, fair_slots::NoSlot},
+    publish, telemetry,
+};
 
 /// Seconds after which a caller may try again what failed for want of something.
 const RETRY_AFTER_SECONDS: u16 = 1;
@@ -64,6 +67,7 @@ codes! {
     AddressTaken = CONFLICT, "ADDRESS_TAKEN", "Another inbox has the address, or it is kept for whoever had it.";
     CanonicalAddress = CONFLICT, "CANONICAL_ADDRESS", "The canonical address is the inbox's for as long as it lives.";
     DomainTaken = CONFLICT, "DOMAIN_TAKEN", "Somebody else has proved the domain, or one above it.";
+    DomainLapsed = CONFLICT, "DOMAIN_LAPSED", "The registration was not proved in time; register the domain again.";
     DomainInUse = CONFLICT, "DOMAIN_IN_USE", "Inboxes have their canonical address at the domain; `inboxes` says how many.";
     DefaultWorkspace = CONFLICT, "DEFAULT_WORKSPACE", "The default workspace cannot be deleted.";
     LastKey = CONFLICT, "LAST_KEY", "The tenant would lock itself out: it has no other key in force.";
@@ -71,10 +75,12 @@ codes! {
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
+    RateLimited = TOO_MANY_REQUESTS, "RATE_LIMITED", "The caller asks for more than the service does for one at a time; try again after `Retry-After`.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
     Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
     MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
     StoreUnavailable = SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "The store did not answer; try again.";
+    Overloaded = SERVICE_UNAVAILABLE, "OVERLOADED", "Too many requests of all callers wait for their turn; try again.";
     Timeout = SERVICE_UNAVAILABLE, "TIMEOUT", "The call took too long; it may have had its effect. Try again.";
 }
 
@@ -127,10 +133,15 @@ impl Problem {
         Value::Object(body)
     }
 
+    /// Whether it says that the same request can succeed soon, so that it is no answer to keep.
+    pub fn is_temporary(&self) -> bool {
+        self.status().is_server_error() || matches!(self.code, Code::RateLimited)
+    }
+
     /// Whether the same request can succeed later without a change.
     fn retry_after(&self) -> Option<HeaderValue> {
-        let retry =
-            self.status() == StatusCode::SERVICE_UNAVAILABLE || self.code == Code::IdempotencyInProgress;
+        let retry = self.status() == StatusCode::SERVICE_UNAVAILABLE
+            || matches!(self.code, Code::IdempotencyInProgress | Code::RateLimited);
         retry.then(|| HeaderValue::from(RETRY_AFTER_SECONDS))
     }
 }
@@ -155,6 +166,13 @@ impl IntoResponse for Problem {
 
 impl From<ops::Error> for Problem {
     fn from(error: ops::Error) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl Problem {
+    /// What a use case refuses.
+    fn of(error: &ops::Error) -> Self {
         use ops::Error as E;
         let text = error.to_string();
         match error {
@@ -164,13 +182,15 @@ impl From<ops::Error> for Problem {
             E::TenantSuspended => Self::new(Code::TenantSuspended, text),
             E::NotFound(_) => Self::new(Code::NotFound, text),
             E::Invalid { field, rule } => Self::invalid(field, rule),
-            E::UsernameReserved { field, .. } => Self::new(Code::UsernameReserved, text).with("field", field),
+            E::UsernameReserved { field, .. } => {
+                Self::new(Code::UsernameReserved, text).with("field", *field)
+            }
             E::DomainNotAllowed { .. } => Self::new(Code::DomainNotAllowed, text),
             E::DomainNotVerified { .. } => Self::new(Code::DomainNotVerified, text),
             E::PlanLimit { limit, current, max } => Self::new(Code::PlanLimitReached, text)
                 .with("limit", limit.as_str())
-                .with("current", current)
-                .with("max", max),
+                .with("current", *current)
+                .with("max", *max),
             E::UsernameTaken { wanted } => Self::new(Code::UsernameTaken, text)
                 .with("requestedUsername", wanted.local_part.as_str())
                 .with("attemptedUsername", wanted.local_part.as_str())
@@ -182,17 +202,27 @@ impl From<ops::Error> for Problem {
             E::AddressTaken(_) => Self::new(Code::AddressTaken, text).with("field", "email"),
             E::CanonicalAddress(_) => Self::new(Code::CanonicalAddress, text),
             E::DomainTaken(_) | E::DomainBelow { .. } => Self::new(Code::DomainTaken, text),
-            E::DomainInUse { inboxes, .. } => Self::new(Code::DomainInUse, text).with("inboxes", inboxes),
+            E::DomainLapsed { .. } => Self::new(Code::DomainLapsed, text),
+            E::DomainInUse { inboxes, .. } => Self::new(Code::DomainInUse, text).with("inboxes", *inboxes),
             E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
             E::LastKey => Self::new(Code::LastKey, text),
             E::SlugTaken => Self::new(Code::SlugTaken, text),
             E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
             E::IdempotencyInProgress => Self::new(Code::IdempotencyInProgress, text),
+            E::NoSlot { reason, .. } => Self::new(
+                match reason {
+                    NoSlot::OwnerQueueFull => Code::RateLimited,
+                    NoSlot::QueueFull => Code::Overloaded,
+                    NoSlot::HungUp => Code::Timeout,
+                },
+                text,
+            ),
             E::Store(source) if source.is_transient() => {
                 metrics::counter!(telemetry::metric::STORE_UNAVAILABLE_TOTAL).increment(1);
-                Self::new(Code::StoreUnavailable, "the store did not answer; try again").because(&source)
+                Self::new(Code::StoreUnavailable, "the store did not answer; try again").because(source)
             }
-            E::Store(_) | E::Seal(_) | E::Hash(_) | E::Dkim(_) | E::Task(_) => Self::internal(&error),
+            E::Store(_) | E::Seal(_) | E::Hash(_) | E::Dkim(_) | E::Task(_) => Self::internal(error),
+            E::Shared(error) => Self::of(error),
         }
     }
 }
@@ -241,6 +271,8 @@ pub const KEYED: &[Code] = &[
 pub const WITH_BODY: &[Code] = &[Code::RequestTimeout, Code::PayloadTooLarge];
 /// Codes that every call about one object can answer.
 pub const OF_ONE: &[Code] = &[Code::NotFound];
+/// Codes that every call can answer that does costly work, which is done in turns.
+pub const COSTLY: &[Code] = &[Code::RateLimited, Code::Overloaded];
 /// Codes that every call can answer that changes what the mail side sees.
 pub const PUBLISHING: &[Code] = &[Code::MailStackUnavailable];
 

@@ -179,7 +179,7 @@ async fn allocate(
     let id = InboxId(service.new_id());
     // Nobody knows the id yet, so this does not wait; whoever sees the row later does.
     let claim = service.in_flight.claim(id).await;
-    let password = service.fresh_password(id).await?;
+    let password = service.fresh_password(target.tenant.id, id).await?;
     let now = service.now();
     let draft = Draft {
         id,
@@ -429,7 +429,7 @@ async fn complete(
     request: &Request,
     claim: Claim,
 ) -> Result<Option<Outcome>, Error> {
-    let password = service.fresh_password(inbox.id).await?;
+    let password = service.fresh_password(inbox.tenant, inbox.id).await?;
     let now = service.now();
     let mut tx = service.db.write().await?;
     tx.lock_tenant(inbox.tenant).await?;

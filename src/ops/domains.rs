@@ -3,11 +3,15 @@
 mod checked;
 mod default;
 mod dkim;
+mod register;
 
-use self::{checked::apply, dkim::NewKey};
+use std::sync::Arc;
+
+use self::dkim::NewKey;
 pub use self::{
     checked::recheck,
     default::{check_default, default_records, ensure_default_keys, rotate_default},
+    register::register,
 };
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
@@ -20,11 +24,9 @@ use crate::{
         address::DomainName,
         api_key::{Caller, KeyKind, Scope},
         dns_records::{self, DnsRecord, Wanted},
-        domain::{Challenge, DkimKey, Domain, DomainStatus, Finding, lapsed_before},
+        domain::{DkimKey, Domain, DomainStatus, Finding},
         ids::{DomainId, InboxId, WorkspaceId},
-        limits::Limited,
         maps::MapKey,
-        suffix::is_public_suffix,
     },
     store::{DomainFilter, SessionsToEnd, Tx},
 };
@@ -125,101 +127,6 @@ async fn reached_to_change(tx: &mut Tx, caller: &Caller, name: &DomainName) -> R
         .ok_or(Error::NotFound("domain"))
 }
 
-/// Registers a domain for a workspace, or finds the registration that it has. Whether it is new comes with it.
-pub async fn register(
-    service: &Service,
-    caller: &Caller,
-    name: &DomainName,
-    workspace: Option<WorkspaceId>,
-) -> Result<(Registered, bool), Error> {
-    let mut tx = service.db.read().await?;
-    let filter = filter_of(
-        &mut tx,
-        caller,
-        workspace,
-        "workspaceId: a workspace (wk_) key registers domains for its own workspace only",
-    )
-    .await?;
-    let workspace = match filter.workspace {
-        Some(workspace) => workspace,
-        None => {
-            tx.tenant(filter.tenant)
-                .await?
-                .ok_or(Error::InvalidApiKey)?
-                .default_workspace
-        }
-    };
-    let filter = DomainFilter {
-        workspace: Some(workspace),
-        ..filter
-    };
-    require_registrable(&service.settings, name)?;
-    let lapsed = lapsed_before(service.now(), service.settings.domains.pending_days);
-    let is_current = |domain: &Domain| domain.verified_at.is_some() || domain.created_at > lapsed;
-    if let Some(domain) = tx.domain_named(filter, name).await?.filter(is_current) {
-        let keys = tx.dkim_keys(Some(domain.id)).await?;
-        return Ok((Registered::of(service, domain, &keys), false));
-    }
-    require_free(&mut tx, filter, name).await?;
-    drop(tx);
-
-    // Making keys takes a while: not while others wait.
-    let keys = service.new_dkim_keys().await?;
-    let mut tx = service.db.write().await?;
-    if !tx.lock_tenant(filter.tenant).await? {
-        return Err(Error::InvalidApiKey);
-    }
-    if tx.workspace(filter.tenant, workspace).await?.is_none() {
-        return Err(Error::NotFound("workspace"));
-    }
-    let known = tx.domain_named(filter, name).await?;
-    if let Some(domain) = known.clone().filter(is_current) {
-        let keys = tx.dkim_keys(Some(domain.id)).await?;
-        return Ok((Registered::of(service, domain, &keys), false));
-    }
-    require_free(&mut tx, filter, name).await?;
-    let tenant = tx.tenant(filter.tenant).await?.ok_or(Error::InvalidApiKey)?;
-    let current = tx.count_domains(filter.tenant, lapsed).await?;
-    if let Some(max) = tenant.limits.domains
-        && current >= max
-    {
-        return Err(Error::PlanLimit {
-            limit: Limited::Domains,
-            current,
-            max,
-        });
-    }
-    let now = service.now();
-    let domain = Domain {
-        id: known
-            .as_ref()
-            .map_or_else(|| DomainId(service.new_id()), |domain| domain.id),
-        tenant: filter.tenant,
-        workspace,
-        name: name.clone(),
-        challenge: Challenge::generate(&*service.entropy),
-        catch_all: None,
-        findings: Vec::new(),
-        created_at: now,
-        updated_at: now,
-        checked_at: None,
-        verified_at: None,
-        degraded_since: None,
-    };
-    match known {
-        // It has lapsed: it begins anew, with another challenge and other keys.
-        Some(_) => {
-            tx.renew_domain(&domain).await?;
-            tx.delete_dkim_keys(domain.id).await?;
-        }
-        None if !tx.insert_domain(&domain).await? => return Err(Error::DomainTaken(name.clone())),
-        None => {}
-    }
-    let keys = write_keys(service, &mut tx, domain.id, keys).await?;
-    tx.commit().await?;
-    Ok((Registered::of(service, domain, &keys), true))
-}
-
 async fn write_keys(
     service: &Service,
     tx: &mut Tx,
@@ -234,55 +141,6 @@ async fn write_keys(
         keys.push(key);
     }
     Ok(keys)
-}
-
-/// Whether a domain can be anybody's own at all.
-fn require_registrable(settings: &Settings, name: &DomainName) -> Result<(), Error> {
-    let refused = |rule: String| {
-        Err(Error::Invalid {
-            field: "domain",
-            rule,
-        })
-    };
-    let default = &settings.default_domain;
-    if name == default {
-        return refused(format!(
-            "{name} is the service's default domain, which all tenants share"
-        ));
-    }
-    if name.is_below(default) {
-        return refused(format!("{name} is below the service's default domain {default}"));
-    }
-    if is_public_suffix(name) {
-        return refused(format!(
-            "{name} is a public suffix: anybody can have a domain below it, and nobody owns all of it"
-        ));
-    }
-    Ok(())
-}
-
-/// Whether nobody else has proved a domain, and no other tenant one above it.
-async fn require_free(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> Result<(), Error> {
-    let mut names = name.parents();
-    names.push(name.clone());
-    for (verified, tenant, workspace) in tx.verified_among(&names).await? {
-        let is_own = if verified == *name {
-            Some(workspace) == filter.workspace
-        } else {
-            tenant == filter.tenant
-        };
-        if !is_own {
-            return Err(if verified == *name {
-                Error::DomainTaken(name.clone())
-            } else {
-                Error::DomainBelow {
-                    domain: name.clone(),
-                    above: verified,
-                }
-            });
-        }
-    }
-    Ok(())
 }
 
 /// A page of the registrations that the caller reaches, newest first.
@@ -319,22 +177,35 @@ pub async fn read(service: &Service, caller: &Caller, name: &DomainName) -> Resu
 }
 
 /// Asks DNS now, and writes what it says. A domain whose challenge is found is verified from then on.
+///
+/// Those who ask for the same registration at the same time share one check. It is written also when all of them have
+/// hung up.
 pub async fn verify(
-    service: &Service,
+    service: &Arc<Service>,
     caller: &Caller,
     name: &DomainName,
 ) -> Result<Changed<Registered>, Error> {
-    let mut tx = service.db.read().await?;
-    let domain = reached(&mut tx, caller, name).await?;
-    let keys = tx.dkim_keys(Some(domain.id)).await?;
-    drop(tx);
-    let judged = checked::ask(service, &domain, &keys).await;
+    let domain = reached(&mut service.db.read().await?, caller, name).await?;
+    require_current(service, &domain)?;
+    let (turn, worker) = (service.turn_to_check(domain.tenant), Arc::clone(service));
+    let checked = service.checks.share(domain.id, turn, move |turn| async move {
+        let outcome = checked::check(&worker, domain.id).await;
+        drop(turn);
+        outcome
+    });
+    Ok(Changed::clone(&*checked.await?))
+}
 
-    let mut tx = service.db.write().await?;
-    let current = reached_to_change(&mut tx, caller, name).await?;
-    let changed = apply(service, &mut tx, current, &judged).await?;
-    tx.commit().await?;
-    Ok(changed)
+/// Requires a registration that is proved, or may still be.
+fn require_current(service: &Service, domain: &Domain) -> Result<(), Error> {
+    let pending_days = service.settings.domains.pending_days;
+    match domain.status(service.now(), pending_days) {
+        DomainStatus::Failed => Err(Error::DomainLapsed {
+            domain: domain.name.clone(),
+            pending_days,
+        }),
+        DomainStatus::Pending | DomainStatus::Verified | DomainStatus::Degraded => Ok(()),
+    }
 }
 
 /// Makes keys that sign when their records have been seen. While keys wait for that, no others are made.
@@ -346,7 +217,12 @@ pub async fn rotate_dkim(service: &Service, caller: &Caller, name: &DomainName) 
     if dkim::is_rotating(&known) {
         return Ok(Registered::of(service, domain, &known));
     }
-    let new = service.new_dkim_keys().await?;
+    let turn = service.turn_to_make_keys(Some(domain.tenant)).await?;
+    let known = service.db.look().await?.dkim_keys(Some(domain.id)).await?;
+    if dkim::is_rotating(&known) {
+        return Ok(Registered::of(service, domain, &known));
+    }
+    let new = service.new_dkim_keys(&turn).await?;
     let mut tx = service.db.write().await?;
     let domain = reached_to_change(&mut tx, caller, name).await?;
     let mut keys = tx.dkim_keys(Some(domain.id)).await?;

@@ -252,8 +252,8 @@ pub async fn rotate_password(
 ) -> Result<Changed<(Inbox, FreshPassword)>, Error> {
     require(caller, READ)?;
     // Hashing takes a while: not for a caller that does not reach the inbox, and not while others wait.
-    reached(&mut service.db.read().await?, caller, id).await?;
-    let password = service.fresh_password(id).await?;
+    let tenant = reached(&mut service.db.read().await?, caller, id).await?.tenant;
+    let password = service.fresh_password(tenant, id).await?;
     let mut tx = service.db.write().await?;
     let inbox = reached_to_change(&mut tx, caller, id).await?;
     if !tx.renew_secrets(id, password.secrets()).await? {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{Error, Service};
+use super::{Error, Service, costly::compute};
 use crate::{
     model::{
-        ids::InboxId,
+        ids::{InboxId, TenantId},
         password::{MailPassword, PasswordHash},
         sealing::Sealed,
     },
@@ -36,8 +36,12 @@ impl FreshPassword {
 }
 
 impl Service {
-    /// Makes a new password for an inbox.
-    pub(super) async fn fresh_password(&self, inbox: InboxId) -> Result<FreshPassword, Error> {
+    /// Makes a new password for an inbox, in the tenant's turn.
+    pub(super) async fn fresh_password(
+        &self,
+        tenant: TenantId,
+        inbox: InboxId,
+    ) -> Result<FreshPassword, Error> {
         let clear = MailPassword::generate(&*self.entropy);
         let sealed = if self.settings.reveal_passwords {
             let secret = clear.expose().as_bytes();
@@ -49,26 +53,9 @@ impl Service {
             None
         };
         let (password, entropy) = (clear.clone(), Arc::clone(&self.entropy));
-        let hash = self.on_a_core(move || password.hash(&*entropy)).await??;
+        let turn = self.turn_to_hash(tenant).await?;
+        let hash = compute(turn, move || password.hash(&*entropy)).await??;
         Ok(FreshPassword { clear, hash, sealed })
-    }
-
-    /// Computes something away from the async threads, of which as many at a time as there are cores.
-    pub(super) async fn on_a_core<T: Send + 'static>(
-        &self,
-        compute: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let turn = Arc::clone(&self.computing)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Task("computing has stopped"))?;
-        tokio::task::spawn_blocking(move || {
-            let computed = compute();
-            drop(turn);
-            computed
-        })
-        .await
-        .map_err(|_| Error::Task("computing failed"))
     }
 
     /// Opens the recoverable password of an inbox, if there is one and the service reveals it.

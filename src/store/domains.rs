@@ -206,6 +206,18 @@ impl Tx {
         Ok(super::count(found))
     }
 
+    /// How many verified domains a tenant has.
+    pub async fn count_verified_domains(&mut self, tenant: TenantId) -> Result<u32, Error> {
+        let found: i64 = on!(self, db => sqlx::query_scalar(
+                "SELECT COUNT(*) FROM domains WHERE tenant_id = $1 AND deleted_at IS NULL AND verified_at IS NOT NULL",
+            )
+            .bind(tenant.0)
+            .fetch_one(db)
+            .await)
+        .map_err(Error::while_doing("count the verified domains of a tenant"))?;
+        Ok(super::count(found))
+    }
+
     /// Who has verified which of these domains. At most [`super::ROWS_MAX`] names.
     pub async fn verified_among(
         &mut self,

@@ -1,20 +1,28 @@
 //! What DNS says of a domain, and what follows from it.
 
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream};
+
 use super::{
     super::{Changed, Error, Service},
-    Registered, wanted,
+    Registered,
+    register::require_below_cap,
+    require_current, wanted,
 };
 use crate::{
     clock::Timestamp,
     model::{
         dns_records::{DnsRecord, Purpose, Wanted, judge::Judgement, records},
         domain::{DkimKey, Domain, Finding, RecordStatus, signing},
-        ids::DkimKeyId,
+        ids::{DkimKeyId, DomainId},
         maps::MapKey,
     },
     store::{DomainFilter, SessionsToEnd, Tx},
 };
 
+/// Domains that the service itself checks at the same time, beside those that callers let it check.
+const OWN_CHECKS_AT_ONCE: usize = 4;
 /// How long the record of a key that signs no more has to stay, so that mail that is under way can be verified: longer
 /// than others try to deliver (RFC 5321, 4.5.4.1).
 const RETIRED_DAYS: i64 = 7;
@@ -31,15 +39,28 @@ impl Judged {
     }
 }
 
-/// Asks DNS for a domain's records.
-pub(super) async fn ask(service: &Service, domain: &Domain, keys: &[DkimKey]) -> Judged {
-    Judged::ask(service, &wanted(&service.settings, domain, keys)).await
+/// Asks DNS for a registration's records, and writes what it says.
+pub(super) async fn check(service: &Service, id: DomainId) -> Result<Changed<Registered>, Error> {
+    let mut tx = service.db.read().await?;
+    let domain = tx.domain(id).await?.ok_or(Error::NotFound("domain"))?;
+    let keys = tx.dkim_keys(Some(id)).await?;
+    drop(tx);
+    let judged = Judged::ask(service, &wanted(&service.settings, &domain, &keys)).await;
+
+    let mut tx = service.db.write().await?;
+    tx.lock_tenant(domain.tenant).await?;
+    // It may have been deleted, or have lapsed, while DNS was asked.
+    let domain = tx.domain(id).await?.ok_or(Error::NotFound("domain"))?;
+    require_current(service, &domain)?;
+    let changed = apply(service, &mut tx, domain, &judged).await?;
+    tx.commit().await?;
+    Ok(changed)
 }
 
-/// Checks domains again that were last checked longer ago than this, as many as this at the most. Returns how many there
-/// were, and what is to be published.
+/// Checks verified domains that were last checked before this, as many as this at the most, a few at a time. Returns how
+/// many were checked, and what is to be published. Those that a caller lets check right now are left to it.
 pub async fn recheck(
-    service: &Service,
+    service: &Arc<Service>,
     checked_before: Timestamp,
     limit: u32,
 ) -> Result<Changed<usize>, Error> {
@@ -49,23 +70,30 @@ pub async fn recheck(
         .await?
         .domains_to_check(checked_before, limit)
         .await?;
-    let mut publish = Vec::new();
-    for domain in &due {
-        let keys = service.db.look().await?.dkim_keys(Some(domain.id)).await?;
-        let judged = ask(service, domain, &keys).await;
-        let mut tx = service.db.write().await?;
-        tx.lock_tenant(domain.tenant).await?;
-        // Deleted while DNS was asked.
-        let Some(current) = tx.domain(domain.id).await? else {
-            continue;
-        };
-        publish.extend(apply(service, &mut tx, current, &judged).await?.publish);
-        tx.commit().await?;
+    let checks = due.into_iter().map(|domain| {
+        let worker = Arc::clone(service);
+        service
+            .checks
+            .run_unless_under_way(domain.id, move || async move { check(&worker, domain.id).await })
+    });
+    let mut checks = stream::iter(checks).buffer_unordered(OWN_CHECKS_AT_ONCE);
+    let mut all = Changed {
+        value: 0,
+        publish: Vec::new(),
+    };
+    while let Some(checked) = checks.next().await {
+        match checked {
+            Ok(None) => {}
+            Ok(Some(checked)) => {
+                all.value += 1;
+                all.publish.extend_from_slice(&checked.publish);
+            }
+            // Deleted while DNS was asked.
+            Err(Error::Shared(error)) if matches!(*error, Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(Changed {
-        value: due.len(),
-        publish,
-    })
+    Ok(all)
 }
 
 /// Writes what DNS said. The tenant is locked.
@@ -113,13 +141,17 @@ pub(super) async fn apply(
     })
 }
 
-/// Writes that a domain is its tenant's, unless somebody else has proved it, or one above it, before.
+/// Writes that a domain is its tenant's, unless another one has proved it, or one above it, before, or the tenant has as
+/// many verified domains as it may: its cap may have been lowered since the registration.
 async fn prove(tx: &mut Tx, domain: &mut Domain, now: Timestamp) -> Result<(), Error> {
     let filter = DomainFilter {
         tenant: domain.tenant,
         workspace: Some(domain.workspace),
     };
-    super::require_free(tx, filter, &domain.name).await?;
+    super::register::require_free(tx, filter, &domain.name).await?;
+    let tenant = tx.tenant(domain.tenant).await?.ok_or(Error::InvalidApiKey)?;
+    let current = tx.count_verified_domains(domain.tenant).await?;
+    require_below_cap(&tenant, current)?;
     if !tx.verify_domain(domain.id, now).await? {
         return Err(Error::DomainTaken(domain.name.clone()));
     }

@@ -38,7 +38,8 @@ pub async fn ensure_default_keys(service: &Service) -> Result<Changed<()>, Error
     if !service.db.read().await?.dkim_keys(None).await?.is_empty() {
         return Ok(nothing);
     }
-    let keys = service.new_dkim_keys().await?;
+    let turn = service.turn_to_make_keys(None).await?;
+    let keys = service.new_dkim_keys(&turn).await?;
     let mut tx = service.db.write().await?;
     if !tx.dkim_keys(None).await?.is_empty() {
         return Ok(nothing);
@@ -83,7 +84,8 @@ pub async fn check_default(service: &Service) -> Result<Changed<Vec<(DnsRecord, 
 /// Makes keys for the default domain that sign when their records have been seen. While keys wait for that, no others are
 /// made. Returns the records that it needs then.
 pub async fn rotate_default(service: &Service) -> Result<Vec<DnsRecord>, Error> {
-    let new = service.new_dkim_keys().await?;
+    let turn = service.turn_to_make_keys(None).await?;
+    let new = service.new_dkim_keys(&turn).await?;
     let mut tx = service.db.write().await?;
     let mut keys = tx.dkim_keys(None).await?;
     if !is_rotating(&keys) {

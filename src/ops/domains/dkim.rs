@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::{Error, Service};
+use super::super::{
+    Error, Service,
+    costly::{Turn, compute},
+};
 use crate::model::{
     dkim::{self, Algorithm, PublicKey},
     domain::{DkimKey, new_selector},
@@ -26,13 +29,12 @@ pub(super) fn is_rotating(keys: &[DkimKey]) -> bool {
 }
 
 impl Service {
-    /// A new key of each algorithm.
-    pub(super) async fn new_dkim_keys(&self) -> Result<Vec<NewKey>, Error> {
+    /// A new key of each algorithm, made in this turn.
+    pub(super) async fn new_dkim_keys(&self, turn: &Arc<Turn>) -> Result<Vec<NewKey>, Error> {
         let mut keys = Vec::with_capacity(Algorithm::ALL.len());
         for algorithm in Algorithm::ALL {
             let entropy = Arc::clone(&self.entropy);
-            let generated = self
-                .on_a_core(move || dkim::generate(algorithm, &*entropy))
+            let generated = compute(Arc::clone(turn), move || dkim::generate(algorithm, &*entropy))
                 .await?
                 .map_err(Error::Dkim)?;
             let id = DkimKeyId(self.new_id());

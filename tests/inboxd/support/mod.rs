@@ -8,6 +8,7 @@ pub mod callers;
 pub mod daemon;
 #[path = "../../support/dns.rs"]
 pub mod dns;
+pub mod dns_relay;
 pub mod domains;
 #[path = "../../support/inbox.rs"]
 pub mod inbox;

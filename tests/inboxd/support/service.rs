@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use inboxd::{
-    clock::Machine,
+    clock::{Clock, Entropy, Machine},
     dns::{self, Dns},
     model::{
         address::LocalPart,
@@ -29,7 +29,33 @@ use super::{
     store::{domain, fresh_id},
 };
 
+/// What a service of a test works with beside its store.
+pub struct Parts {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub dns: dns::Settings,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(Machine),
+            entropy: Arc::new(Machine),
+            dns: dns::Settings {
+                // No server is there, for tests that ask no DNS.
+                servers: vec![([127, 0, 0, 1], 9).into()],
+                timeout: Duration::from_millis(100),
+            },
+        }
+    }
+}
+
 pub fn service(db: &Db) -> Arc<Service> {
+    service_of(db, Parts::default())
+}
+
+/// The same with these parts.
+pub fn service_of(db: &Db, parts: Parts) -> Arc<Service> {
     let settings = Settings {
         default_domain: domain(DEFAULT_DOMAIN),
         reserved_usernames: BTreeSet::new(),
@@ -48,15 +74,11 @@ pub fn service(db: &Db) -> Arc<Service> {
     let sealing = SealingKey::generate(&Machine);
     let (service, _writing) = Service::start(
         db.clone(),
-        Arc::new(Machine),
-        Arc::new(Machine),
+        parts.clock,
+        parts.entropy,
         sealing,
         settings,
-        Dns::new(&dns::Settings {
-            // Nobody is there: no test of the use cases asks DNS.
-            servers: vec![([127, 0, 0, 1], 9).into()],
-            timeout: Duration::from_millis(100),
-        }),
+        Dns::new(&parts.dns),
     );
     service
 }

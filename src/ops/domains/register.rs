@@ -1,0 +1,205 @@
+//! The registration of a domain: a claim that has to be proved.
+
+use super::{Registered, filter_of, write_keys};
+use crate::{
+    model::{
+        address::DomainName,
+        api_key::Caller,
+        domain::{Challenge, Domain, lapsed_before},
+        ids::{DomainId, WorkspaceId},
+        limits::Limited,
+        suffix::is_public_suffix,
+        tenant::Tenant,
+    },
+    ops::{Error, Service, Settings},
+    store::{DomainFilter, Tx},
+};
+
+/// What a workspace has of a domain.
+enum Known {
+    /// A registration that is verified, or may still be.
+    Current(Registered),
+    /// None, and it may register the domain.
+    Nothing,
+    /// One that has lapsed, and it may register the domain again.
+    Lapsed(Domain),
+}
+
+/// Registers a domain for a workspace, or finds the registration that it has. Whether it is new comes with it.
+///
+/// Fails with [`Error::PlanLimit`] where the tenant has as many domains as it may. That is checked before keys are made,
+/// and again in the transaction that writes the registration.
+pub async fn register(
+    service: &Service,
+    caller: &Caller,
+    name: &DomainName,
+    workspace: Option<WorkspaceId>,
+) -> Result<(Registered, bool), Error> {
+    let mut tx = service.db.read().await?;
+    let (filter, workspace) = workspace_of(&mut tx, caller, workspace).await?;
+    require_registrable(&service.settings, name)?;
+    if let Known::Current(registered) = known(service, &mut tx, filter, name).await? {
+        return Ok((registered, false));
+    }
+    drop(tx);
+    // In the turn no other registration of this tenant makes keys. What was true before it may have changed meanwhile, and
+    // a refusal should cost no key.
+    let turn = service.turn_to_make_keys(Some(filter.tenant)).await?;
+    let mut tx = service.db.read().await?;
+    if let Known::Current(registered) = known(service, &mut tx, filter, name).await? {
+        return Ok((registered, false));
+    }
+    drop(tx);
+    let keys = service.new_dkim_keys(&turn).await?;
+
+    let mut tx = service.db.write().await?;
+    if !tx.lock_tenant(filter.tenant).await? {
+        return Err(Error::InvalidApiKey);
+    }
+    if tx.workspace(filter.tenant, workspace).await?.is_none() {
+        return Err(Error::NotFound("workspace"));
+    }
+    let lapsed = match known(service, &mut tx, filter, name).await? {
+        Known::Current(registered) => return Ok((registered, false)),
+        Known::Lapsed(domain) => Some(domain.id),
+        Known::Nothing => None,
+    };
+    let now = service.now();
+    let domain = Domain {
+        id: lapsed.unwrap_or_else(|| DomainId(service.new_id())),
+        tenant: filter.tenant,
+        workspace,
+        name: name.clone(),
+        challenge: Challenge::generate(&*service.entropy),
+        catch_all: None,
+        findings: Vec::new(),
+        created_at: now,
+        updated_at: now,
+        checked_at: None,
+        verified_at: None,
+        degraded_since: None,
+    };
+    if lapsed.is_some() {
+        // It begins again, with another challenge and other keys.
+        tx.renew_domain(&domain).await?;
+        tx.delete_dkim_keys(domain.id).await?;
+    } else if !tx.insert_domain(&domain).await? {
+        return Err(Error::DomainTaken(name.clone()));
+    }
+    let keys = write_keys(service, &mut tx, domain.id, keys).await?;
+    tx.commit().await?;
+    Ok((Registered::of(service, domain, &keys), true))
+}
+
+/// The workspace that is to have a domain, also as what look-ups are about.
+async fn workspace_of(
+    tx: &mut Tx,
+    caller: &Caller,
+    workspace: Option<WorkspaceId>,
+) -> Result<(DomainFilter, WorkspaceId), Error> {
+    let filter = filter_of(
+        tx,
+        caller,
+        workspace,
+        "workspaceId: a workspace (wk_) key registers domains for its own workspace only",
+    )
+    .await?;
+    let workspace = match filter.workspace {
+        Some(workspace) => workspace,
+        None => {
+            tx.tenant(filter.tenant)
+                .await?
+                .ok_or(Error::InvalidApiKey)?
+                .default_workspace
+        }
+    };
+    let filter = DomainFilter {
+        workspace: Some(workspace),
+        ..filter
+    };
+    Ok((filter, workspace))
+}
+
+/// What a workspace has of a domain. Fails if it has none and may not register it.
+async fn known(
+    service: &Service,
+    tx: &mut Tx,
+    filter: DomainFilter,
+    name: &DomainName,
+) -> Result<Known, Error> {
+    let lapsed = lapsed_before(service.now(), service.settings.domains.pending_days);
+    let found = tx.domain_named(filter, name).await?;
+    let found = match found {
+        Some(domain) if domain.verified_at.is_some() || domain.created_at > lapsed => {
+            let keys = tx.dkim_keys(Some(domain.id)).await?;
+            return Ok(Known::Current(Registered::of(service, domain, &keys)));
+        }
+        found => found,
+    };
+    require_free(tx, filter, name).await?;
+    let tenant = tx.tenant(filter.tenant).await?.ok_or(Error::InvalidApiKey)?;
+    let current = tx.count_domains(filter.tenant, lapsed).await?;
+    require_below_cap(&tenant, current)?;
+    Ok(found.map_or(Known::Nothing, Known::Lapsed))
+}
+
+/// Requires that a tenant which has so many domains may have one more.
+pub(super) fn require_below_cap(tenant: &Tenant, current: u32) -> Result<(), Error> {
+    match tenant.limits.domains {
+        Some(max) if current >= max => Err(Error::PlanLimit {
+            limit: Limited::Domains,
+            current,
+            max,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a domain can be anybody's own at all.
+fn require_registrable(settings: &Settings, name: &DomainName) -> Result<(), Error> {
+    let refused = |rule: String| {
+        Err(Error::Invalid {
+            field: "domain",
+            rule,
+        })
+    };
+    let default = &settings.default_domain;
+    if name == default {
+        return refused(format!(
+            "{name} is the service's default domain, which all tenants share"
+        ));
+    }
+    if name.is_below(default) {
+        return refused(format!("{name} is below the service's default domain {default}"));
+    }
+    if is_public_suffix(name) {
+        return refused(format!(
+            "{name} is a public suffix: anybody can have a domain below it, and nobody owns all of it"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether nobody else has proved a domain, and no other tenant one above it.
+pub(super) async fn require_free(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> Result<(), Error> {
+    let mut names = name.parents();
+    names.push(name.clone());
+    for (verified, tenant, workspace) in tx.verified_among(&names).await? {
+        let is_own = if verified == *name {
+            Some(workspace) == filter.workspace
+        } else {
+            tenant == filter.tenant
+        };
+        if !is_own {
+            return Err(if verified == *name {
+                Error::DomainTaken(name.clone())
+            } else {
+                Error::DomainBelow {
+                    domain: name.clone(),
+                    above: verified,
+                }
+            });
+        }
+    }
+    Ok(())
+}
