@@ -142,6 +142,11 @@ pub struct MailPlane {
 }
 
 impl MailPlane {
+    /// Where the Lua script is that verifies what takes long, in workers of Dovecot: beside the other one.
+    pub fn costly_lua_script(&self) -> PathBuf {
+        self.lua_script.with_file_name("inboxd-costly.lua")
+    }
+
     /// Where the Sieve script is that files messages to Junk: beside the Lua script. `sievec` makes a binary of it.
     pub fn sieve_script(&self) -> PathBuf {
         sieve_script(&self.lua_script)
@@ -183,7 +188,7 @@ pub enum RenderError {
     UnusedPlaceholder(&'static str),
 }
 
-/// Dovecot's fragment, its Lua and its Sieve script, for an existing server of this version.
+/// Dovecot's fragment, its two Lua scripts and its Sieve script, for an existing server of this version.
 pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<RenderedFile>, RenderError> {
     let template = match version {
         DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3.conf"),
@@ -193,6 +198,10 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
         template,
         &[
             ("LUA_SCRIPT", path("lua_script", &plane.lua_script)?),
+            (
+                "COSTLY_LUA_SCRIPT",
+                path("lua_script", &plane.costly_lua_script())?,
+            ),
             ("SIEVE_SCRIPT", path("lua_script", &plane.sieve_script())?),
             ("AUTH_SOCKET", path("auth_socket", &plane.auth_socket)?),
             ("LMTP_SOCKET", path("lmtp_socket", &plane.lmtp_socket)?),
@@ -213,10 +222,14 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
             ("MAIL_GID", plane.mail_gid.to_string()),
         ],
     )?;
-    let lua = fill(
-        include_str!("templates/inboxd.lua"),
-        &[("PASSDB_DIR", path("maps_dir", &plane.maps_dir.join("passdb"))?)],
-    )?;
+    let passdb_dir = path("maps_dir", &plane.maps_dir.join("passdb"))?;
+    let lua = |costly_are_verified_next: bool| {
+        let values = [
+            ("PASSDB_DIR", passdb_dir.clone()),
+            ("COSTLY_ARE_VERIFIED_NEXT", costly_are_verified_next.to_string()),
+        ];
+        fill(include_str!("templates/inboxd.lua"), &values)
+    };
     Ok(vec![
         RenderedFile {
             path: PathBuf::from("/etc/dovecot/conf.d/99-inboxd.conf"),
@@ -224,7 +237,11 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
         },
         RenderedFile {
             path: plane.lua_script.clone(),
-            contents: lua,
+            contents: lua(true)?,
+        },
+        RenderedFile {
+            path: plane.costly_lua_script(),
+            contents: lua(false)? + include_str!("templates/inboxd-costly.lua"),
         },
         RenderedFile {
             path: plane.sieve_script(),
@@ -567,9 +584,9 @@ mod tests {
     }
 
     #[test]
-    fn the_lua_script_does_not_depend_on_the_version() {
-        let script = |version| dovecot(version, &plane()).unwrap().remove(1);
-        assert_eq!(script(DovecotVersion::V2_3), script(DovecotVersion::V2_4));
+    fn the_scripts_do_not_depend_on_the_version() {
+        let scripts = |version| dovecot(version, &plane()).unwrap().split_off(1);
+        assert_eq!(scripts(DovecotVersion::V2_3), scripts(DovecotVersion::V2_4));
     }
 
     #[test]

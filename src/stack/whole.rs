@@ -130,12 +130,15 @@ pub fn dovecot(
         path: premises.dovecot_conf(),
         contents,
     }];
-    for mut file in render::dovecot(version, plane)? {
-        if ![&plane.lua_script, &plane.sieve_script()].contains(&&file.path) {
-            file.path.clone_from(&fragment);
+    let fragments = render::dovecot(version, plane)?;
+    files.extend(fragments.into_iter().map(|file| {
+        // The scripts are where the fragment names them.
+        let is_fragment = file.path.extension().is_some_and(|extension| extension == "conf");
+        RenderedFile {
+            path: if is_fragment { fragment.clone() } else { file.path },
+            contents: file.contents,
         }
-        files.push(file);
-    }
+    }));
     Ok(files)
 }
 

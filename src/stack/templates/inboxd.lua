@@ -16,6 +16,9 @@
 
 local root = "@PASSDB_DIR@"
 
+-- Whether the passdb behind this one verifies passwords that take long (inboxd-costly.lua, in worker processes).
+local costly_are_verified_next = @COSTLY_ARE_VERIFIED_NEXT@
+
 -- errno of open(2): the file, or the folder of its domain, does not exist.
 local ENOENT, ENOTDIR = 2, 20
 
@@ -54,22 +57,57 @@ local function add_extra(answer, extra, of_userdb)
   return answer
 end
 
-function auth_passdb_lookup(req)
+-- Schemes that are verified in well under a millisecond.
+local cheap_schemes = {}
+for name in string.gmatch("PLAIN CLEAR CLEARTEXT SHA SHA1 SHA256 SHA512 SSHA SSHA256 SSHA512 MD5 MD5-CRYPT PLAIN-MD5 " ..
+  "PLAIN-MD4 LDAP-MD5 SMD5 CRAM-MD5 HMAC-MD5 DIGEST-MD5 DES-CRYPT", "%S+") do cheap_schemes[name] = true end
+
+-- SHA-crypt with this many rounds is verified in a few milliseconds (crypt(5): 5,000 where none are written).
+local cheap_rounds_max, default_rounds = 10000, 5000
+
+-- Whether to verify a password against this hash takes so long that others must not wait for it.
+local function is_costly(hash)
+  local scheme, value = string.match(hash, "^{([^}.]+)[^}]*}(.*)$")
+  if scheme == nil then return true end
+  if cheap_schemes[scheme:upper()] then return false end
+  local id = string.match(value, "^%$([156])%$")
+  if id == nil then return true end
+  local rounds = string.match(value, "^%$[56]%$rounds=(%d+)%$")
+  return id ~= "1" and (tonumber(rounds) or default_rounds) > cheap_rounds_max
+end
+
+-- The entry of a user who may log in; or nil, the result, and why.
+local function login(req)
   local found, err = entry(req.user)
-  if err ~= nil then return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, err end
-  if found == nil then return dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
-  if found.hash == "*" then return dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
-  local answer = { password = found.hash }
-  local service = req.service or req.protocol -- 2.3, 2.4
+  if err ~= nil then return nil, dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, err end
+  if found == nil then return nil, dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
+  if found.hash == "*" then return nil, dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
+  return found
+end
+
+-- What a login gets besides its password.
+local function answer_of(found, service)
+  local answer = {}
   -- Entries of earlier releases have no SASL name, until inboxd starts.
   if service == "smtp" and found.sasl_name ~= "" then answer.user = found.sasl_name end
+  return add_extra(answer, found.extra, false)
+end
+
+function auth_passdb_lookup(req)
+  local found, result, reason = login(req)
+  if found == nil then return result, reason end
+  local service = req.service or req.protocol -- 2.3, 2.4
+  local answer = answer_of(found, service)
   -- The daemon, which asks in the name of a service of its own, checks whether this is the entry that it has written. It
   -- gets the SASL name and all of the hash but the digest: enough to know it by the salt, and nothing that must not be in
   -- a debug log.
   if service == "inboxd" then
     answer.inboxd_entry = found.sasl_name .. " " .. (string.match(found.hash, "^(.*)%$[^$]*$") or "")
+  elseif costly_are_verified_next and is_costly(found.hash) then
+    return dovecot.auth.PASSDB_RESULT_NEXT, "a worker verifies this scheme"
   end
-  return dovecot.auth.PASSDB_RESULT_OK, add_extra(answer, found.extra, false)
+  answer.password = found.hash
+  return dovecot.auth.PASSDB_RESULT_OK, answer
 end
 
 function auth_userdb_lookup(req)

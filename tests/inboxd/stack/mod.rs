@@ -1,6 +1,7 @@
 //! The private stack with maps that are written by hand: Dovecot and Postfix in a folder, seen through IMAP, SMTP and
 //! doveadm.
 
+mod costly;
 mod doors;
 mod look_ups;
 
@@ -754,10 +755,10 @@ async fn the_fragment_fits_the_stock_configuration_of_dovecot() {
     let version = private::installed_dovecot().await.unwrap();
     for file in render::dovecot(version, &plane).unwrap() {
         let name = file.path.file_name().unwrap();
-        let target = if file.path == plane.lua_script {
-            dir.join(name)
-        } else {
+        let target = if file.path.extension().is_some_and(|extension| extension == "conf") {
             dovecot.join("conf.d").join(name)
+        } else {
+            dir.join(name)
         };
         fs::write(target, file.contents).unwrap();
     }
@@ -766,15 +767,9 @@ async fn the_fragment_fits_the_stock_configuration_of_dovecot() {
         &["-n", "-c", dovecot.join("dovecot.conf").to_str().unwrap()],
     );
     assert_eq!(complaints(&said), [""; 0]);
-    for database in ["passdb", "userdb"] {
-        assert_eq!(
-            effective
-                .lines()
-                .filter(|line| line.starts_with(database))
-                .count(),
-            1,
-            "{effective}"
-        );
+    for (database, count) in [("passdb", 2), ("userdb", 1)] {
+        let found = effective.lines().filter(|line| line.starts_with(database));
+        assert_eq!(found.count(), count, "{effective}");
     }
     assert!(!effective.contains("mbox"), "{effective}");
     assert!(
