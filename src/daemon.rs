@@ -17,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, routing::get};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use axum::{Router, http::header, routing::get};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{net::TcpListener, time::Instant};
 use zeroize::Zeroizing;
@@ -58,6 +58,8 @@ const GREETING_TIMEOUT_MS: u64 = 2_000;
 const LOOK_UP_TIMEOUT_MS: u64 = 2_000;
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
+/// Prometheus's text format 0.0.4, which every scraper reads.
+const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Pause between two rounds of folding measurements into the metrics.
 const UPKEEP_PAUSE_S: u64 = 5;
 
@@ -129,6 +131,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The table of metrics cannot be used.
+    #[error("prepare the metrics")]
+    Metrics(#[source] BuildError),
     /// A task of the daemon failed.
     #[error("a task of the daemon failed")]
     Task(#[from] tokio::task::JoinError),
@@ -200,7 +205,7 @@ async fn password_in(file: &Path) -> Result<Zeroizing<String>, Error> {
 /// called once the maps are right and the API listens.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), Error> {
     let clock = Arc::new(Machine);
-    let prometheus = recorder();
+    let prometheus = recorder()?;
     // Before anything else that takes time: a port that is taken should be known at once.
     let api = listen("api.listen", config.api).await?;
     let metrics_listener = match config.metrics {
@@ -251,8 +256,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
-    let metrics_router =
-        Router::new().route("/metrics", get(move || std::future::ready(prometheus.render())));
+    let metrics_router = metrics_router(prometheus);
     let (router, serving_metrics) = match metrics_listener {
         None => (http::router(app).merge(metrics_router), None),
         Some(listener) => {
@@ -310,17 +314,25 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, E
         .map_err(|source| Error::Listen { address, key, source })
 }
 
+/// Serves `/metrics`.
+fn metrics_router(prometheus: &'static PrometheusHandle) -> Router {
+    let content_type = [(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)];
+    let scrape = move || std::future::ready((content_type, prometheus.render()));
+    Router::new().route("/metrics", get(scrape))
+}
+
 /// The one recorder of this process's metrics.
-fn recorder() -> &'static PrometheusHandle {
+fn recorder() -> Result<&'static PrometheusHandle, Error> {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
-    RECORDER.get_or_init(|| {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        if metrics::set_global_recorder(recorder).is_err() {
+    let built = telemetry::metric::recorder().map_err(Error::Metrics)?;
+    Ok(RECORDER.get_or_init(|| {
+        let handle = built.handle();
+        if metrics::set_global_recorder(built).is_err() {
             tracing::warn!("another recorder of metrics is installed; /metrics stays empty");
         }
+        telemetry::metric::describe();
         handle
-    })
+    }))
 }
 
 /// Requests that an earlier run did not finish can be made again.

@@ -6,7 +6,7 @@
 //!   are.
 //! - [`model`]: tenants, inboxes, names, keys, passwords: types that cannot hold a wrong value, and the decisions that need
 //!   nothing but values, such as which name a request gets. No I/O, no async, no SQL.
-//! - [`telemetry`]: how a log line looks, and the name of every metric.
+//! - [`telemetry`]: how a log line looks, and the table of every metric.
 //! - [`store`]: what is true, in SQLite or PostgreSQL. The only module with SQL; one file per aggregate, one text per
 //!   statement for both databases.
 //! - [`maps`]: what Dovecot and Postfix see of the store: a file a mailbox and four LMDB tables. The only `unsafe` is the

@@ -170,7 +170,7 @@ impl Publisher {
             .await
             .map_err(|_| Error::Stopped)?;
         let result = published.await.map_err(|_| Error::Stopped)?;
-        telemetry::seconds(metric::PUBLISH_SECONDS, begun.elapsed());
+        metric::PUBLISH_DURATION_SECONDS.observe(begun.elapsed(), &[]);
         result
     }
 
@@ -333,7 +333,7 @@ impl Task {
             keys += request.keys.len();
             batch.push(request);
         }
-        telemetry::count_of(metric::PUBLISH_BATCH_KEYS, keys);
+        metric::PUBLISH_BATCH_KEYS.observe_count(keys);
         let wanted: BTreeSet<MapKey> = batch
             .iter()
             .flat_map(|request| request.keys.iter().cloned())
@@ -342,6 +342,7 @@ impl Task {
         match self.publish(&wanted).await {
             Err(error) => {
                 self.failing = true;
+                metric::PUBLISH_FAILURES_TOTAL.increment(&[]);
                 tracing::error!(error = telemetry::chain(&error), keys, "cannot publish");
                 for request in batch {
                     // A caller that has gone away needs no answer.
@@ -418,6 +419,7 @@ impl Task {
             }
             Err(error) => {
                 self.failing = true;
+                metric::PUBLISH_FAILURES_TOTAL.increment(&[]);
                 tracing::error!(error = telemetry::chain(&error), "still cannot publish");
             }
         }

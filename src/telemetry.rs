@@ -1,34 +1,206 @@
-//! Logs and metrics: how a log line looks, and every metric's name.
+//! Logs and metrics: how a log line looks, and the table of every metric.
 
 use std::{
     error::Error,
     io::{self, IsTerminal as _},
-    time::Duration,
 };
 
 use tracing_subscriber::{
     EnvFilter, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// Names of metrics, each with its unit last.
+/// Metrics: each is declared once, in one table, and what is recorded goes through it.
+///
+/// A label value that the table does not list is recorded as [`OTHER`](metric::OTHER), so what callers send cannot
+/// make a series of its own.
 pub mod metric {
-    /// Requests answered; labels `route`, `method`, `status`.
-    pub const REQUESTS_TOTAL: &str = "inboxd_http_requests_total";
-    /// Time from the first octet of a request to its answer; labels `route`, `method`.
-    pub const REQUEST_SECONDS: &str = "inboxd_http_request_seconds";
-    /// Time that a change waits until the mail servers see it.
-    pub const PUBLISH_SECONDS: &str = "inboxd_publish_seconds";
-    /// Keys of the maps that share one batch and its flushes.
-    pub const PUBLISH_BATCH_KEYS: &str = "inboxd_publish_batch_keys";
-    /// Time from the publication of new logins until they are seen through the mail servers, or are given up: one for all
-    /// of a batch.
-    pub const BARRIER_SECONDS: &str = "inboxd_barrier_seconds";
-    /// New logins that were not seen through the mail servers; label `reason`.
-    pub const BARRIER_NOT_SEEN_TOTAL: &str = "inboxd_barrier_not_seen_total";
-    /// Inboxes created (201); label `completed` is `true` where an unfinished creation was completed.
-    pub const INBOXES_CREATED_TOTAL: &str = "inboxd_inboxes_created_total";
-    /// Times that the store could not be reached.
-    pub const STORE_UNAVAILABLE_TOTAL: &str = "inboxd_store_unavailable_total";
+    use std::time::Duration;
+
+    use metrics::{Label, Unit};
+    use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+    /// The value of a label for everything that the table does not list.
+    pub const OTHER: &str = "other";
+
+    /// A metric, with all that is known of it before anything was measured.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Metric {
+        /// Its name: base unit last, `_total` for a counter.
+        pub name: &'static str,
+        /// How it is measured.
+        pub kind: Kind,
+        /// Its labels, in the order in which their values are given.
+        pub labels: &'static [(&'static str, Values)],
+        /// What it means, in one sentence.
+        pub help: &'static str,
+    }
+
+    /// How a metric is measured.
+    #[derive(Clone, Copy, Debug)]
+    pub enum Kind {
+        /// A number of events, which only grows.
+        Counter,
+        /// Observations in classic buckets, given by their upper bounds: the counts of several daemons can be added.
+        Histogram(Unit, &'static [f64]),
+    }
+
+    /// The values that a label can have.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub enum Values {
+        /// These, and [`OTHER`].
+        Listed(&'static [&'static str]),
+        /// The patterns of the HTTP API's calls, and `none`.
+        Routes,
+    }
+
+    /// Bounds for durations that callers wait for, in seconds, up to the time limit of a call.
+    const DURATION_BUCKETS: &[f64] = &[
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    ];
+    /// Bounds for the readiness barrier, in seconds, up to its time limit.
+    const BARRIER_BUCKETS: &[f64] = &[
+        0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.000_75, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,
+        2.5,
+    ];
+    /// Bounds for the keys of a batch, up to the most that one takes.
+    const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+    /// HTTP methods (RFC 9110, 9.3; RFC 5789). Any other is a caller's invention.
+    const METHODS: Values = Values::Listed(&[
+        "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
+    ]);
+    /// Statuses that the API answers.
+    const STATUSES: Values = Values::Listed(&[
+        "200", "201", "202", "204", "303", "304", "400", "401", "403", "404", "405", "406", "408", "409",
+        "410", "411", "412", "413", "414", "415", "422", "428", "429", "431", "500", "503",
+    ]);
+    const BOOLEANS: Values = Values::Listed(&["false", "true"]);
+    /// Why a login was not seen (`publish::barrier::NotSeen`).
+    const NOT_SEEN_REASONS: Values = Values::Listed(&[
+        "no_answer",
+        "no_listener",
+        "no_server",
+        "other_entry",
+        "postfix",
+        "unknown",
+        "unreadable",
+    ]);
+
+    macro_rules! declare {
+        ($($constant:ident = $name:literal, $kind:expr, [$(($label:literal, $values:expr)),*], $help:literal;)+) => {
+            $(
+                #[doc = $help]
+                pub const $constant: Metric =
+                    Metric { name: $name, kind: $kind, labels: &[$(($label, $values)),*], help: $help };
+            )+
+            /// All metrics.
+            pub const ALL: &[Metric] = &[$($constant),+];
+        };
+    }
+
+    declare! {
+        REQUESTS_TOTAL = "inboxd_http_requests_total", Kind::Counter,
+            [("method", METHODS), ("route", Values::Routes), ("status", STATUSES)],
+            "Requests answered.";
+        REQUEST_DURATION_SECONDS = "inboxd_http_request_duration_seconds", Kind::Histogram(Unit::Seconds, DURATION_BUCKETS),
+            [("method", METHODS), ("route", Values::Routes)],
+            "Time from the head of a request to its answer.";
+        INTERNAL_ERRORS_TOTAL = "inboxd_internal_errors_total", Kind::Counter, [],
+            "Requests answered 500; each is a bug.";
+        STORE_UNAVAILABLE_TOTAL = "inboxd_store_unavailable_total", Kind::Counter, [],
+            "Requests that failed because the store did not answer.";
+        PUBLISH_DURATION_SECONDS = "inboxd_publish_duration_seconds", Kind::Histogram(Unit::Seconds, DURATION_BUCKETS), [],
+            "Time that a change waits until the mail servers have it: queue, writing, flushing, ending sessions.";
+        PUBLISH_FAILURES_TOTAL = "inboxd_publish_failures_total", Kind::Counter, [],
+            "Batches that could not be written to the maps of the mail servers.";
+        PUBLISH_BATCH_KEYS = "inboxd_publish_batch_keys", Kind::Histogram(Unit::Count, BATCH_BUCKETS), [],
+            "Keys of the maps that share one batch and its flushes.";
+        BARRIER_DURATION_SECONDS = "inboxd_barrier_duration_seconds", Kind::Histogram(Unit::Seconds, BARRIER_BUCKETS), [],
+            "Time from the publication of new logins until they were visible through the mail servers, or given up.";
+        BARRIER_NOT_SEEN_TOTAL = "inboxd_barrier_not_seen_total", Kind::Counter, [("reason", NOT_SEEN_REASONS)],
+            "New logins that were not visible through the mail servers.";
+        INBOXES_CREATED_TOTAL = "inboxd_inboxes_created_total", Kind::Counter, [("completed", BOOLEANS)],
+            "Inboxes created (201); completed is true where an unacknowledged creation was completed.";
+    }
+
+    impl Metric {
+        /// Counts one event. There are as many values as labels.
+        pub fn increment(&self, values: &[&str]) {
+            self.add(1, values);
+        }
+
+        /// Counts events. There are as many values as labels.
+        pub fn add(&self, events: u64, values: &[&str]) {
+            metrics::counter!(self.name, self.labels_of(values)).increment(events);
+        }
+
+        /// Observes a duration. There are as many values as labels.
+        pub fn observe(&self, elapsed: Duration, values: &[&str]) {
+            metrics::histogram!(self.name, self.labels_of(values)).record(elapsed.as_secs_f64());
+        }
+
+        /// Observes a number of things.
+        pub fn observe_count(&self, count: usize) {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "counts this large do not occur, and a metric may round"
+            )]
+            metrics::histogram!(self.name).record(count as f64);
+        }
+
+        fn labels_of(&self, values: &[&str]) -> Vec<Label> {
+            assert_eq!(self.labels.len(), values.len(), "labels of {}", self.name);
+            self.labels
+                .iter()
+                .zip(values)
+                .map(|((label, allowed), value)| Label::new(*label, allowed.closed(value)))
+                .collect()
+        }
+
+        /// Makes the series exist, at zero, that can be named before anything happened: a rate over a counter that
+        /// first appears at one would miss its first event.
+        fn start(&self) {
+            match (self.kind, self.labels) {
+                (Kind::Histogram(..), []) => drop(metrics::histogram!(self.name)),
+                (Kind::Counter, []) => self.add(0, &[]),
+                (Kind::Counter, [(_, Values::Listed(values))]) => {
+                    values.iter().for_each(|value| self.add(0, &[value]));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    impl Values {
+        fn closed(self, value: &str) -> String {
+            match self {
+                Self::Listed(values) if !values.contains(&value) => OTHER.to_owned(),
+                Self::Listed(_) | Self::Routes => value.to_owned(),
+            }
+        }
+    }
+
+    /// A recorder that knows the buckets of every histogram.
+    pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in ALL {
+            if let Kind::Histogram(_, buckets) = metric.kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+            }
+        }
+        Ok(builder.build_recorder())
+    }
+
+    /// Describes every metric to the global recorder, and makes the series exist that start at zero.
+    pub fn describe() {
+        for metric in ALL {
+            match metric.kind {
+                Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+                Kind::Histogram(unit, _) => metrics::describe_histogram!(metric.name, unit, metric.help),
+            }
+            metric.start();
+        }
+    }
 }
 
 /// How log lines are written.
@@ -103,18 +275,4 @@ pub fn chain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// Records a duration.
-pub fn seconds(name: &'static str, elapsed: Duration) {
-    metrics::histogram!(name).record(elapsed.as_secs_f64());
-}
-
-/// Records a number of things.
-pub fn count_of(name: &'static str, count: usize) {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts this large do not occur, and a metric may round"
-    )]
-    metrics::histogram!(name).record(count as f64);
 }

@@ -352,8 +352,8 @@ async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> 
         }
         Outcome::Created(changed) => {
             let created = app.published_new(*changed).await?;
-            metrics::counter!(metric::INBOXES_CREATED_TOTAL, "completed" => created.completed.to_string())
-                .increment(1);
+            let completed = if created.completed { "true" } else { "false" };
+            metric::INBOXES_CREATED_TOTAL.increment(&[completed]);
             let id = created.inbox.id;
             let inbox = InboxView::of(created.inbox, &app.endpoints, Some(&created.password.clear));
             let body = CreatedInbox {

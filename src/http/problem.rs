@@ -151,6 +151,9 @@ impl IntoResponse for Problem {
         if let Some(cause) = &self.cause {
             tracing::error!(code = self.code.as_str(), cause, "a request failed");
         }
+        if self.code == Code::Internal {
+            telemetry::metric::INTERNAL_ERRORS_TOTAL.increment(&[]);
+        }
         let mut response = (self.status(), axum::Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -218,7 +221,7 @@ impl Problem {
                 text,
             ),
             E::Store(source) if source.is_transient() => {
-                metrics::counter!(telemetry::metric::STORE_UNAVAILABLE_TOTAL).increment(1);
+                telemetry::metric::STORE_UNAVAILABLE_TOTAL.increment(&[]);
                 Self::new(Code::StoreUnavailable, "the store did not answer; try again").because(source)
             }
             E::Store(_) | E::Seal(_) | E::Hash(_) | E::Dkim(_) | E::Task(_) => Self::internal(error),

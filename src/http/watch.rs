@@ -47,7 +47,11 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
             }
         };
         let response = tokio::time::timeout(limit, answered).await.unwrap_or_else(|_| {
-            Problem::new(Code::Timeout, format!("the call took longer than {REQUEST_TIMEOUT_MS} ms")).into_response()
+            Problem::new(
+                Code::Timeout,
+                format!("the call took longer than {REQUEST_TIMEOUT_MS} ms"),
+            )
+            .into_response()
         });
         let (status, elapsed) = (response.status().as_u16(), begun.elapsed());
         let elapsed_us = elapsed.as_micros();
@@ -56,10 +60,8 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
         } else {
             tracing::info!(%method, route, status, elapsed_us, "answered");
         }
-        let labels = [("method", method.to_string()), ("route", route.clone())];
-        metrics::histogram!(metric::REQUEST_SECONDS, &labels).record(elapsed.as_secs_f64());
-        metrics::counter!(metric::REQUESTS_TOTAL, "method" => method.to_string(), "route" => route, "status" => status.to_string())
-            .increment(1);
+        metric::REQUEST_DURATION_SECONDS.observe(elapsed, &[method.as_str(), &route]);
+        metric::REQUESTS_TOTAL.increment(&[method.as_str(), &route, response.status().as_str()]);
         response
     }
     .instrument(span)

@@ -132,7 +132,7 @@ impl Barrier {
 
     fn report(&self, not_seen: &BTreeMap<Address, NotSeen>) {
         for reason in not_seen.values() {
-            metrics::counter!(metric::BARRIER_NOT_SEEN_TOTAL, "reason" => reason.reason()).increment(1);
+            metric::BARRIER_NOT_SEEN_TOTAL.increment(&[reason.reason()]);
         }
         let Some((login, reason)) = not_seen.first_key_value() else {
             return;
@@ -222,7 +222,7 @@ impl Parts {
                     );
                 }
             }
-            telemetry::seconds(metric::BARRIER_SECONDS, begun.elapsed());
+            metric::BARRIER_DURATION_SECONDS.observe(begun.elapsed(), &[]);
             barrier.report(&not_seen);
             if !barrier.is_required {
                 not_seen.clear();

@@ -13,6 +13,7 @@ mod faults;
 mod healthcheck;
 mod idempotency;
 mod inboxes;
+mod metrics;
 mod operation;
 mod shapes;
 mod tenants;

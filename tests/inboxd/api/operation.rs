@@ -45,7 +45,7 @@ async fn metrics_have_their_own_listener_and_count_what_happens() {
         r#"inboxd_http_requests_total{method="GET",route="/v1/inboxes/{id}",status="404"} 1"#,
         r#"inboxd_inboxes_created_total{completed="false"} 1"#,
         // The default domain's first keys, and the create.
-        "inboxd_publish_seconds_count 2",
+        "inboxd_publish_duration_seconds_count 2",
     ] {
         assert!(text.contains(line), "no {line} in:\n{text}");
     }
