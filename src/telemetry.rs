@@ -16,6 +16,11 @@ pub mod metric {
     pub const REQUESTS_TOTAL: &str = "inboxd_http_requests_total";
     /// Time from the first octet of a request to its answer; labels `route`, `method`.
     pub const REQUEST_SECONDS: &str = "inboxd_http_request_seconds";
+    /// Connections that were refused because their client address has as many as it may.
+    pub const CONNECTIONS_REFUSED_TOTAL: &str = "inboxd_http_connections_refused_total";
+    /// Connections that the daemon ended; label `reason`: `unread` (an answer was not taken in time) or `silent` (no request
+    /// came in time on a new connection).
+    pub const CONNECTIONS_CUT_TOTAL: &str = "inboxd_http_connections_cut_total";
     /// Time that a change waits until the mail servers see it.
     pub const PUBLISH_SECONDS: &str = "inboxd_publish_seconds";
     /// Keys of the maps that share one batch and its flushes.
