@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{
-    dns,
+    dns, http as api,
     inbound::{self, DmarcAction, OwnSenders},
     mail::wire::{Endpoint, HostPort},
     maps::{Layout, MailHome},
@@ -52,6 +52,8 @@ const HIDDEN: &str = "***";
 pub struct Written {
     /// `[api]`
     pub api: Api,
+    /// `[http]`
+    pub http: Http,
     /// `[metrics]`
     pub metrics: Metrics,
     /// `[service]`
@@ -109,6 +111,10 @@ macro_rules! section {
         }
     };
 }
+
+mod http;
+
+pub use self::http::Http;
 
 section! {
     /// The API's listener.
@@ -389,6 +395,8 @@ pub struct Config {
     pub api: SocketAddr,
     /// Where `/metrics` listens; none: with the API.
     pub metrics: Option<SocketAddr>,
+    /// What callers of the API may use up.
+    pub http: api::Settings,
     /// The URL by which callers reach the API, without a slash at its end.
     pub api_url: String,
     /// The URL by which callers reach `/metrics`.
@@ -597,6 +605,7 @@ impl Written {
         }
         Ok(Config {
             api,
+            http: self.http.settings()?,
             metrics,
             api_url,
             metrics_url,
@@ -1177,6 +1186,14 @@ mod tests {
             ("service.default_domain=localhost", "service.default_domain"),
             ("service.reserved_usernames=Root", "service.reserved_usernames"),
             ("api.listen=localhost", "api.listen"),
+            ("http.connections_max=0", "http.connections_max"),
+            ("http.connections_max=9", "http.connections_per_address_max"),
+            (
+                "http.connections_per_address_max=0",
+                "http.connections_per_address_max",
+            ),
+            ("http.keep_alive_s=0", "http.keep_alive_s"),
+            ("http.write_timeout_s=4000", "http.write_timeout_s"),
             ("metrics.listen=1", "metrics.listen"),
             ("store.url=mysql://x", "store.url"),
             ("store.url=sqlite:relative.db", "store.url"),

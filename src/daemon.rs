@@ -20,7 +20,7 @@ use std::{
 use axum::{Router, http::header, routing::get};
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use sqlx::postgres::PgConnectOptions;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -251,22 +251,14 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         publisher,
         endpoints: Arc::new(endpoints(config)),
         readiness,
+        pages: Arc::default(),
     };
 
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
-    let metrics_router = metrics_router(prometheus);
-    let (router, serving_metrics) = match metrics_listener {
-        None => (http::router(app).merge(metrics_router), None),
-        Some(listener) => {
-            let until = wait_until_closed(stopped.clone());
-            (
-                http::router(app),
-                Some(tokio::spawn(server::serve(listener, metrics_router, until))),
-            )
-        }
-    };
+    let (router, serving_metrics) =
+        with_metrics(http::router(app), prometheus, metrics_listener, config, &stopped);
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
     let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
@@ -283,7 +275,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             }
         }
     };
-    server::serve(api, router, until).await;
+    server::serve(api, router, config.http.connections, until).await;
 
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
@@ -306,6 +298,23 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Serves the metrics: on a listener of their own, or with the API.
+fn with_metrics(
+    api: Router,
+    prometheus: &'static PrometheusHandle,
+    listener: Option<TcpListener>,
+    config: &Config,
+    stopped: &tokio::sync::watch::Receiver<()>,
+) -> (Router, Option<JoinHandle<()>>) {
+    let metrics = metrics_router(prometheus);
+    let Some(listener) = listener else {
+        return (api.merge(metrics), None);
+    };
+    let until = wait_until_closed(stopped.clone());
+    let serving = server::serve(listener, metrics, config.http.connections, until);
+    (api, Some(tokio::spawn(serving)))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {

@@ -1,19 +1,23 @@
 //! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
 
 mod addresses;
+mod client_address;
 mod docs;
 mod domains;
 mod extract;
 mod health;
 mod inboxes;
 mod json;
+mod lists;
 mod me;
 pub mod problem;
 mod security_headers;
 mod sent;
 pub mod server;
+mod settings;
 mod tenant_keys;
 mod tenants;
+mod unread;
 mod watch;
 mod workspaces;
 
@@ -31,13 +35,18 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use self::health::{Part, Probe, ReadinessProbes};
+pub use self::{
+    health::{Part, Probe, ReadinessProbes},
+    lists::PagePlaces,
+    settings::{Connections, Settings},
+};
 use self::{
+    lists::Pagination,
     problem::{Code, Problem},
     sent::SentBody,
 };
 use crate::{
-    ops::{self, Changed, Service, deletions::Deletion, hang_up, inboxes::Page},
+    ops::{self, Changed, Service, deletions::Deletion, hang_up},
     publish::Publisher,
 };
 
@@ -52,6 +61,8 @@ pub struct App {
     pub endpoints: Arc<Endpoints>,
     /// The parts whose state `/readyz` tells.
     pub readiness: Arc<ReadinessProbes>,
+    /// The places of the pages of lists.
+    pub pages: Arc<PagePlaces>,
 }
 
 /// Where callers find the mail servers, as answers tell them.
@@ -194,25 +205,6 @@ async fn no_such_method(request: Request) -> Problem {
         Code::MethodNotAllowed,
         format!("there is no {} here; /docs lists the calls", request.method()),
     )
-}
-
-/// How a list goes on.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Pagination {
-    /// At most this many objects are in one answer.
-    limit: u32,
-    /// Give it as `cursor` to get the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-impl Pagination {
-    fn of<T, Id>(page: &Page<T, Id>, uuid_of: impl Fn(&Id) -> uuid::Uuid) -> Self {
-        Self {
-            limit: page.limit,
-            next_cursor: page.next.as_ref().map(|id| extract::cursor_of(uuid_of(id))),
-        }
-    }
 }
 
 /// What was changed.

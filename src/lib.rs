@@ -48,7 +48,7 @@
 //! inbound    dns, maps, milter, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
-//! config     dns, inbound, mail, maps, model, ops, stack, telemetry
+//! config     dns, http, inbound, mail, maps, model, ops, stack, telemetry
 //! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry
 //! cli        clock, config, daemon, dns, http, inbound, mail, maps, milter, model, ops, publish, signer, stack, telemetry
 //! ```

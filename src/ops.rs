@@ -52,6 +52,8 @@ use crate::{
 
 /// Objects in one answer of a list, and the default.
 pub const PAGE_MAX: u32 = 1000;
+/// Octets in one answer of a list, unless its first object alone has more.
+pub const PAGE_MAX_OCTETS: usize = 1024 * 1024;
 /// Tombstones that every plan allows, however few inboxes it has.
 const TOMBSTONES_MIN: u32 = 10;
 /// Tombstones beyond the limit that one deletion releases in addition to as many as it left.

@@ -46,7 +46,7 @@ pub use self::{
     domains::DomainFilter,
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
-    inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
+    inboxes::{InboxFilter, InboxPage, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,
     tenants::Place,

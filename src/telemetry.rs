@@ -86,6 +86,9 @@ pub mod metric {
         "unreadable",
     ]);
 
+    /// Why a connection was ended (`http::server`).
+    const CUT_REASONS: Values = Values::Listed(&["silent", "unread"]);
+
     macro_rules! declare {
         ($($constant:ident = $name:literal, $kind:expr, [$(($label:literal, $values:expr)),*], $help:literal;)+) => {
             $(
@@ -105,6 +108,10 @@ pub mod metric {
         REQUEST_DURATION_SECONDS = "inboxd_http_request_duration_seconds", Kind::Histogram(Unit::Seconds, DURATION_BUCKETS),
             [("method", METHODS), ("route", Values::Routes)],
             "Time from the head of a request to its answer.";
+        CONNECTIONS_REFUSED_TOTAL = "inboxd_http_connections_refused_total", Kind::Counter, [],
+            "Connections that were refused because their client address has as many as it may.";
+        CONNECTIONS_CUT_TOTAL = "inboxd_http_connections_cut_total", Kind::Counter, [("reason", CUT_REASONS)],
+            "Connections that the daemon ended: an answer was not taken in time, or no request came on a new one.";
         INTERNAL_ERRORS_TOTAL = "inboxd_internal_errors_total", Kind::Counter, [],
             "Requests answered 500; each is a bug.";
         STORE_UNAVAILABLE_TOTAL = "inboxd_store_unavailable_total", Kind::Counter, [],

@@ -2,7 +2,12 @@
 
 use std::sync::LazyLock;
 
-use axum::{Json, Router};
+use axum::{
+    Router,
+    body::Bytes,
+    http::header,
+    response::{IntoResponse, Response},
+};
 use utoipa::openapi::{
     HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Tag,
     path::Operation,
@@ -25,7 +30,9 @@ Send a key as `X-API-Key` or as `Authorization: Bearer`. What a key does not rea
 
 Every error is `{\"error\": \"a sentence for a person\", \"code\": \"STABLE_CODE\"}`, with further fields where a code says so. 503 \
 means try again, and carries `Retry-After`. Every answer carries `X-Request-Id`, which is in every log line of the request. Bodies \
-may take 64 KiB and 10 seconds to arrive, a call 30 seconds. A path without a call answers 404 `NOT_FOUND`, a method without one \
+may take 64 KiB and 10 seconds to arrive, a call 30 seconds. A page of a list has at most 1,000 objects and about 1 MiB: \
+`nextCursor` says whether there is another one. `Keep-Alive: timeout=N` says how long a connection is kept open without a \
+request. A path without a call answers 404 `NOT_FOUND`, a method without one \
 405 `METHOD_NOT_ALLOWED`.";
 
 /// The document without its paths.
@@ -132,10 +139,13 @@ problems!(DocumentProblems = ANY);
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object), DocumentProblems))]
-pub(super) async fn openapi_json(query: Query) -> Result<Json<&'static OpenApi>, Problem> {
-    static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(super::openapi);
+pub(super) async fn openapi_json(query: Query) -> Result<Response, Problem> {
+    // One text for all: callers that take it slowly hold no copies of it.
+    static DOCUMENT: LazyLock<Result<Bytes, serde_json::Error>> =
+        LazyLock::new(|| serde_json::to_vec(&super::openapi()).map(Bytes::from));
     query.only(&[])?;
-    Ok(Json(&*DOCUMENT))
+    let document = DOCUMENT.as_ref().map_err(|error| Problem::internal(error))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())
 }
 
 /// The reference page at `/docs`: everything that it shows is in the binary.

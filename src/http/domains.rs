@@ -14,6 +14,7 @@ use super::{
     App, Pagination, deleted,
     extract::{Authenticated, JsonBody, NameInPath, Query, field},
     inboxes::workspace_id,
+    lists,
     problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
@@ -255,22 +256,30 @@ pub(super) async fn list_domains(
     State(app): State<App>,
     caller: Authenticated,
     query: Query,
-) -> Result<Json<DomainList>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&["workspace", "limit", "cursor"])?;
+    let limit = query.limit()?;
+    let place = app.pages.take(&caller.0).await?;
     let page = ops::list(
         &app.service,
         &caller.0,
         query.id("workspace")?.map(WorkspaceId),
         query.cursor()?.map(DomainId),
-        query.limit()?,
+        limit,
     )
     .await?;
-    let pagination = Pagination::of(&page, |id| id.0);
-    Ok(Json(DomainList {
-        domains: page.items.into_iter().map(Into::into).collect(),
+    let (items, pagination) = lists::views_of(
+        page,
+        |id| id.0,
+        |registered: &Registered| registered.domain.id.0,
+        DomainView::from,
+    )?;
+    let body = DomainList {
+        domains: items,
         pagination,
-    }))
+    };
+    lists::answer(place, &body)
 }
 
 /// Read a domain

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     App, Deleted, Endpoints, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
+    lists,
     problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     sent::SentBody,
     uncached,
@@ -434,7 +435,7 @@ pub(super) async fn list_inboxes(
     State(app): State<App>,
     caller: Authenticated,
     query: Query,
-) -> Result<Json<InboxList>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::READ)?;
     query.only(&["workspace", "username", "email", "limit", "cursor"])?;
     let filter = InboxFilter {
@@ -443,14 +444,12 @@ pub(super) async fn list_inboxes(
         email: query.parsed("email", Address::parse)?,
         before: query.cursor()?.map(InboxId),
     };
-    let page = ops::list(&app.service, &caller.0, filter, query.limit()?).await?;
-    let pagination = Pagination::of(&page, |id| id.0);
-    let inboxes = page
-        .items
-        .into_iter()
-        .map(|inbox| InboxView::of(inbox, &app.endpoints, None))
-        .collect();
-    Ok(Json(InboxList { inboxes, pagination }))
+    let limit = query.limit()?;
+    let place = app.pages.take(&caller.0).await?;
+    let page = ops::list(&app.service, &caller.0, filter, limit).await?;
+    let view = |inbox| InboxView::of(inbox, &app.endpoints, None);
+    let (inboxes, pagination) = lists::views_of(page, |id| id.0, |inbox: &Inbox| inbox.id.0, view)?;
+    lists::answer(place, &InboxList { inboxes, pagination })
 }
 
 /// Read an inbox

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Seconds after which a caller may try again what failed for want of something.
-const RETRY_AFTER_SECONDS: u16 = 1;
+pub(super) const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// Declares every code with its status and meaning.
 macro_rules! codes {
@@ -79,6 +79,7 @@ codes! {
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
     Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
     MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
+    TooManyConnections = SERVICE_UNAVAILABLE, "TOO_MANY_CONNECTIONS", "The client address has as many connections as it may; use those again, or fewer.";
     StoreUnavailable = SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "The store did not answer; try again.";
     Overloaded = SERVICE_UNAVAILABLE, "OVERLOADED", "Too many requests of all callers wait for their turn; try again.";
     Timeout = SERVICE_UNAVAILABLE, "TIMEOUT", "The call took too long; it may have had its effect. Try again.";
@@ -256,6 +257,7 @@ pub const ANY: &[Code] = &[
     Code::ValidationError,
     Code::HeadersTooLarge,
     Code::Internal,
+    Code::TooManyConnections,
     Code::Timeout,
 ];
 /// Codes that every call with a key can answer.
@@ -267,6 +269,7 @@ pub const KEYED: &[Code] = &[
     Code::Forbidden,
     Code::TenantSuspended,
     Code::Internal,
+    Code::TooManyConnections,
     Code::StoreUnavailable,
     Code::Timeout,
 ];

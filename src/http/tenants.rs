@@ -9,6 +9,7 @@ use super::{
     App, Deleted, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field},
     json::ObjectOf,
+    lists,
     problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
 };
@@ -189,21 +190,19 @@ pub(super) async fn list_tenants(
     State(app): State<App>,
     caller: Authenticated,
     query: Query,
-) -> Result<Json<TenantList>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&["limit", "cursor"])?;
-    let page = ops::list(
-        &app.service,
-        &caller.0,
-        query.cursor()?.map(TenantId),
-        query.limit()?,
-    )
-    .await?;
-    let pagination = Pagination::of(&page, |id| id.0);
-    Ok(Json(TenantList {
-        tenants: page.items.into_iter().map(Into::into).collect(),
+    let limit = query.limit()?;
+    let place = app.pages.take(&caller.0).await?;
+    let page = ops::list(&app.service, &caller.0, query.cursor()?.map(TenantId), limit).await?;
+    let (items, pagination) =
+        lists::views_of(page, |id| id.0, |tenant: &Tenant| tenant.id.0, TenantView::from)?;
+    let body = TenantList {
+        tenants: items,
         pagination,
-    }))
+    };
+    lists::answer(place, &body)
 }
 
 /// Read a tenant

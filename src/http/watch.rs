@@ -27,9 +27,14 @@ const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The header that names a request in its answer and in every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// A name for a request.
+pub(super) fn request_id() -> String {
+    new_id(&Machine, &Machine).to_string()
+}
+
 pub(super) async fn watch(request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let request_id = new_id(&Machine, &Machine).to_string();
+    let request_id = request_id();
     let method = request.method().clone();
     // The route, not the path: paths hold ids without bound, and metrics and logs must not.
     let route = request

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     App, Deleted, Pagination, Updated, deleted,
     extract::{Authenticated, Ids, JsonBody, Query, field},
+    lists,
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
 };
@@ -203,21 +204,23 @@ pub(super) async fn list_workspaces(
     State(app): State<App>,
     caller: Authenticated,
     query: Query,
-) -> Result<Json<WorkspaceList>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&["limit", "cursor"])?;
-    let page = ops::list(
-        &app.service,
-        &caller.0,
-        query.cursor()?.map(WorkspaceId),
-        query.limit()?,
-    )
-    .await?;
-    let pagination = Pagination::of(&page, |id| id.0);
-    Ok(Json(WorkspaceList {
-        workspaces: page.items.into_iter().map(Into::into).collect(),
+    let limit = query.limit()?;
+    let place = app.pages.take(&caller.0).await?;
+    let page = ops::list(&app.service, &caller.0, query.cursor()?.map(WorkspaceId), limit).await?;
+    let (items, pagination) = lists::views_of(
+        page,
+        |id| id.0,
+        |workspace: &Workspace| workspace.id.0,
+        WorkspaceView::from,
+    )?;
+    let body = WorkspaceList {
+        workspaces: items,
         pagination,
-    }))
+    };
+    lists::answer(place, &body)
 }
 
 /// Read a workspace

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{
-    Changed, Error, KeyRule, PAGE_MAX, Service,
+    Changed, Error, KeyRule, PAGE_MAX, PAGE_MAX_OCTETS, Service,
     deletions::{Deletion, Subject},
     keys::issue,
     require,
@@ -142,8 +142,13 @@ pub async fn list(
         }
         Scope::SuperAdmin => return Err(Error::Forbidden(READ.text)),
     };
-    let items = tx.inboxes(tenant, &filter, limit + 1).await?;
-    Ok(Page::cut(items, limit, |inbox| inbox.id))
+    let page = tx.inboxes(tenant, &filter, limit, PAGE_MAX_OCTETS).await?;
+    let last = page.inboxes.last().map(|inbox| inbox.id);
+    Ok(Page {
+        items: page.inboxes,
+        limit,
+        next: last.filter(|_| page.more),
+    })
 }
 
 fn matches(inbox: &Inbox, filter: &InboxFilter) -> bool {

@@ -66,6 +66,15 @@ pub struct InboxFilter {
     pub before: Option<InboxId>,
 }
 
+/// A page of a list of inboxes.
+#[derive(Debug)]
+pub struct InboxPage {
+    /// The inboxes.
+    pub inboxes: Vec<Inbox>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
 /// One address of one inbox: an inbox comes as several rows, one behind the other.
 #[derive(FromRow)]
 struct InboxRow {
@@ -131,12 +140,14 @@ fn parse_rows(rows: Vec<InboxRow>) -> Result<Vec<Inbox>, Error> {
     Ok(inboxes)
 }
 
-/// Inboxes with all their addresses, the primary one first: `$where` picks from `inboxes`.
+/// Inboxes with all their addresses, the primary one first: `$where` picks from `inboxes`. The metadata, which may be large,
+/// comes with the primary address alone.
 macro_rules! select_inboxes {
     ($where:literal) => {
         concat!(
             "SELECT i.id, i.tenant_id, i.workspace_id, i.local_part, i.domain, i.requested_local_part, i.display_name,
-                 i.metadata, i.created_at, i.acknowledged_at,
+                 CASE WHEN a.primary_since IS NULL THEN '' ELSE i.metadata END AS metadata, i.created_at,
+                 i.acknowledged_at,
                  a.local_part AS address_local_part, a.domain AS address_domain, a.primary_since
              FROM (SELECT * FROM inboxes WHERE deleted_at IS NULL AND ",
             $where,
@@ -144,6 +155,41 @@ macro_rules! select_inboxes {
              ORDER BY i.id DESC, (a.primary_since IS NULL), a.domain, a.local_part"
         )
     };
+}
+
+/// Gives a statement that lists inboxes its values: the same numbers for each, whichever of them it uses.
+macro_rules! bound {
+    ($query:expr, $tenant:expr, $filter:expr, $limit:expr) => {
+        $query
+            .bind($tenant.0)
+            .bind($filter.before.map_or(Uuid::max(), |id| id.0))
+            .bind($limit)
+            .bind($filter.workspace.map(|workspace| workspace.0))
+            .bind($filter.username.as_ref().map(LocalPart::as_str))
+            .bind($filter.email.as_ref().map(|email| email.domain.as_str()))
+            .bind($filter.email.as_ref().map(|email| email.local_part.as_str()))
+    };
+}
+
+/// Octets of an inbox in a list beside its metadata and its addresses, about.
+const INBOX_OCTETS: usize = 600;
+/// Octets of an address in a list, about.
+const ADDRESS_OCTETS: usize = 80;
+
+/// How many of the inboxes with these sizes, of their metadata and in addresses, fit into a page: at least one.
+fn fitting(sizes: &[(i32, i64)], inboxes_max: usize, octets_max: usize) -> usize {
+    let mut octets = 0_usize;
+    let fit = sizes
+        .iter()
+        .take(inboxes_max)
+        .take_while(|&&(metadata, addresses)| {
+            let metadata = usize::try_from(metadata).unwrap_or(0);
+            let addresses = usize::try_from(addresses).unwrap_or(0);
+            octets =
+                octets.saturating_add(INBOX_OCTETS + metadata + addresses.saturating_mul(ADDRESS_OCTETS));
+            octets <= octets_max
+        });
+    fit.count().max(1)
 }
 
 impl Tx {
@@ -228,13 +274,15 @@ impl Tx {
         parse_rows(rows)
     }
 
-    /// A page of a tenant's live inboxes, newest first.
+    /// A page of a tenant's live inboxes, newest first: at most `limit`, and as many as about `octets_max` octets have room
+    /// for, but at least one.
     pub async fn inboxes(
         &mut self,
         tenant: TenantId,
         filter: &InboxFilter,
         limit: u32,
-    ) -> Result<Vec<Inbox>, Error> {
+        octets_max: usize,
+    ) -> Result<InboxPage, Error> {
         // Assembled from literals only; the numbers of the places are fixed, whichever of them a filter uses.
         let mut conditions = vec!["tenant_id = $1 AND id < $2"];
         if filter.workspace.is_some() {
@@ -250,20 +298,29 @@ impl Tx {
         if filter.email.is_some() {
             conditions.push("id = (SELECT inbox_id FROM addresses WHERE domain = $6 AND local_part = $7)");
         }
-        let sql =
-            select_inboxes!("\u{1} ORDER BY id DESC LIMIT $3").replace('\u{1}', &conditions.join(" AND "));
-        let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(AssertSqlSafe(sql))
-            .bind(tenant.0)
-            .bind(filter.before.map_or(Uuid::max(), |id| id.0))
-            .bind(i64::from(limit))
-            .bind(filter.workspace.map(|workspace| workspace.0))
-            .bind(filter.username.as_ref().map(LocalPart::as_str))
-            .bind(filter.email.as_ref().map(|email| email.domain.as_str()))
-            .bind(filter.email.as_ref().map(|email| email.local_part.as_str()))
+        let conditions = conditions.join(" AND ");
+        // Sizes first: rows are read ahead, and those that do not fit would be held meanwhile.
+        let sql = format!(
+            "SELECT LENGTH(metadata), (SELECT COUNT(*) FROM addresses a WHERE a.inbox_id = inboxes.id)
+             FROM inboxes WHERE deleted_at IS NULL AND {conditions} ORDER BY id DESC LIMIT $3"
+        );
+        let sizes: Vec<(i32, i64)> =
+            on!(self, db => bound!(sqlx::query_as(AssertSqlSafe(sql)), tenant, filter, i64::from(limit) + 1)
             .fetch_all(db)
             .await)
-        .map_err(Error::while_doing("list inboxes"))?;
-        parse_rows(rows)
+            .map_err(Error::while_doing("measure a list of inboxes"))?;
+        let fit = fitting(&sizes, limit as usize, octets_max);
+        let sql = select_inboxes!("\u{1} ORDER BY id DESC LIMIT $3").replace('\u{1}', &conditions);
+        let limit = i64::try_from(fit).unwrap_or(i64::MAX);
+        let rows: Vec<InboxRow> =
+            on!(self, db => bound!(sqlx::query_as(AssertSqlSafe(sql)), tenant, filter, limit)
+            .fetch_all(db)
+            .await)
+            .map_err(Error::while_doing("list inboxes"))?;
+        Ok(InboxPage {
+            inboxes: parse_rows(rows)?,
+            more: sizes.len() > fit,
+        })
     }
 
     /// Writes a new inbox. Its canonical address is claimed beside it.
@@ -451,5 +508,24 @@ impl Tx {
             .map(|(local_part, domain)| parse_address(local_part, domain))
             .collect::<Result<_, _>>()?;
         Ok((addresses, u32::try_from(deleted).unwrap_or(u32::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_as_many_inboxes_as_its_octets_have_room_for_and_at_least_one() {
+        assert_eq!(fitting(&[(2, 1); 5], 5, 1_000_000), 5);
+        assert_eq!(fitting(&[(2, 1); 6], 5, 1_000_000), 5);
+        assert_eq!(fitting(&[(10_000, 1); 5], 5, 25_000), 2);
+        assert_eq!(
+            fitting(&[(2, 100); 5], 5, 2 * (INBOX_OCTETS + 2 + 100 * ADDRESS_OCTETS)),
+            2
+        );
+        assert_eq!(fitting(&[(50_000, 1), (2, 1)], 5, 25_000), 1);
+        // An empty list has no inboxes to read either.
+        assert_eq!(fitting(&[], 5, 25_000), 1);
     }
 }

@@ -29,6 +29,7 @@ const LAW: [(&str, &[&str]); 17] = [
         "config",
         &[
             "dns",
+            "http",
             "inbound",
             "mail",
             "maps",

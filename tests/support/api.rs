@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(inboxd::http::openapi()).unwrap());
 
-/// How long a connection may idle to be used again: clearly less than the server lets it, which is 10 s. On a busy machine a
+/// How long a connection may idle to be used again: clearly less than the server lets it, which is 60 s. On a busy machine a
 /// request would meet the server's closing otherwise.
 const POOL_IDLE: Duration = Duration::from_secs(5);
 

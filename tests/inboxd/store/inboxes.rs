@@ -9,6 +9,7 @@ use inboxd::{
         names::DisplayName,
         tenant::Tenant,
     },
+    ops::PAGE_MAX_OCTETS,
     store::{InboxFilter, NewSecrets, Owner},
 };
 
@@ -16,7 +17,11 @@ use crate::support::store::{Store, address, at_home, domain, fresh_id, hash, loc
 
 async fn list(store: &Store, tenant: &Tenant, filter: &InboxFilter, limit: u32) -> Vec<InboxId> {
     let mut tx = store.db.read().await.unwrap();
-    let inboxes = tx.inboxes(tenant.id, filter, limit).await.unwrap();
+    let inboxes = tx
+        .inboxes(tenant.id, filter, limit, PAGE_MAX_OCTETS)
+        .await
+        .unwrap()
+        .inboxes;
     inboxes.into_iter().map(|inbox| inbox.id).collect()
 }
 
@@ -107,7 +112,11 @@ async fn a_further_address_is_not_the_canonical_one() {
             email: Some(second),
             ..InboxFilter::default()
         };
-        let found = tx.inboxes(acme.id, &by_email, 10).await.unwrap();
+        let found = tx
+            .inboxes(acme.id, &by_email, 10, PAGE_MAX_OCTETS)
+            .await
+            .unwrap()
+            .inboxes;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].addresses.len(), 2, "all of its addresses are told");
     })

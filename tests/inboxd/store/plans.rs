@@ -21,6 +21,7 @@ use inboxd::{
         names::Slug,
         tenant::Tenant,
     },
+    ops::PAGE_MAX_OCTETS,
     store::{
         DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner,
         SessionsToEnd, Started, Tx,
@@ -284,7 +285,7 @@ async fn call_everything(store: &Store) {
             email: (filtered & 4 != 0).then(|| scout.clone()),
             before: None,
         };
-        tx.inboxes(tenant.id, &filter, 10).await.unwrap();
+        tx.inboxes(tenant.id, &filter, 10, PAGE_MAX_OCTETS).await.unwrap();
     }
     tx.inbox_secrets(inbox).await.unwrap().unwrap();
     tx.renew_secrets(

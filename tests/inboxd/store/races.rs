@@ -9,7 +9,7 @@ use inboxd::{
         names::{Label, Slug},
         tenant::Tenant,
     },
-    ops::{Error, Service, create_inbox::Outcome, inboxes, tenants, workspaces},
+    ops::{Error, PAGE_MAX_OCTETS, Service, create_inbox::Outcome, inboxes, tenants, workspaces},
     store::{InboxFilter, Owner},
 };
 use serde_json::json;
@@ -41,9 +41,10 @@ async fn counts(service: &Service, tenant: &Tenant) -> (u32, usize) {
     let mut tx = service.db.read().await.unwrap();
     let counted = tx.tenant(tenant.id).await.unwrap().unwrap().inbox_count;
     let listed = tx
-        .inboxes(tenant.id, &InboxFilter::default(), 1000)
+        .inboxes(tenant.id, &InboxFilter::default(), 1000, PAGE_MAX_OCTETS)
         .await
-        .unwrap();
+        .unwrap()
+        .inboxes;
     (counted, listed.len())
 }
 
@@ -116,7 +117,11 @@ async fn deleting_and_creating_one_name_at_the_same_time_both_succeed() {
             .await;
             assert!(again.is_ok() && deleted.is_ok(), "{again:?} {deleted:?}");
             let mut tx = store.db.read().await.unwrap();
-            let left = tx.inboxes(acme.id, &InboxFilter::default(), 10).await.unwrap();
+            let left = tx
+                .inboxes(acme.id, &InboxFilter::default(), 10, PAGE_MAX_OCTETS)
+                .await
+                .unwrap()
+                .inboxes;
             drop(tx);
             for inbox in left {
                 inboxes::delete(&service, &tenant_caller(acme.id), inbox.id)

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use inboxd::{
     model::{ids::TenantId, limits::Limited, names::Label, tenant::Tenant},
     ops::{
-        Error, Service,
+        Error, PAGE_MAX_OCTETS, Service,
         create_inbox::Outcome,
         tenants::{self, LimitChange, LimitsChange},
     },
@@ -57,9 +57,10 @@ async fn counted(service: &Service, tenant: &Tenant) -> (u32, usize) {
         .unwrap();
     assert_eq!(workspace.inbox_count, counted);
     let held = tx
-        .inboxes(tenant.id, &InboxFilter::default(), 1000)
+        .inboxes(tenant.id, &InboxFilter::default(), 1000, PAGE_MAX_OCTETS)
         .await
-        .unwrap();
+        .unwrap()
+        .inboxes;
     (counted, held.len())
 }
 
