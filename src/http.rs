@@ -1,9 +1,11 @@
 //! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
 
 mod addresses;
+mod answer;
 mod docs;
 mod domains;
 mod extract;
+mod fields;
 mod health;
 mod inboxes;
 mod json;

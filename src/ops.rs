@@ -9,6 +9,7 @@ mod batched;
 pub mod create_inbox;
 pub mod deletions;
 pub mod domains;
+pub mod edit;
 pub mod idempotency;
 pub mod import;
 pub mod in_flight;

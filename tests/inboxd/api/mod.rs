@@ -10,6 +10,7 @@ mod deletions;
 mod document;
 mod domains;
 mod faults;
+mod fields;
 mod healthcheck;
 mod idempotency;
 mod inboxes;
