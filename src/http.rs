@@ -1,10 +1,12 @@
 //! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
 
 mod addresses;
+mod answer;
 mod client_address;
 mod docs;
 mod domains;
 mod extract;
+mod fields;
 mod health;
 mod inboxes;
 mod json;

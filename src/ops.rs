@@ -10,6 +10,7 @@ mod costly;
 pub mod create_inbox;
 pub mod deletions;
 pub mod domains;
+pub mod edit;
 pub mod fair_slots;
 pub mod hang_up;
 pub mod idempotency;

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, deleted,
-    extract::{Authenticated, IdAndName, Ids, JsonBody, Query, field},
+    App,
+    answer::Answer,
+    deleted,
+    extract::{Authenticated, IdAndName, Ids, Input, JsonBody, Query, field},
     inboxes::{AddressView, workspace_id},
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
 };
@@ -90,14 +92,14 @@ pub(super) async fn add_address(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<(StatusCode, Json<AddedAddress>), Problem> {
+) -> Result<Answer, Problem> {
     caller.may(inboxes::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: AddAddress = body.parse()?;
-    let address = Address::parse(&input.email).map_err(|rule| Problem::invalid("email", rule))?;
-    let primary = input.primary.unwrap_or(true);
-    let workspace = field("workspaceId", input.workspace_id.as_deref(), workspace_id)?;
+    let Input { fields, ignored } = body.command::<AddAddress>()?;
+    let address = Address::parse(&fields.email).map_err(|rule| Problem::invalid("email", rule))?;
+    let primary = fields.primary.unwrap_or(true);
+    let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
     let name = address.to_string();
     let added = app
         .change(move |service| async move {
@@ -109,14 +111,12 @@ pub(super) async fn add_address(
     } else {
         StatusCode::OK
     };
-    Ok((
-        status,
-        Json(AddedAddress {
-            ok: true,
-            address: name,
-            is_primary: added.is_primary,
-        }),
-    ))
+    let body = AddedAddress {
+        ok: true,
+        address: name,
+        is_primary: added.is_primary,
+    };
+    Answer::new(status, &body, &ignored)
 }
 
 /// List the addresses of an inbox

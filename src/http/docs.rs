@@ -1,6 +1,6 @@
 //! The OpenAPI document and the reference page.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use axum::{
     Router,
@@ -9,9 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use utoipa::openapi::{
-    HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Tag,
-    path::Operation,
-    schema::{ObjectBuilder, Type},
+    HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Tag,
+    path::{Operation, ParameterBuilder, ParameterIn},
+    schema::{AdditionalProperties, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -27,6 +27,9 @@ delivery work with the returned credentials, at once, and survive a power cut.
 
 Send a key as `X-API-Key` or as `Authorization: Bearer`. What a key does not reach does not exist for it: 404. Kinds: `sa_` \
 (super admin: tenants), `tk_` (one tenant), `wk_` (one workspace), `ak_` (one inbox).
+
+Unknown fields of a body and unknown query parameters are refused, unless the call is told `Prefer: handling=lenient`: then \
+unknown fields of the body are ignored and listed in `ignoredFields`.
 
 Every error is `{\"error\": \"a sentence for a person\", \"code\": \"STABLE_CODE\"}`, with further fields where a code says so. 503 \
 means try again, and carries `Retry-After`. Every answer carries `X-Request-Id`, which is in every log line of the request. Bodies \
@@ -72,6 +75,21 @@ pub(super) fn document() -> OpenApi {
         .build()
 }
 
+/// An object with members of any name and type.
+pub(super) fn free_form() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+        .build()
+}
+
+/// The same, or null.
+pub(super) fn free_form_or_null() -> Object {
+    let mut object = free_form();
+    object.schema_type = SchemaType::Array(vec![Type::Object, Type::Null]);
+    object
+}
+
 /// What is served beside the calls of the API.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(docs_page, metrics))]
@@ -104,6 +122,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     );
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let mut answered = BTreeSet::new();
     for item in document.paths.paths.values_mut() {
         let operations = [
             &mut item.get,
@@ -112,7 +131,27 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             &mut item.delete,
             &mut item.put,
         ];
-        operations.into_iter().flatten().for_each(name_the_request);
+        for operation in operations.into_iter().flatten() {
+            name_the_request(operation);
+            if operation.request_body.is_some() {
+                answered.append(&mut prefer_lenient(operation));
+            }
+        }
+    }
+    let ignored_fields = ArrayBuilder::new()
+        .items(ObjectBuilder::new().schema_type(Type::String).build())
+        .description(Some(
+            "With `Prefer: handling=lenient`: the unknown fields of the request, which were ignored.",
+        ))
+        .build();
+    for name in answered {
+        if let Some(RefOr::T(schema)) = components.schemas.get_mut(&name)
+            && let Some(object) = own_members(schema)
+        {
+            object
+                .properties
+                .insert("ignoredFields".to_owned(), ignored_fields.clone().into());
+        }
     }
     document
         .paths
@@ -131,6 +170,56 @@ fn name_the_request(operation: &mut Operation) {
                 .build();
             response.headers.insert("X-Request-Id".to_owned(), header.into());
         }
+    }
+}
+
+/// Describes that the caller may prefer unknown fields to be ignored. Returns the names of the schemas of its answers.
+fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
+    let text = || ObjectBuilder::new().schema_type(Type::String).build();
+    let prefer = ParameterBuilder::new()
+        .name("Prefer")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "`handling=lenient` (RFC 7240): unknown fields of the body are ignored, and listed in `ignoredFields`.",
+        ))
+        .schema(Some(text()))
+        .build();
+    operation.parameters.get_or_insert_default().push(prefer.into());
+    let mut names = BTreeSet::new();
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if !status.starts_with('2') {
+            continue;
+        }
+        let header = HeaderBuilder::new()
+            .schema(Some(text()))
+            .description(Some("`handling=lenient`, if it was asked for."))
+            .build();
+        response
+            .headers
+            .insert("Preference-Applied".to_owned(), header.into());
+        for content in response.content.values() {
+            if let RefOr::T(content) = content
+                && let Some(RefOr::Ref(schema)) = &content.schema
+                && let Some(name) = schema.ref_location.rsplit('/').next()
+            {
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// The members of an object that are not another schema's.
+fn own_members(schema: &mut Schema) -> Option<&mut Object> {
+    match schema {
+        Schema::Object(object) => Some(object),
+        Schema::AllOf(all) => all.items.iter_mut().rev().find_map(|item| match item {
+            RefOr::T(schema) => own_members(schema),
+            RefOr::Ref(_) => None,
+        }),
+        _ => None,
     }
 }
 

@@ -6,13 +6,15 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Pagination, deleted,
-    extract::{Authenticated, JsonBody, NameInPath, Query, field},
+    App, Pagination,
+    answer::Answer,
+    deleted,
+    extract::{Authenticated, Input, JsonBody, NameInPath, Query, edit, field},
     inboxes::workspace_id,
     lists,
     problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
@@ -26,7 +28,10 @@ use crate::{
         domain::{Finding, RecordStatus},
         ids::{DomainId, InboxId, WorkspaceId},
     },
-    ops::domains::{self as ops, Registered},
+    ops::{
+        domains::{self as ops, Registered},
+        edit::Edit,
+    },
 };
 
 /// What to register.
@@ -47,24 +52,9 @@ pub(super) struct CreateDomain {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UpdateDomain {
     /// The inbox that gets mail to what is no address of the domain; null: that mail is refused.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     #[schema(value_type = Option<Uuid>)]
-    catch_all: CatchAll,
-}
-
-/// What becomes of the catch-all.
-#[derive(Default)]
-enum CatchAll {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It becomes this; none takes it away.
-    To(Option<String>),
-}
-
-/// A value that is given, be it null.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CatchAll, D::Error> {
-    Option::deserialize(deserializer).map(CatchAll::To)
+    catch_all: Edit<String>,
 }
 
 /// A custom domain.
@@ -197,7 +187,7 @@ problems!(
     [Code::PlanLimitReached, Code::DomainTaken]
 );
 problems!(ListProblems = KEYED, OF_ONE);
-problems!(RotateProblems = KEYED, COSTLY, OF_ONE);
+problems!(RotateProblems = KEYED, COSTLY, OF_ONE, WITH_BODY);
 problems!(
     VerifyProblems = KEYED,
     COSTLY,
@@ -231,19 +221,19 @@ pub(super) async fn create_domain(
     caller: Authenticated,
     query: Query,
     body: JsonBody,
-) -> Result<(StatusCode, Json<DomainView>), Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
-    let input: CreateDomain = body.parse()?;
-    let name = DomainName::parse(&input.domain).map_err(|rule| Problem::invalid("domain", rule))?;
-    let workspace = field("workspaceId", input.workspace_id.as_deref(), workspace_id)?;
+    let Input { fields, ignored } = body.command::<CreateDomain>()?;
+    let name = DomainName::parse(&fields.domain).map_err(|rule| Problem::invalid("domain", rule))?;
+    let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
     let (registered, is_new) = ops::register(&app.service, &caller.0, &name, workspace).await?;
     let status = if is_new {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    Ok((status, Json(registered.into())))
+    Answer::new(status, &DomainView::from(registered), &ignored)
 }
 
 /// List domains
@@ -348,19 +338,22 @@ pub(super) async fn update_domain(
     path: NameInPath,
     query: Query,
     body: JsonBody,
-) -> Result<Json<DomainView>, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let name = name_of(&path)?;
-    let input: UpdateDomain = body.parse()?;
-    let CatchAll::To(catch_all) = input.catch_all else {
-        return Ok(Json(ops::read(&app.service, &caller.0, &name).await?.into()));
+    let Input { fields, ignored } = body.change::<UpdateDomain>()?;
+    let registered = match edit("catchAll", fields.catch_all, inbox_id)? {
+        Edit::Keep => ops::read(&app.service, &caller.0, &name).await?,
+        change @ (Edit::Clear | Edit::Set(_)) => {
+            let catch_all = change.applied_to(None);
+            app.change(move |service| async move {
+                ops::set_catch_all(&service, &caller.0, &name, catch_all).await
+            })
+            .await?
+        }
     };
-    let catch_all = field("catchAll", catch_all.as_deref(), inbox_id)?;
-    let registered = app
-        .change(move |service| async move { ops::set_catch_all(&service, &caller.0, &name, catch_all).await })
-        .await?;
-    Ok(Json(registered.into()))
+    Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)
 }
 
 fn inbox_id(text: &str) -> Result<InboxId, Refused> {
@@ -380,11 +373,13 @@ pub(super) async fn rotate_dkim(
     caller: Authenticated,
     path: NameInPath,
     query: Query,
-) -> Result<Json<DomainView>, Problem> {
+    body: JsonBody,
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
+    let ignored = body.nothing()?;
     let registered = ops::rotate_dkim(&app.service, &caller.0, &name_of(&path)?).await?;
-    Ok(Json(registered.into()))
+    Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)
 }
 
 /// Delete a domain

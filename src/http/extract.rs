@@ -14,12 +14,17 @@ use uuid::Uuid;
 
 use super::{
     App,
+    fields::{self, NoFields, Purpose},
     json::parse_strictly,
     problem::{Code, Problem},
 };
 use crate::{
     model::{Refused, api_key::Caller},
-    ops::{self, KeyRule, PAGE_MAX, authenticate::authenticate},
+    ops::{
+        self, KeyRule, PAGE_MAX,
+        authenticate::authenticate,
+        edit::{CannotBeRemoved, Edit},
+    },
 };
 
 /// Largest request body, in octets. Metadata of 16 KiB is the largest thing that any call takes.
@@ -110,7 +115,12 @@ impl Query {
                 Err(Problem::invalid(name, "this call takes no query parameters"))
             }
             Some(name) => {
-                let rule = format!("unknown query parameter; this call takes {}", allowed.join(", "));
+                let nearest = fields::nearest(name, allowed)
+                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                let rule = format!(
+                    "unknown query parameter{nearest} (this call takes {})",
+                    allowed.join(", ")
+                );
                 Err(Problem::invalid(name, rule))
             }
         }
@@ -183,16 +193,37 @@ fn parse_cursor(text: &str) -> Option<Uuid> {
 
 /// A request body, read whole. No body is an empty object: callers send none where everything is optional.
 #[derive(Clone, Debug)]
-pub struct JsonBody(Vec<u8>);
+pub struct JsonBody {
+    octets: Vec<u8>,
+    is_lenient: bool,
+}
+
+/// What a request body says.
+#[derive(Debug)]
+pub struct Input<T> {
+    /// The fields.
+    pub fields: T,
+    /// What was ignored.
+    pub ignored: Ignored,
+}
+
+/// The paths of the unknown fields that were ignored because the caller prefers that (RFC 7240, 4.4). None where it does
+/// not: there unknown fields are refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ignored(pub Option<Vec<String>>);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Problem> {
+        let is_lenient = prefers_lenient(request.headers());
         let body = Limited::new(request.into_body(), BODY_MAX_OCTETS);
         let collected = tokio::time::timeout(Duration::from_millis(BODY_TIMEOUT_MS), body.collect()).await;
         match collected {
-            Ok(Ok(body)) => Ok(Self(body.to_bytes().to_vec())),
+            Ok(Ok(body)) => Ok(Self {
+                octets: body.to_bytes().to_vec(),
+                is_lenient,
+            }),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
                 Code::PayloadTooLarge,
                 format!("the body must be at most {BODY_MAX_OCTETS} octets"),
@@ -210,42 +241,64 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 }
 
 impl JsonBody {
-    /// The body as a value of a type. Unknown fields are ignored, fields given twice are refused.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        let value = if self.0.iter().all(u8::is_ascii_whitespace) {
-            Value::Object(Map::new())
-        } else {
-            parse_strictly(&self.0).map_err(|rule| Problem::invalid("body", rule))?
-        };
-        // Where a body is optional as a whole, null is as good as none.
-        let value = if value.is_null() {
-            Value::Object(Map::new())
-        } else {
-            value
-        };
-        if !value.is_object() {
-            return Err(Problem::invalid("body", "must be a JSON object"));
-        }
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = error.path().to_string();
-            // The path of a missing field is the object that lacks it; the message names the field.
-            let rule = error.inner().to_string();
-            match (path.as_str(), missing_field(&rule)) {
-                (".", Some(field)) => Problem::invalid(field, "is required"),
-                (path, Some(field)) => Problem::invalid(&format!("{path}.{field}"), "is required"),
-                (path, None) => Problem::invalid(path, rule),
-            }
+    /// The body of a call that makes or does something.
+    pub fn command<T: DeserializeOwned>(&self) -> Result<Input<T>, Problem> {
+        self.parse(Purpose::Command)
+    }
+
+    /// The body of a PATCH. One that names nothing to change is refused: `updated` would not be true.
+    pub fn change<T: DeserializeOwned>(&self) -> Result<Input<T>, Problem> {
+        self.parse(Purpose::Change)
+    }
+
+    /// Refuses every field, for a call that takes none.
+    pub fn nothing(&self) -> Result<Ignored, Problem> {
+        Ok(self.command::<NoFields>()?.ignored)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, purpose: Purpose) -> Result<Input<T>, Problem> {
+        let (fields, ignored) = fields::read(self.object()?, purpose, self.is_lenient)?;
+        Ok(Input {
+            fields,
+            ignored: Ignored(self.is_lenient.then_some(ignored)),
         })
+    }
+
+    /// The object that the body is.
+    fn object(&self) -> Result<Map<String, Value>, Problem> {
+        if self.octets.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Map::new());
+        }
+        match parse_strictly(&self.octets).map_err(|rule| Problem::invalid("body", rule))? {
+            Value::Object(object) => Ok(object),
+            // Where a body is optional as a whole, null is as good as none.
+            Value::Null => Ok(Map::new()),
+            _ => Err(Problem::invalid("body", "must be a JSON object")),
+        }
     }
 
     /// The octets, for telling two requests apart.
     pub fn octets(&self) -> &[u8] {
-        &self.0
+        &self.octets
     }
 }
 
-fn missing_field(rule: &str) -> Option<&str> {
-    rule.strip_prefix("missing field `")?.strip_suffix('`')
+/// Whether `Prefer: handling=lenient` is sent. Of a preference that is given twice the first counts, and what cannot be
+/// read is ignored (RFC 7240, 2).
+fn prefers_lenient(headers: &HeaderMap) -> bool {
+    let preferences = headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    for preference in preferences {
+        let (preference, _parameters) = preference.split_once(';').unwrap_or((preference, ""));
+        let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+        if name.trim().eq_ignore_ascii_case("handling") {
+            return value.trim().trim_matches('"').eq_ignore_ascii_case("lenient");
+        }
+    }
+    false
 }
 
 /// The ids in the path, in order. One that is no UUID is one that nothing has: 404 like any other.
@@ -332,6 +385,28 @@ pub fn field<T>(
 ) -> Result<Option<T>, Problem> {
     value
         .map(|text| parse(text).map_err(|rule: Refused| invalid(name, &rule)))
+        .transpose()
+}
+
+/// Parses a field of a PATCH that null removes.
+pub fn edit<T>(
+    name: &'static str,
+    value: Edit<String>,
+    parse: impl Fn(&str) -> Result<T, Refused>,
+) -> Result<Edit<T>, Problem> {
+    value.map(|text| parse(&text).map_err(|rule| invalid(name, &rule)))
+}
+
+/// Parses a field of a PATCH that cannot be removed.
+pub fn required<T, U>(
+    name: &'static str,
+    value: Edit<T>,
+    parse: impl Fn(T) -> Result<U, Refused>,
+) -> Result<Option<U>, Problem> {
+    value
+        .required()
+        .map_err(|CannotBeRemoved| Problem::invalid(name, "cannot be removed, so it must not be null"))?
+        .map(|value| parse(value).map_err(|rule| invalid(name, &rule)))
         .transpose()
 }
 

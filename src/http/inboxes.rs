@@ -2,9 +2,8 @@
 
 use axum::{
     Json,
-    body::Body,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,11 +12,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Endpoints, Pagination, Updated, deleted,
-    extract::{Authenticated, Ids, JsonBody, Query, field, single_header},
+    App, Deleted, Endpoints, Pagination, Updated,
+    answer::Answer,
+    deleted,
+    docs::{free_form, free_form_or_null},
+    extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field, single_header},
     lists,
     problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
-    sent::SentBody,
     uncached,
 };
 use crate::{
@@ -27,13 +28,14 @@ use crate::{
         api_key::Caller,
         ids::{InboxId, WorkspaceId},
         inbox::{Inbox, InboxAddress},
+        metadata::Metadata,
         names::DisplayName,
         password::MailPassword,
     },
     ops::{
         create_inbox::{self, Outcome, create_inbox as allocate},
+        edit::Edit,
         idempotency::{self, Begin},
-        in_flight::Claim,
         inboxes::{self as ops, Description},
     },
     store::InboxFilter,
@@ -66,21 +68,27 @@ pub(super) struct CreateInbox {
     /// an address that another workspace of the tenant gave up and that is still kept for it.
     #[schema(value_type = Option<Uuid>)]
     workspace_id: Option<String>,
+    /// The caller's own data: an object that takes at most 16 KiB as JSON.
+    #[schema(schema_with = free_form_or_null, required = false)]
+    metadata: Option<Map<String, Value>>,
 }
 
 /// What to change.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UpdateInbox {
-    /// Another display name.
+    /// Another display name; null removes it.
+    #[serde(default)]
     #[schema(
+        value_type = Option<String>,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
-    display_name: Option<String>,
-    /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB.
-    #[schema(value_type = Option<Object>)]
-    metadata: Option<Value>,
+    display_name: Edit<String>,
+    /// A JSON merge patch (RFC 7396) of the metadata, which may take 16 KiB; null removes all of it.
+    #[serde(default)]
+    #[schema(schema_with = free_form_or_null, required = false)]
+    metadata: Edit<Map<String, Value>>,
 }
 
 /// An inbox.
@@ -114,7 +122,7 @@ pub(super) struct InboxView {
     #[schema(format = DateTime)]
     created_at: String,
     /// The caller's own data.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = free_form)]
     metadata: Map<String, Value>,
 }
 
@@ -254,7 +262,13 @@ problems!(
 problems!(ReadProblems = KEYED, OF_ONE);
 problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
 problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
-problems!(RotateProblems = KEYED, COSTLY, OF_ONE, PUBLISHING);
+problems!(
+    RotatePasswordProblems = KEYED,
+    COSTLY,
+    WITH_BODY,
+    OF_ONE,
+    PUBLISHING
+);
 
 /// Create an inbox (idempotent on the requested username)
 ///
@@ -283,23 +297,27 @@ pub(super) async fn create_inbox(
     query.only(&["strict"])?;
     let strict = query.flag("strict")?;
     let key = single_header(&headers, IDEMPOTENCY_KEY)?.map(str::to_owned);
-    let input: CreateInbox = body.parse()?;
+    let Input { fields, ignored } = body.command::<CreateInbox>()?;
     let request = create_inbox::Request {
-        username: field("username", input.username.as_deref(), LocalPart::parse)?,
-        display_name: field("displayName", input.display_name.as_deref(), DisplayName::parse)?,
-        domain: field("domain", input.domain.as_deref(), DomainName::parse)?,
-        workspace: field("workspaceId", input.workspace_id.as_deref(), workspace_id)?,
+        username: field("username", fields.username.as_deref(), LocalPart::parse)?,
+        display_name: field("displayName", fields.display_name.as_deref(), DisplayName::parse)?,
+        domain: field("domain", fields.domain.as_deref(), DomainName::parse)?,
+        workspace: field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?,
+        metadata: fields.metadata.map(metadata).transpose()?.unwrap_or_default(),
         strict,
     };
     let worker = app.clone();
     app.to_the_end(async move {
         match key {
-            None => Ok(create(&worker, &caller.0, &request).await?.into_response()),
+            None => Ok(create(&worker, &caller.0, &request, &ignored)
+                .await?
+                .into_response()),
             Some(key) => {
                 create_once(
                     &worker,
                     &caller.0,
                     &request,
+                    &ignored,
                     &key,
                     &[&query.canonical(), body.octets()],
                 )
@@ -316,40 +334,21 @@ pub(super) fn workspace_id(text: &str) -> Result<WorkspaceId, Refused> {
         .map_err(|_| Refused("must be a UUID".to_owned()))
 }
 
-/// An answer to a creation, before it is sent.
-struct Answer {
-    status: StatusCode,
-    body: Vec<u8>,
-    inbox: Option<InboxId>,
-    claim: Option<Claim>,
-}
-
-impl Answer {
-    fn new(status: StatusCode, body: &impl Serialize) -> Result<Self, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
-        Ok(Self {
-            status,
-            body,
-            inbox: None,
-            claim: None,
-        })
-    }
-
-    fn into_response(self) -> Response {
-        let body = match self.claim {
-            Some(claim) => SentBody::body(self.body, claim),
-            None => Body::from(self.body),
-        };
-        uncached(self.status, ([(header::CONTENT_TYPE, "application/json")], body))
-    }
+fn metadata(object: Map<String, Value>) -> Result<Metadata, Problem> {
+    Metadata::new(object).map_err(|rule| Problem::invalid("metadata", rule))
 }
 
 /// Allocates, publishes, sees, answers.
-async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> Result<Answer, Problem> {
+async fn create(
+    app: &App,
+    caller: &Caller,
+    request: &create_inbox::Request,
+    ignored: &Ignored,
+) -> Result<Answer, Problem> {
     match allocate(&app.service, caller, request).await? {
         Outcome::Existing(inbox) => {
             let inbox = InboxView::of(*inbox, &app.endpoints, None);
-            Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true })
+            Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true }, ignored)
         }
         Outcome::Created(changed) => {
             let created = app.published_new(*changed).await?;
@@ -361,7 +360,7 @@ async fn create(app: &App, caller: &Caller, request: &create_inbox::Request) -> 
                 inbox,
                 api_key: created.key.expose().to_owned(),
             };
-            let answer = Answer::new(StatusCode::CREATED, &body)?;
+            let answer = Answer::new(StatusCode::CREATED, &body, ignored)?;
             Ok(Answer {
                 inbox: Some(id),
                 claim: Some(created.claim),
@@ -376,6 +375,7 @@ async fn create_once(
     app: &App,
     caller: &Caller,
     request: &create_inbox::Request,
+    ignored: &Ignored,
     key: &str,
     fingerprint: &[&[u8]],
 ) -> Result<Response, Problem> {
@@ -390,15 +390,19 @@ async fn create_once(
             return Ok(Answer {
                 status,
                 body: kept.body.to_vec(),
+                is_lenient: ignored.0.is_some(),
                 inbox: kept.inbox,
                 claim,
             }
             .into_response());
         }
     };
-    let (answer, problem) = match create(app, caller, request).await {
+    let (answer, problem) = match create(app, caller, request, ignored).await {
         Ok(answer) => (answer, None),
-        Err(problem) => (Answer::new(problem.status(), &problem.body())?, Some(problem)),
+        Err(problem) => (
+            Answer::new(problem.status(), &problem.body(), ignored)?,
+            Some(problem),
+        ),
     };
     let kept = if problem.as_ref().is_some_and(Problem::is_temporary) {
         idempotency::abandon(&app.service, &record).await
@@ -482,28 +486,17 @@ pub(super) async fn update_inbox(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<Json<Updated>, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: UpdateInbox = body.parse()?;
-    let metadata = match input.metadata {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(patch)) => Some(patch),
-        Some(_) => return Err(Problem::invalid("metadata", "must be a JSON object")),
+    let Input { fields, ignored } = body.change::<UpdateInbox>()?;
+    let change = Description {
+        display_name: edit("displayName", fields.display_name, DisplayName::parse)?,
+        metadata: fields.metadata,
     };
-    let display_name = field("displayName", input.display_name.as_deref(), DisplayName::parse)?;
-    ops::describe(
-        &app.service,
-        &caller.0,
-        InboxId(id),
-        &Description {
-            display_name,
-            metadata,
-        },
-    )
-    .await?;
-    Ok(Json(Updated { updated: true, id }))
+    ops::describe(&app.service, &caller.0, InboxId(id), &change).await?;
+    Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
 /// Delete an inbox
@@ -531,45 +524,45 @@ pub(super) async fn delete_inbox(
 ///
 /// When this answers, the old password is refused and every session that was opened with it has ended.
 #[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-password", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "The inbox with its new password", body = InboxView), RotateProblems))]
+    responses((status = 200, description = "The inbox with its new password", body = InboxView), RotatePasswordProblems))]
 pub(super) async fn rotate_password(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Response, Problem> {
+    body: JsonBody,
+) -> Result<Answer, Problem> {
     caller.may(ops::READ)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let ignored = body.nothing()?;
     let (inbox, password) = app
         .change(move |service| async move { ops::rotate_password(&service, &caller.0, InboxId(id)).await })
         .await?;
-    Ok(uncached(
-        StatusCode::OK,
-        Json(InboxView::of(inbox, &app.endpoints, Some(&password.clear))),
-    ))
+    let body = InboxView::of(inbox, &app.endpoints, Some(&password.clear));
+    Answer::new(StatusCode::OK, &body, &ignored)
 }
 
 /// Rotate the key of an inbox
 ///
 /// The old `ak_` key stops working before this answers.
 #[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-key", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "The new key", body = RotatedKey), ReadProblems))]
+    responses((status = 200, description = "The new key", body = RotatedKey), UpdateProblems))]
 pub(super) async fn rotate_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
     query: Query,
-) -> Result<Response, Problem> {
+    body: JsonBody,
+) -> Result<Answer, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let ignored = body.nothing()?;
     let key = ops::rotate_key(&app.service, &caller.0, InboxId(id)).await?;
-    Ok(uncached(
-        StatusCode::OK,
-        Json(RotatedKey {
-            id,
-            api_key: key.expose().to_owned(),
-        }),
-    ))
+    let body = RotatedKey {
+        id,
+        api_key: key.expose().to_owned(),
+    };
+    Answer::new(StatusCode::OK, &body, &ignored)
 }

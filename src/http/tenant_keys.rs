@@ -1,15 +1,15 @@
 //! `/v1/tenants/{id}/keys`.
 
-use axum::{Json, extract::State, http::StatusCode, response::Response};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
     App,
-    extract::{Authenticated, Ids, JsonBody, Query, field},
+    answer::Answer,
+    extract::{Authenticated, Ids, Input, JsonBody, Query, field},
     problem::{Code, KEYED, OF_ONE, Problem, WITH_BODY, problems},
-    uncached,
     workspaces::Revoked,
 };
 use crate::{
@@ -97,19 +97,19 @@ pub(super) async fn create_tenant_key(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(keys::MANAGE_TENANT_KEYS)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: CreateTenantKey = body.parse()?;
-    let name = field("name", input.name.as_deref(), Label::parse)?;
+    let Input { fields, ignored } = body.command::<CreateTenantKey>()?;
+    let name = field("name", fields.name.as_deref(), Label::parse)?;
     let (key, listed) = keys::create(&app.service, &caller.0, KeysOf::Tenant(TenantId(id)), name).await?;
     let created = CreatedTenantKey {
         listed: listed.into(),
         key: key.expose().to_owned(),
         tenant_id: id,
     };
-    Ok(uncached(StatusCode::CREATED, Json(created)))
+    Answer::new(StatusCode::CREATED, &created, &ignored)
 }
 
 /// List the keys of a tenant

@@ -1,21 +1,24 @@
 //! `/v1/tenants`.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Pagination, Updated, deleted,
-    extract::{Authenticated, Ids, JsonBody, Query, field},
-    json::ObjectOf,
+    App, Deleted, Pagination, Updated,
+    answer::Answer,
+    deleted,
+    extract::{Authenticated, Ids, Input, JsonBody, Query, required},
     lists,
     problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
-    uncached,
 };
 use crate::{
     model::{ids::TenantId, limits::Limits, names::Label, tenant::Tenant},
-    ops::tenants::{self as ops, Change, LimitChange, LimitsChange},
+    ops::{
+        edit::Edit,
+        tenants::{self as ops, Change, LimitsChange},
+    },
 };
 
 /// What to create.
@@ -30,47 +33,46 @@ pub(super) struct CreateTenant {
     )]
     name: String,
     /// Caps; those left out are the service's defaults.
-    #[schema(value_type = Option<LimitsInput>)]
-    limits: Option<ObjectOf<LimitsInput>>,
+    limits: Option<LimitsInput>,
 }
 
 /// What to change.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct UpdateTenant {
     /// Another name.
+    #[serde(default)]
     #[schema(
+        value_type = Option<String>,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
-    name: Option<String>,
-    /// Other caps; those left out stay.
+    name: Edit<String>,
+    /// Other caps; those left out stay. Null lifts all of them.
+    #[serde(default)]
     #[schema(value_type = Option<LimitsInput>)]
-    limits: Option<ObjectOf<LimitsInput>>,
+    limits: Edit<LimitsInput>,
     /// While suspended, the tenant's keys are refused and nobody logs in to its inboxes; mail is still accepted.
-    suspended: Option<bool>,
+    #[serde(default)]
+    #[schema(value_type = Option<bool>)]
+    suspended: Edit<bool>,
 }
 
 /// Caps; null is none.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct LimitsInput {
     /// Live inboxes at one time.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     #[schema(value_type = Option<u32>)]
-    inboxes: LimitChange,
+    inboxes: Edit<u32>,
     /// Custom domains.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     #[schema(value_type = Option<u32>)]
-    domains: LimitChange,
+    domains: Edit<u32>,
     /// Workspaces, the default one included.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default)]
     #[schema(value_type = Option<u32>)]
-    workspaces: LimitChange,
-}
-
-/// A cap that is given, be it null; one that is left out is the default.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LimitChange, D::Error> {
-    Option::deserialize(deserializer).map(LimitChange::To)
+    workspaces: Edit<u32>,
 }
 
 /// Caps; null is none.
@@ -165,20 +167,18 @@ pub(super) async fn create_tenant(
     caller: Authenticated,
     query: Query,
     body: JsonBody,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
-    let input: CreateTenant = body.parse()?;
-    let name = Label::parse(&input.name).map_err(|rule| Problem::invalid("name", rule))?;
-    let limits = input
-        .limits
-        .map_or_else(LimitsChange::default, |limits| limits.0.into());
+    let Input { fields, ignored } = body.command::<CreateTenant>()?;
+    let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
+    let limits = fields.limits.map_or_else(LimitsChange::default, Into::into);
     let (tenant, key) = ops::create(&app.service, &caller.0, name, limits).await?;
     let created = CreatedTenant {
         tenant: tenant.into(),
         key: key.expose().to_owned(),
     };
-    Ok(uncached(StatusCode::CREATED, Json(created)))
+    Answer::new(StatusCode::CREATED, &created, &ignored)
 }
 
 /// List tenants
@@ -234,21 +234,23 @@ pub(super) async fn update_tenant(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<Json<Updated>, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: UpdateTenant = body.parse()?;
+    let Input { fields, ignored } = body.change::<UpdateTenant>()?;
     let change = Change {
-        name: field("name", input.name.as_deref(), Label::parse)?,
-        limits: input
-            .limits
-            .map_or_else(LimitsChange::default, |limits| limits.0.into()),
-        suspended: input.suspended,
+        name: required("name", fields.name, |name| Label::parse(&name))?,
+        limits: match fields.limits {
+            Edit::Keep => LimitsChange::default(),
+            Edit::Clear => LimitsChange::NONE,
+            Edit::Set(limits) => limits.into(),
+        },
+        suspended: required("suspended", fields.suspended, Ok)?,
     };
     app.change(move |service| async move { ops::change(&service, &caller.0, TenantId(id), &change).await })
         .await?;
-    Ok(Json(Updated { updated: true, id }))
+    Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
 /// Delete a tenant

@@ -6,11 +6,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    App, Deleted, Pagination, Updated, deleted,
-    extract::{Authenticated, Ids, JsonBody, Query, field},
+    App, Deleted, Pagination, Updated,
+    answer::Answer,
+    deleted,
+    extract::{Authenticated, Ids, Input, JsonBody, Query, field, required},
     lists,
     problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
-    uncached,
 };
 use crate::{
     model::{
@@ -20,6 +21,7 @@ use crate::{
         workspace::Workspace,
     },
     ops::{
+        edit::Edit,
         keys::{self, KeysOf},
         workspaces::{self as ops, Change},
     },
@@ -45,15 +47,18 @@ pub(super) struct CreateWorkspace {
 #[derive(Deserialize, ToSchema)]
 pub(super) struct UpdateWorkspace {
     /// Another name.
+    #[serde(default)]
     #[schema(
+        value_type = Option<String>,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
     )]
-    name: Option<String>,
+    name: Edit<String>,
     /// Another slug.
-    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-    slug: Option<String>,
+    #[serde(default)]
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    slug: Edit<String>,
 }
 
 /// What key to create.
@@ -185,14 +190,14 @@ pub(super) async fn create_workspace(
     caller: Authenticated,
     query: Query,
     body: JsonBody,
-) -> Result<(StatusCode, Json<WorkspaceView>), Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
-    let input: CreateWorkspace = body.parse()?;
-    let name = Label::parse(&input.name).map_err(|rule| Problem::invalid("name", rule))?;
-    let slug = field("slug", input.slug.as_deref(), Slug::parse)?;
+    let Input { fields, ignored } = body.command::<CreateWorkspace>()?;
+    let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
+    let slug = field("slug", fields.slug.as_deref(), Slug::parse)?;
     let workspace = ops::create(&app.service, &caller.0, name, slug).await?;
-    Ok((StatusCode::CREATED, Json(workspace.into())))
+    Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)
 }
 
 /// List workspaces
@@ -250,17 +255,17 @@ pub(super) async fn update_workspace(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<Json<Updated>, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: UpdateWorkspace = body.parse()?;
+    let Input { fields, ignored } = body.change::<UpdateWorkspace>()?;
     let change = Change {
-        name: field("name", input.name.as_deref(), Label::parse)?,
-        slug: field("slug", input.slug.as_deref(), Slug::parse)?,
+        name: required("name", fields.name, |name| Label::parse(&name))?,
+        slug: required("slug", fields.slug, |slug| Slug::parse(&slug))?,
     };
     ops::change(&app.service, &caller.0, WorkspaceId(id), &change).await?;
-    Ok(Json(Updated { updated: true, id }))
+    Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
 /// Delete a workspace
@@ -293,12 +298,12 @@ pub(super) async fn create_workspace_key(
     ids: Ids<1>,
     query: Query,
     body: JsonBody,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let input: CreateWorkspaceKey = body.parse()?;
-    let name = field("name", input.name.as_deref(), Label::parse)?;
+    let Input { fields, ignored } = body.command::<CreateWorkspaceKey>()?;
+    let name = field("name", fields.name.as_deref(), Label::parse)?;
     let (key, listed) =
         keys::create(&app.service, &caller.0, KeysOf::Workspace(WorkspaceId(id)), name).await?;
     let created = CreatedWorkspaceKey {
@@ -306,7 +311,7 @@ pub(super) async fn create_workspace_key(
         key: key.expose().to_owned(),
         workspace_id: id,
     };
-    Ok(uncached(StatusCode::CREATED, Json(created)))
+    Answer::new(StatusCode::CREATED, &created, &ignored)
 }
 
 /// List the keys of a workspace

@@ -15,6 +15,11 @@ impl Metadata {
     /// What a caller is told when metadata is refused.
     pub const RULE: &'static str = "must be a JSON object that takes at most 16 KiB";
 
+    /// From an object.
+    pub fn new(object: Map<String, Value>) -> Result<Self, Refused> {
+        Self(object).checked()
+    }
+
     /// From the text that [`Metadata::to_json`] writes.
     pub fn from_json(text: &str) -> Result<Self, Refused> {
         let object = serde_json::from_str(text).map_err(|_| Refused::because(Self::RULE))?;

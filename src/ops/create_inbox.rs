@@ -39,6 +39,8 @@ pub struct Request {
     pub domain: Option<DomainName>,
     /// The workspace, if not the default one (or the key's own).
     pub workspace: Option<WorkspaceId>,
+    /// The caller's own data. Of an inbox that the caller has already, it stays as it is.
+    pub metadata: Metadata,
     /// Whether a taken name is an error instead of a reason to number it.
     pub strict: bool,
 }
@@ -236,6 +238,7 @@ async fn allocate(
         canonical: &canonical,
         requested: request.username.as_ref(),
         display_name: request.display_name.as_ref(),
+        metadata: &request.metadata,
         secrets: draft.password.secrets(),
         created_at: now,
     };
@@ -280,6 +283,7 @@ async fn write_together(
         workspace: target.workspace,
         canonical: wanted.clone(),
         display_name: request.display_name.clone(),
+        metadata: request.metadata.clone(),
         hash: draft.password.hash.clone(),
         sealed: draft.password.sealed.clone(),
         key: key.clone(),
@@ -310,7 +314,7 @@ fn created(
         canonical,
         requested: request.username.clone(),
         display_name: request.display_name.clone(),
-        metadata: Metadata::default(),
+        metadata: request.metadata.clone(),
         created_at: draft.created_at,
         acknowledged_at: None,
     };
@@ -437,6 +441,7 @@ async fn complete(
         return Ok(None);
     }
     inbox.display_name.clone_from(&request.display_name);
+    inbox.metadata.clone_from(&request.metadata);
     tx.describe_inbox(inbox.id, inbox.display_name.as_ref(), &inbox.metadata)
         .await?;
     tx.revoke_keys_of(Owner::Inbox(inbox.id), now).await?;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, PAGE_MAX_OCTETS, Service,
     deletions::{Deletion, Subject},
+    edit::Edit,
     keys::issue,
     require,
     secrets::FreshPassword,
@@ -18,6 +19,7 @@ use crate::{
         ids::{InboxId, TenantId},
         inbox::Inbox,
         maps::MapKey,
+        metadata::Metadata,
         names::DisplayName,
         password::MailPassword,
     },
@@ -59,10 +61,10 @@ impl<T, Id> Page<T, Id> {
 /// What to change of an inbox.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
-    /// Another display name.
-    pub display_name: Option<DisplayName>,
-    /// A JSON merge patch of the metadata.
-    pub metadata: Option<Map<String, Value>>,
+    /// Another display name, or none.
+    pub display_name: Edit<DisplayName>,
+    /// A JSON merge patch of the metadata, or none of it any more.
+    pub metadata: Edit<Map<String, Value>>,
 }
 
 /// An inbox within the caller's reach; what is not does not exist.
@@ -177,7 +179,7 @@ pub async fn read(
     Ok((inbox, password))
 }
 
-/// Changes the display name and the metadata.
+/// Changes the display name and the metadata. Fails with `Invalid` if the metadata would take more than 16 KiB.
 pub async fn describe(
     service: &Service,
     caller: &Caller,
@@ -188,14 +190,15 @@ pub async fn describe(
     let mut tx = service.db.write().await?;
     let inbox = reached_to_change(&mut tx, caller, id).await?;
     let metadata = match &change.metadata {
-        Some(patch) => inbox.metadata.patched(patch).map_err(|rule| Error::Invalid {
+        Edit::Set(patch) => inbox.metadata.patched(patch).map_err(|rule| Error::Invalid {
             field: "metadata",
             rule: rule.to_string(),
         })?,
-        None => inbox.metadata,
+        Edit::Clear => Metadata::default(),
+        Edit::Keep => inbox.metadata,
     };
-    let display_name = change.display_name.as_ref().or(inbox.display_name.as_ref());
-    tx.describe_inbox(id, display_name, &metadata).await?;
+    let display_name = change.display_name.clone().applied_to(inbox.display_name);
+    tx.describe_inbox(id, display_name.as_ref(), &metadata).await?;
     Ok(tx.commit().await?)
 }
 

@@ -3,6 +3,7 @@
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
     deletions::{Deletion, Subject},
+    edit::Edit,
     inboxes::{Page, delete_all_of},
     keys::issue,
     require,
@@ -28,37 +29,25 @@ pub const MANAGE: KeyRule = KeyRule {
 /// Name of the workspace that is made with a tenant.
 const DEFAULT_WORKSPACE_NAME: &str = "Default";
 
-/// A change of one cap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum LimitChange {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It becomes this; none lifts it.
-    To(Option<u32>),
-}
-
-impl LimitChange {
-    fn applied_to(self, limit: Option<u32>) -> Option<u32> {
-        match self {
-            Self::Keep => limit,
-            Self::To(limit) => limit,
-        }
-    }
-}
-
 /// What to change of a tenant's caps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LimitsChange {
     /// Of [`Limits::inboxes`].
-    pub inboxes: LimitChange,
+    pub inboxes: Edit<u32>,
     /// Of [`Limits::domains`].
-    pub domains: LimitChange,
+    pub domains: Edit<u32>,
     /// Of [`Limits::workspaces`].
-    pub workspaces: LimitChange,
+    pub workspaces: Edit<u32>,
 }
 
 impl LimitsChange {
+    /// Lifts every cap.
+    pub const NONE: Self = Self {
+        inboxes: Edit::Clear,
+        domains: Edit::Clear,
+        workspaces: Edit::Clear,
+    };
+
     /// These caps with the change applied.
     pub fn applied_to(self, limits: Limits) -> Limits {
         Limits {

@@ -17,6 +17,7 @@ use crate::{
         address::{Address, LocalPart},
         api_key::{ApiKey, Scope},
         ids::{InboxId, KeyId, TenantId, WorkspaceId},
+        metadata::Metadata,
         names::DisplayName,
         password::PasswordHash,
     },
@@ -45,6 +46,8 @@ pub(super) struct Fresh {
     pub(super) canonical: Address,
     /// The name shown beside the address.
     pub(super) display_name: Option<DisplayName>,
+    /// The caller's own data.
+    pub(super) metadata: Metadata,
     /// What Dovecot checks the password against.
     pub(super) hash: PasswordHash,
     /// The recoverable password, sealed.
@@ -141,6 +144,7 @@ impl Fresh {
                 canonical: &self.canonical,
                 requested: Some(self.requested()),
                 display_name: self.display_name.as_ref(),
+                metadata: &self.metadata,
                 secrets: NewSecrets {
                     password_hash: &self.hash,
                     sealed_password: self.sealed.as_deref(),

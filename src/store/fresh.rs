@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{Error, NewInbox, NewKey, Tx, on, values};
-use crate::model::{address::LocalPart, ids::TenantId, maps::MapKey, metadata::Metadata, names::DisplayName};
+use crate::model::{address::LocalPart, ids::TenantId, maps::MapKey, names::DisplayName};
 
 /// Inboxes that are written together.
 pub const FRESH_MAX: usize = 64;
@@ -191,7 +191,7 @@ impl Tx {
                     .bind(inbox.canonical.domain.as_str())
                     .bind(inbox.requested.map(LocalPart::as_str))
                     .bind(inbox.display_name.map(DisplayName::as_str))
-                    .bind(Metadata::default().to_json())
+                    .bind(inbox.metadata.to_json())
                     .bind(inbox.secrets.password_hash.as_str())
                     .bind(inbox.secrets.sealed_password)
                     .bind(inbox.created_at.as_micros());

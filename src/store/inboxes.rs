@@ -31,6 +31,8 @@ pub struct NewInbox<'a> {
     pub requested: Option<&'a LocalPart>,
     /// The name shown beside the address.
     pub display_name: Option<&'a DisplayName>,
+    /// The owner's own data.
+    pub metadata: &'a Metadata,
     /// Its secrets.
     pub secrets: NewSecrets<'a>,
     /// When its name was allocated.
@@ -338,7 +340,7 @@ impl Tx {
             .bind(new.canonical.domain.as_str())
             .bind(new.requested.map(LocalPart::as_str))
             .bind(new.display_name.map(DisplayName::as_str))
-            .bind(Metadata::default().to_json())
+            .bind(new.metadata.to_json())
             .bind(new.secrets.password_hash.as_str())
             .bind(new.secrets.sealed_password)
             .bind(new.created_at.as_micros())

@@ -120,7 +120,12 @@ fn rows_of_own() -> Vec<Row> {
         ),
         Row("GET", "/v1/inboxes/{inbox}", none(), [403, 200, 200, 200]),
         Row("GET", "/v1/inboxes/{other_inbox}", none(), [403, 200, 404, 404]),
-        Row("PATCH", "/v1/inboxes/{inbox}", none(), [403, 200, 200, 403]),
+        Row(
+            "PATCH",
+            "/v1/inboxes/{inbox}",
+            json!({"displayName": "x"}),
+            [403, 200, 200, 403],
+        ),
         // The same address four times: who comes second finds it added.
         Row(
             "POST",
@@ -158,7 +163,12 @@ fn rows_of_own() -> Vec<Row> {
             none(),
             [403, 404, 200, 403],
         ),
-        Row("PATCH", "/v1/inboxes/{other_inbox}", none(), [403, 200, 404, 403]),
+        Row(
+            "PATCH",
+            "/v1/inboxes/{other_inbox}",
+            json!({"displayName": "x"}),
+            [403, 200, 404, 403],
+        ),
         Row(
             "POST",
             "/v1/inboxes/{inbox}/rotate-password",
@@ -207,8 +217,8 @@ fn rows_of_own() -> Vec<Row> {
         Row(
             "PATCH",
             "/v1/domains/{name}.example",
-            none(),
-            [403, 200, 200, 403],
+            json!({"catchAll": null}),
+            [403, 409, 409, 403],
         ),
         Row(
             "POST",
@@ -233,7 +243,7 @@ fn rows_of_own() -> Vec<Row> {
         Row(
             "PATCH",
             "/v1/workspaces/{workspace}",
-            none(),
+            json!({"name": "x"}),
             [403, 200, 403, 403],
         ),
         Row(
@@ -268,7 +278,12 @@ fn rows_of_own() -> Vec<Row> {
         ),
         Row("GET", "/v1/tenants", none(), [200, 403, 403, 403]),
         Row("GET", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
-        Row("PATCH", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
+        Row(
+            "PATCH",
+            "/v1/tenants/{tenant}",
+            json!({"suspended": false}),
+            [200, 403, 403, 403],
+        ),
         Row("POST", "/v1/tenants/{tenant}/keys", none(), [201, 201, 403, 403]),
         Row("GET", "/v1/tenants/{tenant}/keys", none(), [200, 200, 403, 403]),
         // The super admin revokes it; then there is none.
@@ -439,7 +454,12 @@ fn rows_of_foreign() -> Vec<Row> {
             [403, 404, 403, 403],
         ),
         Row("GET", "/v1/tenants/{tenant}", none(), [200, 403, 403, 403]),
-        Row("PATCH", "/v1/tenants/{tenant}", json!({}), [200, 403, 403, 403]),
+        Row(
+            "PATCH",
+            "/v1/tenants/{tenant}",
+            json!({"suspended": false}),
+            [200, 403, 403, 403],
+        ),
         Row("POST", "/v1/tenants/{tenant}/keys", none(), [201, 404, 403, 403]),
         Row("GET", "/v1/tenants/{tenant}/keys", none(), [200, 404, 403, 403]),
         Row(

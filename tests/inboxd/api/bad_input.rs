@@ -93,12 +93,6 @@ on_both_databases! {
         nothing_written(&acme, &daemon).await;
     }
 
-    async fn unknown_body_fields_are_ignored(daemon) {
-        let acme = daemon.tenant("Acme").await;
-        let made = acme.post("/v1/inboxes", &json!({"username": "scout", "verified": true, "x": {"y": [1]}})).await;
-        assert_eq!(made.status, 201);
-    }
-
     async fn unknown_and_repeated_query_parameters_are_refused(daemon) {
         let acme = daemon.tenant("Acme").await;
         for (query, field) in [
@@ -128,7 +122,7 @@ on_both_databases! {
 async fn huge_bodies_are_refused() {
     let daemon = Daemon::start(crate::support::daemon::Database::Sqlite).await;
     let acme = daemon.tenant("Acme").await;
-    let body = json!({"username": "scout", "x": "x".repeat(64 * 1024)}).to_string();
+    let body = json!({"username": "scout", "metadata": {"x": "x".repeat(64 * 1024)}}).to_string();
     let answer = acme
         .send(acme.request(Method::POST, "/v1/inboxes").body(body))
         .await;
@@ -164,8 +158,9 @@ async fn every_content_type_and_an_empty_body_are_tolerated() {
     assert_eq!(
         acme.send(acme.request(Method::PATCH, &format!("/v1/inboxes/{id}")))
             .await
-            .status,
-        200
+            .error(),
+        (400, "VALIDATION_ERROR"),
+        "nothing to change is named"
     );
     assert_eq!(acme.delete(&format!("/v1/inboxes/{id}")).await.status, 200);
     // What curl -d sends without being told otherwise.

@@ -11,6 +11,7 @@ mod deletions;
 mod document;
 mod domains;
 mod faults;
+mod fields;
 mod healthcheck;
 mod idempotency;
 mod inboxes;

@@ -42,7 +42,7 @@ on_both_databases! {
         assert_eq!((read.text("name"), read.text("slug")), ("New", "new"));
         assert_eq!(acme.patch(&path, &json!({"slug": "default"})).await.error(), (409, "SLUG_TAKEN"));
         assert_eq!(acme.patch(&path, &json!({"slug": "new"})).await.status, 200);
-        assert_eq!(acme.patch(&path, &json!({})).await.status, 200);
+        assert_eq!(acme.patch(&path, &json!({})).await.error(), (400, "VALIDATION_ERROR"));
         assert_eq!(acme.patch(&path, &json!({"name": ""})).await.error(), (400, "VALIDATION_ERROR"));
     }
 

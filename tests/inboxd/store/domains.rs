@@ -17,8 +17,9 @@ use inboxd::{
     ops::{
         Changed, Error, Service,
         domains::{Registered, read, register, verify},
+        edit::Edit,
         hang_up,
-        tenants::{self, Change, LimitChange, LimitsChange},
+        tenants::{self, Change, LimitsChange},
     },
 };
 
@@ -101,7 +102,7 @@ impl Rig {
     /// A tenant that may have so many domains.
     async fn tenant(&self, name: &str, domains: u32) -> Tenant {
         let limits = LimitsChange {
-            domains: LimitChange::To(Some(domains)),
+            domains: Edit::Set(domains),
             ..LimitsChange::default()
         };
         let name = Label::parse(name).unwrap();
@@ -114,7 +115,7 @@ impl Rig {
     async fn cap(&self, tenant: &Tenant, domains: u32) {
         let change = Change {
             limits: LimitsChange {
-                domains: LimitChange::To(Some(domains)),
+                domains: Edit::Set(domains),
                 ..LimitsChange::default()
             },
             ..Change::default()

@@ -349,6 +349,7 @@ async fn call_everything(store: &Store) {
         )
     });
     let (password_hash, scope) = (hash(3), Scope::Tenant { tenant: tenant.id });
+    let metadata = Metadata::default();
     let rows = fresh.each_ref().map(|(id, canonical, key)| FreshInbox {
         inbox: NewInbox {
             id: *id,
@@ -357,6 +358,7 @@ async fn call_everything(store: &Store) {
             canonical,
             requested: Some(&canonical.local_part),
             display_name: None,
+            metadata: &metadata,
             secrets: NewSecrets {
                 password_hash: &password_hash,
                 sealed_password: None,

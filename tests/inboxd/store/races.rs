@@ -9,7 +9,7 @@ use inboxd::{
         names::{Label, Slug},
         tenant::Tenant,
     },
-    ops::{Error, PAGE_MAX_OCTETS, Service, create_inbox::Outcome, inboxes, tenants, workspaces},
+    ops::{Error, PAGE_MAX_OCTETS, Service, create_inbox::Outcome, edit::Edit, inboxes, tenants, workspaces},
     store::{InboxFilter, Owner},
 };
 use serde_json::json;
@@ -191,8 +191,8 @@ async fn changes_of_different_things_do_not_undo_each_other() {
             let describe = |service: Arc<Service>, member: String| async move {
                 let patch = json!({ member: round });
                 let change = inboxes::Description {
-                    display_name: None,
-                    metadata: patch.as_object().cloned(),
+                    display_name: Edit::Keep,
+                    metadata: Edit::Set(patch.as_object().cloned().unwrap()),
                 };
                 inboxes::describe(&service, &tenant_caller(acme.id), id, &change)
                     .await

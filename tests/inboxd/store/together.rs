@@ -7,7 +7,8 @@ use inboxd::{
     ops::{
         Error, PAGE_MAX_OCTETS, Service,
         create_inbox::Outcome,
-        tenants::{self, LimitChange, LimitsChange},
+        edit::Edit,
+        tenants::{self, LimitsChange},
     },
     store::{InboxFilter, Owner},
 };
@@ -99,7 +100,7 @@ async fn a_cap_in_the_middle_of_a_group_holds_to_the_last_inbox() {
     on_both(async |store| {
         let service = service(&store.db);
         let limits = LimitsChange {
-            inboxes: LimitChange::To(Some(20)),
+            inboxes: Edit::Set(20),
             ..LimitsChange::default()
         };
         let acme = Label::parse("Acme").unwrap();

@@ -9,6 +9,7 @@ use inboxd::{
         ids::{InboxId, TenantId, WorkspaceId},
         limits::Limits,
         maps::AddressState,
+        metadata::Metadata,
         names::{Label, Slug},
         password::PasswordHash,
         tenant::Tenant,
@@ -174,6 +175,7 @@ pub async fn insert_inbox(
         canonical,
         requested: requested.as_ref(),
         display_name: None,
+        metadata: &Metadata::default(),
         secrets: NewSecrets {
             password_hash: &hash(1),
             sealed_password: Some(b"sealed"),
