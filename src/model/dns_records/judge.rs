@@ -1,13 +1,12 @@
 //! Answers of DNS held against what is wanted: whether a record does its work, and why not, in the words of whoever has
 //! to mend it.
 
-use super::{
-    super::{address::DomainName, dkim::PublicKey, domain::RecordStatus},
-    parse::{DkimRecord, DmarcRecord, spf_terms},
-};
+pub mod spf;
 
-/// Characters of somebody's record that are shown.
-const SHOWN_MAX_CHARS: usize = 60;
+use super::{
+    super::{address::DomainName, dkim::PublicKey, domain::RecordStatus, shown},
+    parse::{DkimRecord, DmarcRecord},
+};
 
 /// What DNS answers when it is asked for records.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,24 +30,6 @@ pub struct Mx {
     pub is_ours_by_address: bool,
 }
 
-/// What evaluating a domain's SPF record says of our hosts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SpfVerdict {
-    /// All of them may send.
-    Pass,
-    /// This one may not: its address, and the result in RFC 7208's words.
-    Refused {
-        /// The address.
-        address: String,
-        /// `fail`, `softfail`, `neutral`, `none` or `permerror`.
-        result: String,
-    },
-    /// We have no address that could be looked for.
-    NoAddress,
-    /// DNS did not say all that it takes.
-    Failed(String),
-}
-
 /// Whether a record does its work, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judgement {
@@ -65,23 +46,9 @@ fn judged(status: RecordStatus, reason: impl Into<String>) -> Judgement {
     }
 }
 
-fn unknown(why: &str) -> Judgement {
+/// What is said where DNS did not answer.
+pub fn unknown(why: &str) -> Judgement {
     judged(RecordStatus::Unknown, format!("DNS did not answer: {why}"))
-}
-
-/// Somebody's text, short and without anything that a terminal would take for more.
-fn shown(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .take(SHOWN_MAX_CHARS)
-        .collect();
-    let more = if text.chars().count() > SHOWN_MAX_CHARS {
-        "..."
-    } else {
-        ""
-    };
-    format!("\"{plain}{more}\"")
 }
 
 /// The TXT record that proves who owns a domain.
@@ -150,82 +117,6 @@ pub fn mx(host: &str, answer: &Answer<Mx>) -> Judgement {
     } else {
         judged(RecordStatus::Verified, "mail comes here")
     }
-}
-
-/// Which text of a domain's TXT records is its SPF record; a judgement where that says enough.
-pub fn spf_record(answer: &Answer<String>) -> Result<Vec<String>, Judgement> {
-    let texts = match answer {
-        Answer::Failed(why) => return Err(unknown(why)),
-        Answer::Nothing => return Err(judged(RecordStatus::Missing, "the domain has no SPF record")),
-        Answer::Records(texts) => texts,
-    };
-    let mut found = texts.iter().filter_map(|text| spf_terms(text));
-    match (found.next(), found.count()) {
-        (None, _) => Err(judged(
-            RecordStatus::Missing,
-            "the domain has TXT records, but no SPF record (\"v=spf1 ...\") among them",
-        )),
-        (Some(terms), 0) => Ok(terms),
-        (Some(_), more) => Err(judged(
-            RecordStatus::Wrong,
-            format!(
-                "there are {} SPF records, which others take for none (RFC 7208, 4.5); make one of them",
-                more + 1
-            ),
-        )),
-    }
-}
-
-/// The SPF record of a domain, of which the terms are known.
-pub fn spf(wanted: &super::SpfTerms, terms: &[String], verdict: &SpfVerdict) -> Judgement {
-    let allows_all = terms.iter().any(|term| matches!(term.as_str(), "all" | "+all"));
-    if allows_all {
-        return judged(
-            RecordStatus::Wrong,
-            "the record ends in \"+all\", which lets everybody send mail of the domain; use \"~all\" or \"-all\"",
-        );
-    }
-    if let Some(term) = terms.iter().find(|term| !is_spf_term(term)) {
-        return judged(
-            RecordStatus::Wrong,
-            format!(
-                "the SPF record holds {}, which is no mechanism, so that others take it for none (RFC 7208, 4.6)",
-                shown(term)
-            ),
-        );
-    }
-    match verdict {
-        SpfVerdict::Pass => judged(RecordStatus::Verified, "the SPF record lets this server send"),
-        SpfVerdict::Failed(why) => unknown(why),
-        SpfVerdict::Refused { address, result } => judged(
-            RecordStatus::Wrong,
-            format!(
-                "the SPF record says {result} for this server's address {address}; add \"{}\" before \"all\"",
-                wanted.as_str()
-            ),
-        ),
-        SpfVerdict::NoAddress => {
-            let missing = wanted
-                .as_str()
-                .split(' ')
-                .find(|term| !terms.iter().any(|have| have.trim_start_matches('+') == *term));
-            match missing {
-                None => judged(RecordStatus::Verified, "the SPF record has what it should have"),
-                Some(term) => judged(
-                    RecordStatus::Wrong,
-                    format!("the SPF record lacks \"{term}\"; add it before \"all\""),
-                ),
-            }
-        }
-    }
-}
-
-/// Whether a term is a mechanism or a modifier (RFC 7208, 4.6.1). Modifiers that nobody knows are ignored.
-fn is_spf_term(term: &str) -> bool {
-    const MECHANISMS: [&str; 8] = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
-    let end = term.find([':', '/', '=']).unwrap_or(term.len());
-    let name = term[..end].trim_start_matches(['+', '-', '?', '~']);
-    term[end..].starts_with('=') || MECHANISMS.contains(&name)
 }
 
 /// The record of a key.
@@ -342,7 +233,7 @@ mod tests {
     use super::{RecordStatus::*, *};
     use crate::model::{
         dkim::{Algorithm, Selector},
-        dns_records::{SpfTerms, dkim_value},
+        dns_records::dkim_value,
     };
 
     fn texts(texts: &[&str]) -> Answer<String> {
@@ -393,32 +284,6 @@ mod tests {
         }
         assert_eq!(mx("mx.example", &Answer::Nothing).status, Missing);
         assert_eq!(mx("mx.example", &Answer::Failed(String::new())).status, Unknown);
-    }
-
-    #[test]
-    fn one_spf_record_must_let_us_send() {
-        let wanted = SpfTerms::parse("mx a:mail.example").unwrap();
-        let refused = |found: &Answer<String>| spf_record(found).unwrap_err().status;
-        assert_eq!(refused(&texts(&["v=spf1 mx -all", "v=spf1 a -all"])), Wrong);
-        assert_eq!(refused(&texts(&["hello"])), Missing);
-        assert_eq!(refused(&Answer::Nothing), Missing);
-        let terms = spf_record(&texts(&["hello", "v=spf1 +mx A:mail.example -all"])).unwrap();
-        let refusal = SpfVerdict::Refused {
-            address: "192.0.2.1".into(),
-            result: "softfail".into(),
-        };
-        for (verdict, status) in [
-            (SpfVerdict::Pass, Verified),
-            (SpfVerdict::NoAddress, Verified),
-            (refusal, Wrong),
-            (SpfVerdict::Failed("x".into()), Unknown),
-        ] {
-            assert_eq!(spf(&wanted, &terms, &verdict).status, status, "{verdict:?}");
-        }
-        let other = spf_record(&texts(&["v=spf1 mx ?all"])).unwrap();
-        assert_eq!(spf(&wanted, &other, &SpfVerdict::NoAddress).status, Wrong);
-        let open = spf_record(&texts(&["v=spf1 mx +all"])).unwrap();
-        assert_eq!(spf(&wanted, &open, &SpfVerdict::Pass).status, Wrong);
     }
 
     #[test]

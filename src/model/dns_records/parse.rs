@@ -1,4 +1,4 @@
-//! The text of TXT records that are about mail: tag lists (RFC 6376, 3.2) and SPF (RFC 7208, 4.5).
+//! The text of TXT records that are tag lists (RFC 6376, 3.2): DKIM keys and DMARC policies.
 //!
 //! What arrives here was published by anybody: every octet sequence is taken or refused, none is trusted.
 
@@ -145,23 +145,6 @@ impl DmarcRecord {
     }
 }
 
-/// The terms of an SPF record, without the version. `None`: it is something else.
-pub fn spf_terms(text: &str) -> Option<Vec<String>> {
-    const VERSION: &str = "v=spf1";
-    let head = text.get(..VERSION.len())?;
-    let rest = &text[VERSION.len()..];
-    // The version is followed by a space or the end (RFC 7208, 4.5).
-    if !head.eq_ignore_ascii_case(VERSION) || !(rest.is_empty() || rest.starts_with(' ')) {
-        return None;
-    }
-    Some(
-        rest.split(' ')
-            .filter(|term| !term.is_empty())
-            .map(str::to_ascii_lowercase)
-            .collect(),
-    )
-}
-
 /// Whether a text begins with `name=value` as its first tag, with white space where it may be.
 fn starts_as(text: &str, tag: &str) -> bool {
     let first: String = text
@@ -197,13 +180,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_fail_otherwise_than_by_refusing(text in "\\PC{0,300}|[a-z0-9=;: \t\"\\\\.]{0,80}") {
-            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text), spf_terms(&text));
+            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text));
         }
 
         #[test]
         fn no_octets_do_either(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let text = String::from_utf8_lossy(&octets);
-            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text), spf_terms(&text));
+            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text));
         }
 
         #[test]
@@ -288,9 +271,6 @@ mod tests {
         for text in ["", "v=spf1 -all", "v=DMARC2; p=none", "p=none; v=DMARC1"] {
             assert!(DmarcRecord::parse(text).is_none(), "{text}");
         }
-        for text in ["", "v=spf10 -all", "v=spf1-all", "spf1 -all", "v=spf2.0/pra -all"] {
-            assert!(spf_terms(text).is_none(), "{text}");
-        }
     }
 
     #[test]
@@ -314,8 +294,6 @@ mod tests {
             [0; 0],
             "revoked"
         );
-        assert_eq!(spf_terms("V=SPF1  MX -ALL").unwrap(), ["mx", "-all"]);
-        assert_eq!(spf_terms("v=spf1").unwrap(), [""; 0]);
     }
 
     #[test]

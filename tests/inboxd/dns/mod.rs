@@ -1,5 +1,8 @@
 //! What is said of the records of a domain, by what a real name server answers.
 
+mod spf;
+mod spf_status;
+
 use std::{net::UdpSocket, time::Duration};
 
 use inboxd::{
