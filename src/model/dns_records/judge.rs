@@ -51,6 +51,26 @@ pub fn unknown(why: &str) -> Judgement {
     judged(RecordStatus::Unknown, format!("DNS did not answer: {why}"))
 }
 
+/// Why a text does not count that would without the quotes and backslashes in it: people copy them out of a zone file into
+/// a form that keeps them. `None`: that is not what is wrong with it.
+fn kept_signs(text: &str, counts: impl Fn(&str) -> bool) -> Option<String> {
+    let signs = match (text.contains('"'), text.contains('\\')) {
+        (true, true) => "quotes and backslashes",
+        (true, false) => "quotes",
+        (false, true) => "backslashes",
+        (false, false) => return None,
+    };
+    // `"one string" "and the next"`
+    let joined = text.replace("\" \"", "").replace(['"', '\\'], "");
+    counts(joined.trim()).then(|| {
+        format!(
+            "the TXT record holds {signs} as a part of its text, {}: they belong to zone files, and the form has kept them; \
+             enter the value without them",
+            shown(text)
+        )
+    })
+}
+
 /// The TXT record that proves who owns a domain.
 pub fn ownership(value: &str, answer: &Answer<String>) -> Judgement {
     match answer {
@@ -61,7 +81,12 @@ pub fn ownership(value: &str, answer: &Answer<String>) -> Judgement {
         }
         Answer::Records(texts) => {
             let found = shown(&texts[0]);
-            if texts.iter().any(|text| text.trim().starts_with("inboxd-verify=")) {
+            if let Some(reason) = texts
+                .iter()
+                .find_map(|text| kept_signs(text, |text| text == value))
+            {
+                judged(RecordStatus::Missing, reason)
+            } else if texts.iter().any(|text| text.trim().starts_with("inboxd-verify=")) {
                 judged(
                     RecordStatus::Wrong,
                     format!("there is another challenge, {found}: perhaps that of an earlier registration"),
@@ -131,31 +156,19 @@ pub fn dkim(key: &PublicKey, answer: &Answer<String>) -> Judgement {
         }
         Answer::Records(texts) => texts,
     };
-    let mut found = texts.iter().filter_map(|text| DkimRecord::parse(text));
-    let (record, more) = (found.next(), found.count());
-    let record = match record {
-        None => {
-            return judged(
-                RecordStatus::Missing,
-                format!(
-                    "the name answers with {}, perhaps from a wildcard record, and not with a DKIM key",
-                    shown(&texts[0])
-                ),
-            );
-        }
-        Some(_) if more > 0 => {
-            return judged(
-                RecordStatus::Wrong,
-                format!(
-                    "there are {} DKIM records with this name, of which others may take any; leave one",
-                    more + 1
-                ),
-            );
-        }
-        Some(Err(rule)) => {
-            return judged(RecordStatus::Wrong, format!("the record cannot be read: {rule}"));
-        }
-        Some(Ok(record)) => record,
+    let record = match &texts[..] {
+        [text] => match DkimRecord::parse(text) {
+            Some(Ok(record)) => record,
+            Some(Err(rule)) => {
+                let reason = kept_signs(text, |text| is_key(text, key));
+                return judged(
+                    RecordStatus::Wrong,
+                    reason.unwrap_or_else(|| format!("the record cannot be read: {rule}")),
+                );
+            }
+            None => return no_key(texts),
+        },
+        _ => return several_at_key(key, texts),
     };
     if record.public.is_empty() {
         return judged(
@@ -177,6 +190,51 @@ pub fn dkim(key: &PublicKey, answer: &Answer<String>) -> Judgement {
     } else {
         judged(RecordStatus::Verified, "the key is published")
     }
+}
+
+/// Whether a text is the record of a key.
+fn is_key(text: &str, key: &PublicKey) -> bool {
+    matches!(
+        DkimRecord::parse(text),
+        Some(Ok(record)) if record.key_type == key.algorithm.key_type() && record.public == key.octets
+    )
+}
+
+/// Where no TXT record at the name of a key is a DKIM record.
+fn no_key(texts: &[String]) -> Judgement {
+    let is_record = |text: &str| DkimRecord::parse(text).is_some();
+    let kept = texts.iter().find_map(|text| kept_signs(text, is_record));
+    let reason = kept.unwrap_or_else(|| {
+        format!(
+            "the name answers with {}, perhaps from a wildcard record, and not with a DKIM key",
+            shown(&texts[0])
+        )
+    });
+    judged(RecordStatus::Missing, reason)
+}
+
+/// Where there are several TXT records at the name of a key. What others make of that is undefined (RFC 6376, 3.6.2.2): some
+/// take the first, some refuse all.
+fn several_at_key(key: &PublicKey, texts: &[String]) -> Judgement {
+    let (keys, others): (Vec<&String>, Vec<&String>) =
+        texts.iter().partition(|text| DkimRecord::parse(text).is_some());
+    let is_cut = |one: &String, other: &String| is_key(&format!("{one}{other}"), key);
+    let reason = match (&keys[..], &others[..]) {
+        ([], _) => return no_key(texts),
+        _ if matches!(texts, [one, other] if is_cut(one, other) || is_cut(other, one)) => {
+            "the value is spread over two TXT records; it has to be one record, of several strings".to_owned()
+        }
+        ([_], [other, ..]) => format!(
+            "beside the DKIM record stands another TXT record with this name, {}: which of them others take is undefined (RFC 6376, \
+             3.6.2.2); leave the DKIM record alone there",
+            shown(other)
+        ),
+        _ => format!(
+            "there are {} DKIM records with this name, of which others may take any, or none (RFC 6376, 3.6.2.2); leave one",
+            keys.len()
+        ),
+    };
+    judged(RecordStatus::Wrong, reason)
 }
 
 /// The DMARC record of a domain, or of the domain above it that speaks for it (RFC 7489, 6.6.3).
@@ -255,12 +313,15 @@ mod tests {
             (texts(&["x", "inboxd-verify=abc"]), Verified),
             (texts(&["inboxd-verify=abc "]), Verified),
             (texts(&["inboxd-verify=old"]), Wrong),
+            (texts(&["\"inboxd-verify=abc\""]), Missing),
             (texts(&["v=spf1 -all"]), Missing),
             (Answer::Nothing, Missing),
             (Answer::Failed("timed out".into()), Unknown),
         ] {
             assert_eq!(ownership(value, &answer).status, status, "{answer:?}");
         }
+        let quoted = ownership(value, &texts(&["x", "\"inboxd-verify=abc\""])).reason;
+        assert!(quoted.contains("holds quotes"), "{quoted}");
     }
 
     #[test]
@@ -293,8 +354,15 @@ mod tests {
         for (found, status) in [
             (texts(&[&value]), Verified),
             (texts(&[&format!("{value};t=y")]), Verified),
-            (texts(&["v=spf1 -all", &value]), Verified),
+            (texts(&["v=spf1 -all", &value]), Wrong),
+            (texts(&[&value, "AQAB7mPqQIDAQAB"]), Wrong),
+            (texts(&["AQAB7mPqQIDAQAB", &value]), Wrong),
+            (texts(&[&value[..100], &value[100..]]), Wrong),
+            (texts(&[&value[100..], &value[..100]]), Wrong),
             (texts(&["v=spf1 -all"]), Missing),
+            (texts(&["v=spf1 -all", "hello"]), Missing),
+            (texts(&[&format!("\"{value}\"")]), Missing),
+            (texts(&[&value.replace(';', "\\;")]), Missing),
             (texts(&[&value, &value]), Wrong),
             (texts(&[&dkim_value(&other)]), Wrong),
             (texts(&[&value[..200]]), Wrong),
@@ -304,6 +372,42 @@ mod tests {
             (Answer::Failed(String::new()), Unknown),
         ] {
             assert_eq!(dkim(&key(), &found).status, status, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_reason_says_what_stands_in_the_way_of_a_key() {
+        let value = dkim_value(&key());
+        for (found, says) in [
+            (
+                texts(&[&value, "AQAB7mPqQIDAQAB"]),
+                "another TXT record with this name, \"AQAB7mPqQIDAQAB\"",
+            ),
+            (texts(&["v=spf1 -all", &value]), "\"v=spf1 -all\""),
+            (
+                texts(&[&value[100..], &value[..100]]),
+                "spread over two TXT records",
+            ),
+            (texts(&[&value, &value]), "2 DKIM records"),
+            (texts(&["hello"]), "wildcard"),
+            (texts(&["say \"hello\""]), "wildcard"),
+            (
+                texts(&[&format!("\"{value}\"")]),
+                "holds quotes as a part of its text",
+            ),
+            (
+                texts(&[&format!("\"{}\" \"{}\"", &value[..100], &value[100..])]),
+                "holds quotes as",
+            ),
+            (texts(&[&value.replace(';', "\\;")]), "holds backslashes as"),
+            (
+                texts(&[&format!("\"{}\"", value.replace(';', "\\;"))]),
+                "holds quotes and backslashes as",
+            ),
+            (texts(&[&value.replace("p=", "p=\"")]), "holds quotes as"),
+        ] {
+            let reason = dkim(&key(), &found).reason;
+            assert!(reason.contains(says), "{found:?}: {reason}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     super::{SpfTerms, Wanted},
-    Answer, Judgement, RecordStatus, judged, shown, unknown,
+    Answer, Judgement, RecordStatus, judged, kept_signs, shown, unknown,
 };
 use crate::model::spf::{
     Directive, Fault, FaultKind, LOOKUPS_MAX, MX_HOSTS_MAX, Mechanism, Record, VOID_LOOKUPS_MAX, Verdict,
@@ -24,10 +24,13 @@ pub fn record(answer: &Answer<String>) -> Result<Record, Judgement> {
     let found: Vec<&String> = texts.iter().filter(|text| is_record(text.as_bytes())).collect();
     let text = match found[..] {
         [] => {
-            return Err(judged(
-                RecordStatus::Missing,
-                "the domain has TXT records, but no SPF record (\"v=spf1 ...\") among them",
-            ));
+            let kept = texts
+                .iter()
+                .find_map(|text| kept_signs(text, |text| is_record(text.as_bytes())));
+            let reason = kept.unwrap_or_else(|| {
+                "the domain has TXT records, but no SPF record (\"v=spf1 ...\") among them".to_owned()
+            });
+            return Err(judged(RecordStatus::Missing, reason));
         }
         [text] => text,
         _ => {
