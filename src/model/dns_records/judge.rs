@@ -218,7 +218,9 @@ fn no_key(texts: &[String]) -> Judgement {
 fn several_at_key(key: &PublicKey, texts: &[String]) -> Judgement {
     let (keys, others): (Vec<&String>, Vec<&String>) =
         texts.iter().partition(|text| DkimRecord::parse(text).is_some());
-    let is_cut = |one: &String, other: &String| is_key(&format!("{one}{other}"), key);
+    let is_cut = |one: &String, other: &String| {
+        !is_key(one, key) && !is_key(other, key) && is_key(&format!("{one}{other}"), key)
+    };
     let reason = match (&keys[..], &others[..]) {
         ([], _) => return no_key(texts),
         _ if matches!(texts, [one, other] if is_cut(one, other) || is_cut(other, one)) => {
@@ -237,29 +239,68 @@ fn several_at_key(key: &PublicKey, texts: &[String]) -> Judgement {
     judged(RecordStatus::Wrong, reason)
 }
 
-/// The DMARC record of a domain, or of the domain above it that speaks for it (RFC 7489, 6.6.3).
+/// The DMARC record of a domain, or of the domain above it that speaks for it (RFC 9989, 4.10.1).
 pub fn dmarc(answer: &Answer<String>, above: Option<(&DomainName, &Answer<String>)>) -> Judgement {
-    match (dmarc_of(answer), above) {
-        (Ok(Some(record)), _) => judged(
-            RecordStatus::Verified,
-            format!("the policy is \"{}\"", record.policy),
+    let own = match dmarc_of(answer) {
+        Ok(Some(record)) => {
+            let policy = policy_of(&record, record.policy.as_deref());
+            return judged(RecordStatus::Verified, format!("the policy is {policy}"));
+        }
+        Ok(None) => no_dmarc(answer),
+        Err(judgement) => return judgement,
+    };
+    let Some((name, answer)) = above else {
+        return own;
+    };
+    match dmarc_of(answer) {
+        Ok(Some(record)) => {
+            let subdomains = record.subdomain_policy.as_deref();
+            // Without a "p=", the whole record counts as one of "p=none".
+            let policy = record
+                .policy
+                .as_deref()
+                .map(|policy| subdomains.unwrap_or(policy));
+            let policy = policy_of(&record, policy);
+            judged(
+                RecordStatus::Verified,
+                format!("the record of {name} speaks for this domain: the policy is {policy}"),
+            )
+        }
+        Ok(None) | Err(_) => judged(
+            RecordStatus::Missing,
+            format!("{}, and {name} has none that speaks for this domain", own.reason),
         ),
-        (Err(judgement), _) => judgement,
-        (Ok(None), None) => judged(RecordStatus::Missing, "there is no DMARC record"),
-        (Ok(None), Some((name, answer))) => match dmarc_of(answer) {
-            Ok(Some(record)) => {
-                let policy = record.subdomain_policy.unwrap_or(record.policy);
-                judged(
-                    RecordStatus::Verified,
-                    format!("the record of {name} speaks for this domain: the policy is \"{policy}\""),
-                )
-            }
-            Ok(None) | Err(_) => judged(
-                RecordStatus::Missing,
-                format!("there is no DMARC record, and {name} has none that speaks for this domain"),
-            ),
-        },
     }
+}
+
+fn policy_of(record: &DmarcRecord, policy: Option<&str>) -> String {
+    match policy {
+        None => "\"none\", because there is no \"p=\"; add it".to_owned(),
+        Some(policy) if record.is_testing && policy != "none" => {
+            format!("\"{policy}\", but \"t=y\" asks others to go one step below")
+        }
+        Some(policy) => format!("\"{policy}\""),
+    }
+}
+
+/// Where no TXT record is a DMARC record: one may have been meant to be.
+fn no_dmarc(answer: &Answer<String>) -> Judgement {
+    let texts: &[String] = match answer {
+        Answer::Records(texts) => texts,
+        Answer::Nothing | Answer::Failed(_) => &[],
+    };
+    let is_record = |text: &str| DmarcRecord::parse(text).is_some();
+    let kept = texts.iter().find_map(|text| kept_signs(text, is_record));
+    let is_meant = |text: &&String| text.to_ascii_lowercase().contains("dmarc1");
+    let reason = match (kept, texts.iter().find(is_meant)) {
+        (Some(kept), _) => kept,
+        (None, Some(text)) => format!(
+            "{} is no DMARC record: it has to begin with \"v=DMARC1;\", in upper case (RFC 9989, 4.7)",
+            shown(text)
+        ),
+        (None, None) => "there is no DMARC record".to_owned(),
+    };
+    judged(RecordStatus::Missing, reason)
 }
 
 fn dmarc_of(answer: &Answer<String>) -> Result<Option<DmarcRecord>, Judgement> {
@@ -274,12 +315,12 @@ fn dmarc_of(answer: &Answer<String>) -> Result<Option<DmarcRecord>, Judgement> {
         (Some(Ok(record)), 0) => Ok(Some(record)),
         (Some(Err(rule)), 0) => Err(judged(
             RecordStatus::Wrong,
-            format!("the record cannot be read: {rule}"),
+            format!("the record cannot be used: {rule}"),
         )),
         (Some(_), more) => Err(judged(
             RecordStatus::Wrong,
             format!(
-                "there are {} DMARC records, which others take for none (RFC 7489, 6.6.3); leave one",
+                "there are {} DMARC records, which others take for none (RFC 9989, 4.10); leave one",
                 more + 1
             ),
         )),
@@ -427,6 +468,44 @@ mod tests {
         let two = texts(&["v=DMARC1; p=none", "v=DMARC1; p=reject"]);
         assert_eq!(dmarc(&two, Some((&above, &policy))).status, Wrong);
         assert_eq!(dmarc(&texts(&["v=DMARC1; p=x"]), None).status, Wrong);
+    }
+
+    #[test]
+    fn policies_are_judged_as_others_take_them() {
+        let above = DomainName::parse("example.com").unwrap();
+        for (text, status, says) in [
+            (
+                "v=DMARC1; rua=mailto:x@example.com",
+                Verified,
+                "because there is no \"p=\"",
+            ),
+            ("v=DMARC1", Wrong, "there is no \"p=\""),
+            (
+                "v=DMARC1; x=1; rua=mailto:x@example.com; p=reject",
+                Verified,
+                "\"reject\"",
+            ),
+            ("v=DMARC1; p=reject; t=y", Verified, "one step below"),
+            ("v=DMARC1; p=none; t=y", Verified, "the policy is \"none\""),
+            ("v=DMARC1; p=reject; p=none", Wrong, "\"p\" is there twice"),
+            ("v=DMARC1; p=reject; sp=all", Wrong, "\"sp=\" must be"),
+            ("p=reject; v=DMARC1", Missing, "begin with \"v=DMARC1;\""),
+            ("v=dmarc1; p=reject", Missing, "in upper case"),
+            ("v=DMARC1 p=reject", Missing, "begin with \"v=DMARC1;\""),
+            ("\"v=DMARC1; p=reject\"", Missing, "holds quotes"),
+            ("v=DMARC1\\; p=reject", Missing, "holds backslashes"),
+            ("hello", Missing, "there is no DMARC record"),
+        ] {
+            let found = dmarc(&texts(&[text]), None);
+            assert!(
+                found.status == status && found.reason.contains(says),
+                "{text}: {found:?}"
+            );
+        }
+        let inherited = |text: &str| dmarc(&Answer::Nothing, Some((&above, &texts(&[text]))));
+        let of_none = inherited("v=DMARC1; sp=reject; rua=mailto:x@example.com");
+        assert!(of_none.reason.contains("because there is no"), "{of_none:?}");
+        assert_eq!(inherited("v=DMARC1; p=reject; sp=x").status, Missing);
     }
 
     #[test]

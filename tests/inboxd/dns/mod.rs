@@ -286,6 +286,31 @@ async fn zones_are_as_people_write_them() {
             "2 DMARC records",
         ),
         ("_dmarc TXT \"v=DMARC1\"", "dmarc", Wrong, "p="),
+        (
+            "_dmarc TXT \"v=DMARC1; rua=mailto:x@acme.test\"",
+            "dmarc",
+            Verified,
+            "there is no \"p=\"",
+        ),
+        (
+            "_dmarc TXT \"v=DMARC1; x=y; pct=1; p=reject\"",
+            "dmarc",
+            Verified,
+            "reject",
+        ),
+        (
+            "_dmarc TXT \"v=DMARC1; p=none; p=reject\"",
+            "dmarc",
+            Wrong,
+            "twice",
+        ),
+        ("_dmarc TXT \"p=none; v=DMARC1\"", "dmarc", Missing, "begin with"),
+        (
+            "_dmarc TXT \"\\\"v=DMARC1; p=none\\\"\"",
+            "dmarc",
+            Missing,
+            "holds quotes",
+        ),
     ] {
         let (found, reason) = rig.with(records, purpose).await;
         assert!(
