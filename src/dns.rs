@@ -2,6 +2,8 @@
 //!
 //! Nothing is kept: whoever has just mended a record is told so by the next check.
 
+pub mod spf;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -13,25 +15,25 @@ use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
-    proto::rr::{RData, RecordType},
+    proto::rr::{Name, RData, RecordType},
 };
-use mail_auth::{MessageAuthenticator, SpfResult, spf::verify::SpfParameters};
 use tokio::time::timeout;
 
+use self::spf::{Client, Resolved};
 use crate::model::{
     address::DomainName,
     dns_records::{
         Purpose, Wanted,
-        judge::{self, Answer, Judgement, Mx, SpfVerdict},
+        judge::{self, Answer, Judgement, Mx},
         records,
     },
+    spf::{Record, Verdict},
     suffix::organizational_domain,
 };
 
 /// Times that a name server is asked before it counts as silent.
 const ATTEMPTS: usize = 2;
-/// Records of one answer that are looked at, and hosts whose addresses are compared.
-const RECORDS_MAX: usize = 50;
+/// Hosts of an MX answer whose addresses are compared with ours.
 const EXCHANGES_COMPARED_MAX: usize = 8;
 /// Addresses of our host for which SPF is evaluated.
 const ADDRESSES_MAX: usize = 8;
@@ -48,12 +50,10 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-/// Asks DNS.
+/// Checks the records of custom domains.
 #[derive(Clone)]
 pub struct Dns {
-    /// Or why there is none.
-    resolver: Result<TokioResolver, String>,
-    timeout: Duration,
+    lookup: Lookup,
 }
 
 /// What the TXT records of a name are.
@@ -67,7 +67,7 @@ pub enum Txts {
     Failed,
 }
 
-/// Single names, as those need them that judge mail.
+/// Asks DNS for single names.
 #[derive(Clone)]
 pub struct Lookup {
     /// Or why there is none.
@@ -90,23 +90,26 @@ impl Lookup {
         self.resolver.clone()
     }
 
-    /// The TXT records of a name.
+    /// The TXT records of a name. Their number has no limit but the 64 KiB of a DNS message (RFC 1035, 4.2.2).
     pub async fn txt(&self, name: &str) -> Txts {
-        let Ok(resolver) = &self.resolver else {
-            return Txts::Failed;
-        };
-        let looked_up = resolver.lookup(format!("{name}."), RecordType::TXT);
-        match timeout(self.timeout, looked_up).await {
-            Ok(Ok(lookup)) => {
-                let records = lookup.answers().iter().filter_map(|record| match &record.data {
-                    RData::TXT(txt) => Some(txt.txt_data.concat()),
-                    _ => None,
-                });
-                Txts::Records(records.take(RECORDS_MAX).collect())
-            }
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Txts::Nothing,
-            Ok(Err(_)) | Err(_) => Txts::Failed,
+        match self.records(name, RecordType::TXT).await {
+            Answer::Records(records) => Txts::Records(
+                records
+                    .iter()
+                    .filter_map(|data| match data {
+                        RData::TXT(txt) => Some(txt.txt_data.concat()),
+                        _ => None,
+                    })
+                    .collect(),
+            ),
+            Answer::Nothing => Txts::Nothing,
+            Answer::Failed(_) => Txts::Failed,
         }
+    }
+
+    /// What the SPF record of a domain says of a client that sends mail (RFC 7208, 4).
+    pub async fn spf(&self, client: &Client<'_>, domain: &str) -> Verdict {
+        spf::check(&Resolved::new(self), client, domain).await
     }
 
     /// Whether a name server answers at all, whatever it answers: asked for the root of all names.
@@ -114,26 +117,58 @@ impl Lookup {
         let Ok(resolver) = &self.resolver else {
             return false;
         };
-        let looked_up = timeout(self.timeout, resolver.lookup(".", RecordType::NS)).await;
+        let looked_up = timeout(self.timeout, resolver.lookup(Name::root(), RecordType::NS)).await;
         matches!(looked_up, Ok(Ok(_) | Err(NetError::Dns(_))))
+    }
+
+    /// The records of one type that a name has, those of other types and of aliases on the way left out.
+    async fn records(&self, name: &str, record_type: RecordType) -> Answer<RData> {
+        let resolver = match &self.resolver {
+            Ok(resolver) => resolver,
+            Err(why) => return Answer::Failed(why.clone()),
+        };
+        // The name itself, none of a search list, and whatever octets are in it.
+        let labels = name.strip_suffix('.').unwrap_or(name).split('.');
+        let name = match Name::from_labels(labels.map(str::as_bytes)) {
+            Ok(name) => name,
+            Err(error) => return Answer::Failed(error.to_string()),
+        };
+        match timeout(self.timeout, resolver.lookup(name, record_type)).await {
+            Err(_) => Answer::Failed(format!("nothing came within {} ms", self.timeout.as_millis())),
+            Ok(Ok(lookup)) => {
+                let records: Vec<RData> = lookup
+                    .answers()
+                    .iter()
+                    .filter(|record| record.record_type() == record_type)
+                    .map(|record| record.data.clone())
+                    .collect();
+                if records.is_empty() {
+                    Answer::Nothing
+                } else {
+                    Answer::Records(records)
+                }
+            }
+            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none))))
+                if none.soa.is_some() || none.ns.is_none() =>
+            {
+                Answer::Nothing
+            }
+            Ok(Err(error)) => Answer::Failed(error.to_string()),
+        }
     }
 }
 
 impl Dns {
-    /// Sets up a resolver. Asks nobody. Where the system names no server, every answer says so.
+    /// Sets up a resolver. Asks nothing. Where the system names no server, every answer says so.
     pub fn new(settings: &Settings) -> Self {
-        let resolver = resolver(settings).map_err(|error| {
-            let why = format!("which name servers the system asks cannot be read: {error}");
+        let lookup = Lookup::new(settings);
+        if let Err(error) = &lookup.resolver {
             tracing::warn!(
-                error = why,
+                error,
                 "domains cannot be verified; dns.servers names other servers"
             );
-            why
-        });
-        Self {
-            resolver,
-            timeout: settings.timeout,
         }
+        Self { lookup }
     }
 
     /// What DNS says now of the records of a domain, in the order of [`records`]. How many domains are checked at a time is
@@ -183,51 +218,61 @@ impl Dns {
 
     async fn spf(&self, wanted: &Wanted) -> Judgement {
         let domain = wanted.domain.as_str();
-        let terms = match judge::spf_record(&self.txt(domain).await) {
-            Ok(terms) => terms,
+        let record = match judge::spf::record(&self.txt(domain).await) {
+            Ok(record) => record,
             Err(judgement) => return judgement,
         };
-        let verdict = match self.addresses(&wanted.mx_host).await {
-            Answer::Failed(why) => SpfVerdict::Failed(why),
-            Answer::Nothing => SpfVerdict::NoAddress,
-            Answer::Records(addresses) => self.spf_of(domain, &wanted.mx_host, &addresses).await,
+        let addresses = match self.addresses(&wanted.mx_host).await {
+            Answer::Failed(why) => return judge::unknown(&why),
+            Answer::Nothing => return judge::spf::without_address(&wanted.spf, &record),
+            Answer::Records(addresses) => addresses,
         };
-        judge::spf(&wanted.spf, &terms, &verdict)
+        let resolved = Resolved::new(&self.lookup);
+        let (address, verdict) = match self.spf_of(&resolved, wanted, &addresses, &record).await {
+            Ok(()) => return judge::spf::passed(),
+            Err(refusal) => refusal,
+        };
+        // What is advised is tried before.
+        let amended = match judge::spf::amended(&record, &wanted.spf, &verdict) {
+            Some(amended) => self.spf_of(&resolved, wanted, &addresses, &amended).await.err(),
+            None => None,
+        };
+        judge::spf::refused(
+            wanted,
+            &record,
+            address,
+            &verdict,
+            amended.as_ref().map(|(_, verdict)| verdict),
+        )
     }
 
-    /// Whether the SPF record lets every one of these addresses send.
-    async fn spf_of(&self, domain: &str, host: &str, addresses: &[IpAddr]) -> SpfVerdict {
-        let resolver = match &self.resolver {
-            Ok(resolver) => resolver.clone(),
-            Err(why) => return SpfVerdict::Failed(why.clone()),
-        };
-        let evaluator = MessageAuthenticator(resolver);
+    /// Whether an SPF record of the domain lets every one of our host's addresses send; if not, the first that it does not,
+    /// and what it says of that.
+    async fn spf_of(
+        &self,
+        resolved: &Resolved<'_>,
+        wanted: &Wanted,
+        addresses: &[IpAddr],
+        record: &Record,
+    ) -> Result<(), (IpAddr, Verdict)> {
+        let domain = wanted.domain.as_str();
         let sender = format!("postmaster@{domain}");
-        for address in addresses.iter().take(ADDRESSES_MAX) {
-            let asked = SpfParameters::verify_mail_from(*address, host, host, &sender);
-            let limit = self.timeout * SPF_TIMEOUT_FACTOR;
-            let Ok(output) = timeout(limit, evaluator.verify_spf(asked)).await else {
-                return SpfVerdict::Failed("not all that the SPF record names was found in time".to_owned());
+        for &address in addresses.iter().take(ADDRESSES_MAX) {
+            let client = Client {
+                address,
+                helo: &wanted.mx_host,
+                sender: &sender,
             };
-            let result = match output.result() {
-                SpfResult::Pass => continue,
-                SpfResult::TempError => {
-                    return SpfVerdict::Failed(
-                        "not all that the SPF record names could be looked up".to_owned(),
-                    );
-                }
-                SpfResult::Fail => "fail",
-                SpfResult::SoftFail => "softfail",
-                SpfResult::Neutral => "neutral",
-                SpfResult::PermError => "permerror",
-                SpfResult::None => "none",
-            };
-            return SpfVerdict::Refused {
-                address: address.to_string(),
-                result: result.to_owned(),
-            };
+            let limit = self.lookup.timeout * SPF_TIMEOUT_FACTOR;
+            let verdict = timeout(limit, spf::check_record(resolved, &client, domain, record)).await;
+            let verdict = verdict.unwrap_or_else(|_| {
+                Verdict::TempError("not all that the SPF record names was found in time".to_owned())
+            });
+            if !verdict.is_pass() {
+                return Err((address, verdict));
+            }
         }
-        SpfVerdict::Pass
+        Ok(())
     }
 
     async fn dmarc(&self, wanted: &Wanted) -> Judgement {
@@ -280,33 +325,10 @@ impl Dns {
         record_type: RecordType,
         take: impl Fn(&RData) -> Option<T>,
     ) -> Answer<T> {
-        let resolver = match &self.resolver {
-            Ok(resolver) => resolver,
-            Err(why) => return Answer::Failed(why.clone()),
-        };
-        // A name that ends in a dot is the name itself, and none of a search list.
-        let looked_up = resolver.lookup(format!("{name}."), record_type);
-        match timeout(self.timeout, looked_up).await {
-            Err(_) => Answer::Failed(format!("nothing came within {} ms", self.timeout.as_millis())),
-            Ok(Ok(lookup)) => {
-                let records: Vec<T> = lookup
-                    .answers()
-                    .iter()
-                    .filter_map(|record| take(&record.data))
-                    .take(RECORDS_MAX)
-                    .collect();
-                if records.is_empty() {
-                    Answer::Nothing
-                } else {
-                    Answer::Records(records)
-                }
-            }
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none))))
-                if none.soa.is_some() || none.ns.is_none() =>
-            {
-                Answer::Nothing
-            }
-            Ok(Err(error)) => Answer::Failed(error.to_string()),
+        match self.lookup.records(name, record_type).await {
+            Answer::Records(records) => Answer::Records(records.iter().filter_map(take).collect()),
+            Answer::Nothing => Answer::Nothing,
+            Answer::Failed(why) => Answer::Failed(why),
         }
     }
 }

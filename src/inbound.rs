@@ -56,7 +56,7 @@ pub async fn serve(listener: UnixListener, parts: Parts, stop: impl Future<Outpu
         host,
         policy,
     } = parts;
-    let judge = Judge::new(&dns, &host, policy.trusted_arc_sealers.clone());
+    let judge = Judge::new(&dns, policy.trusted_arc_sealers.clone());
     let shared = Arc::new(Shared {
         maps,
         host,

@@ -18,6 +18,7 @@ pub mod passwd_file;
 pub mod password;
 pub mod sasl_name;
 pub mod sealing;
+pub mod spf;
 pub mod suffix;
 pub mod tenant;
 pub mod workspace;
@@ -31,4 +32,18 @@ impl Refused {
     pub(crate) fn because(rule: impl Into<String>) -> Self {
         Self(rule.into())
     }
+}
+
+/// Characters of a text from outside that a message shows.
+const SHOWN_MAX_CHARS: usize = 60;
+
+/// A text from outside in quotes: short, and without anything that a terminal would take for more.
+fn shown(text: &str) -> String {
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(SHOWN_MAX_CHARS)
+        .collect();
+    let is_cut = text.chars().nth(SHOWN_MAX_CHARS).is_some();
+    format!("\"{plain}{}\"", if is_cut { "..." } else { "" })
 }

@@ -14,7 +14,7 @@ use std::{
 
 use mail_auth::{DnsError, DnssecStatus, Error, MX, Parameters, RecordSet, ResolverCache, Txt};
 
-/// Look-ups of one message, beside those of its authors' policies. An SPF record alone may need a hundred (RFC 7208, 4.6.4).
+/// Look-ups of one message, beside those of its authors' policies, and of SPF, which has limits of its own (RFC 7208, 4.6.4).
 const LOOKUPS_MAX: usize = 150;
 
 /// The answers. What is asked beyond the limit is as if it were not there: a sender that needs more has itself to blame.

@@ -15,7 +15,6 @@ use mail_auth::{
     common::{crypto::HashAlgorithm, parse::TxtRecordParser as _},
     dkim::Canonicalization,
     dmarc::{Dmarc as Record, Policy as RecordPolicy, verify::DmarcParameters},
-    spf::{Spf as SpfRecord, verify::SpfParameters},
 };
 use tokio::time::timeout;
 
@@ -28,9 +27,13 @@ use super::{
     report::Envelope,
 };
 use crate::{
-    dns::{self, Txts},
+    dns::{self, Txts, spf::Client},
     milter::authentication_results::AuthenticationResults,
-    model::{address::DomainName, suffix::organizational_domain},
+    model::{
+        address::DomainName,
+        spf::{Qualifier, Verdict},
+        suffix::organizational_domain,
+    },
 };
 
 /// How long each of SPF, one signature, the chain of ARC and the policies of the authors may take.
@@ -47,7 +50,6 @@ pub(super) struct Judge {
     /// Or why there is none.
     authenticator: Result<MessageAuthenticator, String>,
     dns: dns::Lookup,
-    host: String,
     trusted_sealers: Vec<DomainName>,
     away: Away,
 }
@@ -74,7 +76,7 @@ impl Case<'_> {
 }
 
 impl Judge {
-    pub(super) fn new(settings: &dns::Settings, host: &str, trusted_sealers: Vec<DomainName>) -> Self {
+    pub(super) fn new(settings: &dns::Settings, trusted_sealers: Vec<DomainName>) -> Self {
         let dns = dns::Lookup::new(settings);
         if let Err(error) = dns.resolver() {
             tracing::warn!(
@@ -86,7 +88,6 @@ impl Judge {
             authenticator: dns.resolver().map(MessageAuthenticator),
             away: Away::new(dns.clone()),
             dns,
-            host: host.to_owned(),
             trusted_sealers,
         }
     }
@@ -106,12 +107,12 @@ impl Judge {
                 .map(|checked| verify(authenticator, &answers, checked)),
         );
         let (spf, outputs, arc, ()) = tokio::join!(
-            timeout(limit, self.spf(authenticator, &answers, case)),
+            timeout(limit, self.spf(case)),
             verified,
             timeout(limit, arc(authenticator, &answers, &message)),
             self.policies(&answers, &case.authors.domains, limit),
         );
-        let spf = spf.unwrap_or_else(|_| SpfOutput::default().with_result(SpfResult::TempError));
+        let spf = SpfOutput::default().with_result(spf.unwrap_or(SpfResult::TempError));
         let arc =
             arc.unwrap_or_else(|_| ArcOutput::default().with_result(DkimResult::TempError(no_answer())));
         let authors = case.authors.domains.iter();
@@ -139,48 +140,29 @@ impl Judge {
         findings
     }
 
-    /// The SPF record of the envelope sender's domain, and what it says of the client.
-    async fn spf(
-        &self,
-        authenticator: &MessageAuthenticator,
-        answers: &Answers,
-        case: &Case<'_>,
-    ) -> SpfOutput {
-        let output = SpfOutput::default();
+    /// What the SPF record of the envelope sender's domain says of the client.
+    async fn spf(&self, case: &Case<'_>) -> SpfResult {
         let (Some(domain), Some(client)) = (case.spf_domain(), case.envelope.client) else {
-            return output;
+            return SpfResult::None;
         };
-        // The crate takes the first of several records; they are an error (RFC 7208, 4.5).
-        let records = match self.dns.txt(domain.as_str()).await {
-            Txts::Records(records) => records,
-            Txts::Nothing => return output,
-            Txts::Failed => return output.with_result(SpfResult::TempError),
-        };
-        let is_spf = |record: &&Vec<u8>| {
-            let head = record.get(..6).unwrap_or_default();
-            head.eq_ignore_ascii_case(b"v=spf1") && record.get(6).is_none_or(|&octet| octet == b' ')
-        };
-        let records: Vec<_> = records.iter().filter(is_spf).collect();
-        let [record] = records[..] else {
-            return output.with_result(if records.is_empty() {
-                SpfResult::None
-            } else {
-                SpfResult::PermError
-            });
-        };
-        answers.note(
-            &format!("{domain}."),
-            SpfRecord::parse(record)
-                .map(Shared::new)
-                .map_or_else(Txt::Error, Txt::Spf),
-        );
         let Envelope { helo, sender, .. } = case.envelope;
-        let asked = if sender.is_empty() {
-            SpfParameters::verify_ehlo(client, domain.as_str(), &self.host)
-        } else {
-            SpfParameters::verify_mail_from(client, helo, &self.host, sender)
+        let of_helo = format!("postmaster@{domain}");
+        let client = Client {
+            address: client,
+            helo,
+            sender: if sender.is_empty() { &of_helo } else { sender },
         };
-        authenticator.verify_spf(answers.with(asked)).await
+        match self.dns.spf(&client, domain.as_str()).await {
+            Verdict::Decided { qualifier, .. } => match qualifier {
+                Qualifier::Pass => SpfResult::Pass,
+                Qualifier::Fail => SpfResult::Fail,
+                Qualifier::SoftFail => SpfResult::SoftFail,
+                Qualifier::Neutral => SpfResult::Neutral,
+            },
+            Verdict::None => SpfResult::None,
+            Verdict::TempError(_) => SpfResult::TempError,
+            Verdict::PermError(_) => SpfResult::PermError,
+        }
     }
 
     /// Looks up where the policies of the authors may be (RFC 9989, 4.10), all at once. Of several records at one name none

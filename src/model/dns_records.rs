@@ -14,6 +14,8 @@ use super::{
     address::DomainName,
     dkim::{Algorithm, PublicKey},
     domain::Challenge,
+    shown,
+    spf::{Directive, Mechanism, Record},
 };
 
 /// Below which name the challenge is published: no mail server looks there, and a CNAME at the domain does not hide it.
@@ -26,6 +28,8 @@ const MX_PREFERENCE: u16 = 10;
 const TTL_SECONDS: u32 = 3600;
 /// Octets of one string of a TXT record (RFC 1035, 3.3.14).
 const TXT_STRING_MAX_OCTETS: usize = 255;
+/// Longest text of [`SpfTerms`]: with what stands around them, they have to fit into one string.
+const SPF_TERMS_MAX_OCTETS: usize = 200;
 
 /// What records are made from.
 #[derive(Clone, Debug)]
@@ -45,35 +49,54 @@ pub struct Wanted {
 /// The terms of an SPF record between `v=spf1` and `~all` (RFC 7208, 4.6.1): `mx`, `a:mail.example.com`,
 /// `include:_spf.example.com ip4:192.0.2.1`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SpfTerms(String);
+pub struct SpfTerms {
+    text: String,
+    directives: Vec<Directive>,
+}
 
 impl SpfTerms {
     /// Parses mechanisms that stand for hosts; what decides about all others (`all`, `redirect=`) is ours.
     pub fn parse(text: &str) -> Result<Self, Refused> {
-        let refused = || {
-            Refused::because(
+        let refused = |why: &str| {
+            Refused(format!(
                 "must be SPF mechanisms with a space between them, each of a, mx, ip4:, ip6:, include: or exists:, \
-                 such as \"mx\" or \"include:_spf.example.com\"",
-            )
+                 such as \"mx\" or \"include:_spf.example.com\": {why}"
+            ))
         };
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b":./_-%{}".contains(&b);
-        let takes = |term: &str| match term.split_once([':', '/']) {
-            None => matches!(term, "a" | "mx"),
-            Some((name, value)) => {
-                !value.is_empty() && matches!(name, "a" | "mx" | "ip4" | "ip6" | "include" | "exists")
-            }
-        };
-        let is_valid = !text.is_empty()
-            && text.len() <= 200
-            && text
-                .split(' ')
-                .all(|term| term.bytes().all(is_plain) && takes(term));
-        is_valid.then(|| Self(text.to_owned())).ok_or_else(refused)
+        if text.is_empty() || text.split(' ').any(str::is_empty) {
+            return Err(refused("there is a term missing"));
+        }
+        if text.len() > SPF_TERMS_MAX_OCTETS {
+            return Err(refused(&format!("it may have {SPF_TERMS_MAX_OCTETS} characters")));
+        }
+        // A sign in front of a mechanism, and modifiers, would decide about others.
+        if let Some(term) = text
+            .split(' ')
+            .find(|term| term.contains('=') || !term.starts_with(|c: char| c.is_ascii_alphabetic()))
+        {
+            return Err(refused(&format!("{} is none", shown(term))));
+        }
+        let record = Record::parse(format!("v=spf1 {text}").as_bytes())
+            .map_err(|error| refused(&error.to_string()))?;
+        let is_for_all =
+            |directive: &&Directive| matches!(directive.mechanism, Mechanism::All | Mechanism::Ptr(_));
+        if let Some(directive) = record.directives.iter().find(is_for_all) {
+            return Err(refused(&format!("{} is none", shown(&directive.text))));
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            directives: record.directives,
+        })
     }
 
     /// The text of them.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// What they mean.
+    pub fn directives(&self) -> &[Directive] {
+        &self.directives
     }
 }
 

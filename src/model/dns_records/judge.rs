@@ -1,13 +1,12 @@
 //! Answers of DNS held against what is wanted: whether a record does its work, and why not, in the words of whoever has
 //! to mend it.
 
-use super::{
-    super::{address::DomainName, dkim::PublicKey, domain::RecordStatus},
-    parse::{DkimRecord, DmarcRecord, spf_terms},
-};
+pub mod spf;
 
-/// Characters of somebody's record that are shown.
-const SHOWN_MAX_CHARS: usize = 60;
+use super::{
+    super::{address::DomainName, dkim::PublicKey, domain::RecordStatus, shown},
+    parse::{DkimRecord, DmarcRecord},
+};
 
 /// What DNS answers when it is asked for records.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,24 +30,6 @@ pub struct Mx {
     pub is_ours_by_address: bool,
 }
 
-/// What evaluating a domain's SPF record says of our hosts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SpfVerdict {
-    /// All of them may send.
-    Pass,
-    /// This one may not: its address, and the result in RFC 7208's words.
-    Refused {
-        /// The address.
-        address: String,
-        /// `fail`, `softfail`, `neutral`, `none` or `permerror`.
-        result: String,
-    },
-    /// We have no address that could be looked for.
-    NoAddress,
-    /// DNS did not say all that it takes.
-    Failed(String),
-}
-
 /// Whether a record does its work, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judgement {
@@ -65,23 +46,29 @@ fn judged(status: RecordStatus, reason: impl Into<String>) -> Judgement {
     }
 }
 
-fn unknown(why: &str) -> Judgement {
+/// What is said where DNS did not answer.
+pub fn unknown(why: &str) -> Judgement {
     judged(RecordStatus::Unknown, format!("DNS did not answer: {why}"))
 }
 
-/// Somebody's text, short and without anything that a terminal would take for more.
-fn shown(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .take(SHOWN_MAX_CHARS)
-        .collect();
-    let more = if text.chars().count() > SHOWN_MAX_CHARS {
-        "..."
-    } else {
-        ""
+/// Why a text does not count that would without the quotes and backslashes in it: people copy them out of a zone file into
+/// a form that keeps them. `None`: that is not what is wrong with it.
+fn kept_signs(text: &str, counts: impl Fn(&str) -> bool) -> Option<String> {
+    let signs = match (text.contains('"'), text.contains('\\')) {
+        (true, true) => "quotes and backslashes",
+        (true, false) => "quotes",
+        (false, true) => "backslashes",
+        (false, false) => return None,
     };
-    format!("\"{plain}{more}\"")
+    // `"one string" "and the next"`
+    let joined = text.replace("\" \"", "").replace(['"', '\\'], "");
+    counts(joined.trim()).then(|| {
+        format!(
+            "the TXT record holds {signs} as a part of its text, {}: they belong to zone files, and the form has kept them; \
+             enter the value without them",
+            shown(text)
+        )
+    })
 }
 
 /// The TXT record that proves who owns a domain.
@@ -94,7 +81,12 @@ pub fn ownership(value: &str, answer: &Answer<String>) -> Judgement {
         }
         Answer::Records(texts) => {
             let found = shown(&texts[0]);
-            if texts.iter().any(|text| text.trim().starts_with("inboxd-verify=")) {
+            if let Some(reason) = texts
+                .iter()
+                .find_map(|text| kept_signs(text, |text| text == value))
+            {
+                judged(RecordStatus::Missing, reason)
+            } else if texts.iter().any(|text| text.trim().starts_with("inboxd-verify=")) {
                 judged(
                     RecordStatus::Wrong,
                     format!("there is another challenge, {found}: perhaps that of an earlier registration"),
@@ -152,82 +144,6 @@ pub fn mx(host: &str, answer: &Answer<Mx>) -> Judgement {
     }
 }
 
-/// Which text of a domain's TXT records is its SPF record; a judgement where that says enough.
-pub fn spf_record(answer: &Answer<String>) -> Result<Vec<String>, Judgement> {
-    let texts = match answer {
-        Answer::Failed(why) => return Err(unknown(why)),
-        Answer::Nothing => return Err(judged(RecordStatus::Missing, "the domain has no SPF record")),
-        Answer::Records(texts) => texts,
-    };
-    let mut found = texts.iter().filter_map(|text| spf_terms(text));
-    match (found.next(), found.count()) {
-        (None, _) => Err(judged(
-            RecordStatus::Missing,
-            "the domain has TXT records, but no SPF record (\"v=spf1 ...\") among them",
-        )),
-        (Some(terms), 0) => Ok(terms),
-        (Some(_), more) => Err(judged(
-            RecordStatus::Wrong,
-            format!(
-                "there are {} SPF records, which others take for none (RFC 7208, 4.5); make one of them",
-                more + 1
-            ),
-        )),
-    }
-}
-
-/// The SPF record of a domain, of which the terms are known.
-pub fn spf(wanted: &super::SpfTerms, terms: &[String], verdict: &SpfVerdict) -> Judgement {
-    let allows_all = terms.iter().any(|term| matches!(term.as_str(), "all" | "+all"));
-    if allows_all {
-        return judged(
-            RecordStatus::Wrong,
-            "the record ends in \"+all\", which lets everybody send mail of the domain; use \"~all\" or \"-all\"",
-        );
-    }
-    if let Some(term) = terms.iter().find(|term| !is_spf_term(term)) {
-        return judged(
-            RecordStatus::Wrong,
-            format!(
-                "the SPF record holds {}, which is no mechanism, so that others take it for none (RFC 7208, 4.6)",
-                shown(term)
-            ),
-        );
-    }
-    match verdict {
-        SpfVerdict::Pass => judged(RecordStatus::Verified, "the SPF record lets this server send"),
-        SpfVerdict::Failed(why) => unknown(why),
-        SpfVerdict::Refused { address, result } => judged(
-            RecordStatus::Wrong,
-            format!(
-                "the SPF record says {result} for this server's address {address}; add \"{}\" before \"all\"",
-                wanted.as_str()
-            ),
-        ),
-        SpfVerdict::NoAddress => {
-            let missing = wanted
-                .as_str()
-                .split(' ')
-                .find(|term| !terms.iter().any(|have| have.trim_start_matches('+') == *term));
-            match missing {
-                None => judged(RecordStatus::Verified, "the SPF record has what it should have"),
-                Some(term) => judged(
-                    RecordStatus::Wrong,
-                    format!("the SPF record lacks \"{term}\"; add it before \"all\""),
-                ),
-            }
-        }
-    }
-}
-
-/// Whether a term is a mechanism or a modifier (RFC 7208, 4.6.1). Modifiers that nobody knows are ignored.
-fn is_spf_term(term: &str) -> bool {
-    const MECHANISMS: [&str; 8] = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
-    let end = term.find([':', '/', '=']).unwrap_or(term.len());
-    let name = term[..end].trim_start_matches(['+', '-', '?', '~']);
-    term[end..].starts_with('=') || MECHANISMS.contains(&name)
-}
-
 /// The record of a key.
 pub fn dkim(key: &PublicKey, answer: &Answer<String>) -> Judgement {
     let texts = match answer {
@@ -240,31 +156,19 @@ pub fn dkim(key: &PublicKey, answer: &Answer<String>) -> Judgement {
         }
         Answer::Records(texts) => texts,
     };
-    let mut found = texts.iter().filter_map(|text| DkimRecord::parse(text));
-    let (record, more) = (found.next(), found.count());
-    let record = match record {
-        None => {
-            return judged(
-                RecordStatus::Missing,
-                format!(
-                    "the name answers with {}, perhaps from a wildcard record, and not with a DKIM key",
-                    shown(&texts[0])
-                ),
-            );
-        }
-        Some(_) if more > 0 => {
-            return judged(
-                RecordStatus::Wrong,
-                format!(
-                    "there are {} DKIM records with this name, of which others may take any; leave one",
-                    more + 1
-                ),
-            );
-        }
-        Some(Err(rule)) => {
-            return judged(RecordStatus::Wrong, format!("the record cannot be read: {rule}"));
-        }
-        Some(Ok(record)) => record,
+    let record = match &texts[..] {
+        [text] => match DkimRecord::parse(text) {
+            Some(Ok(record)) => record,
+            Some(Err(rule)) => {
+                let reason = kept_signs(text, |text| is_key(text, key));
+                return judged(
+                    RecordStatus::Wrong,
+                    reason.unwrap_or_else(|| format!("the record cannot be read: {rule}")),
+                );
+            }
+            None => return no_key(texts),
+        },
+        _ => return several_at_key(key, texts),
     };
     if record.public.is_empty() {
         return judged(
@@ -288,29 +192,115 @@ pub fn dkim(key: &PublicKey, answer: &Answer<String>) -> Judgement {
     }
 }
 
-/// The DMARC record of a domain, or of the domain above it that speaks for it (RFC 7489, 6.6.3).
-pub fn dmarc(answer: &Answer<String>, above: Option<(&DomainName, &Answer<String>)>) -> Judgement {
-    match (dmarc_of(answer), above) {
-        (Ok(Some(record)), _) => judged(
-            RecordStatus::Verified,
-            format!("the policy is \"{}\"", record.policy),
+/// Whether a text is the record of a key.
+fn is_key(text: &str, key: &PublicKey) -> bool {
+    matches!(
+        DkimRecord::parse(text),
+        Some(Ok(record)) if record.key_type == key.algorithm.key_type() && record.public == key.octets
+    )
+}
+
+/// Where no TXT record at the name of a key is a DKIM record.
+fn no_key(texts: &[String]) -> Judgement {
+    let is_record = |text: &str| DkimRecord::parse(text).is_some();
+    let kept = texts.iter().find_map(|text| kept_signs(text, is_record));
+    let reason = kept.unwrap_or_else(|| {
+        format!(
+            "the name answers with {}, perhaps from a wildcard record, and not with a DKIM key",
+            shown(&texts[0])
+        )
+    });
+    judged(RecordStatus::Missing, reason)
+}
+
+/// Where there are several TXT records at the name of a key. What others make of that is undefined (RFC 6376, 3.6.2.2): some
+/// take the first, some refuse all.
+fn several_at_key(key: &PublicKey, texts: &[String]) -> Judgement {
+    let (keys, others): (Vec<&String>, Vec<&String>) =
+        texts.iter().partition(|text| DkimRecord::parse(text).is_some());
+    let is_cut = |one: &String, other: &String| {
+        !is_key(one, key) && !is_key(other, key) && is_key(&format!("{one}{other}"), key)
+    };
+    let reason = match (&keys[..], &others[..]) {
+        ([], _) => return no_key(texts),
+        _ if matches!(texts, [one, other] if is_cut(one, other) || is_cut(other, one)) => {
+            "the value is spread over two TXT records; it has to be one record, of several strings".to_owned()
+        }
+        ([_], [other, ..]) => format!(
+            "beside the DKIM record stands another TXT record with this name, {}: which of them others take is undefined (RFC 6376, \
+             3.6.2.2); leave the DKIM record alone there",
+            shown(other)
         ),
-        (Err(judgement), _) => judgement,
-        (Ok(None), None) => judged(RecordStatus::Missing, "there is no DMARC record"),
-        (Ok(None), Some((name, answer))) => match dmarc_of(answer) {
-            Ok(Some(record)) => {
-                let policy = record.subdomain_policy.unwrap_or(record.policy);
-                judged(
-                    RecordStatus::Verified,
-                    format!("the record of {name} speaks for this domain: the policy is \"{policy}\""),
-                )
-            }
-            Ok(None) | Err(_) => judged(
-                RecordStatus::Missing,
-                format!("there is no DMARC record, and {name} has none that speaks for this domain"),
-            ),
-        },
+        _ => format!(
+            "there are {} DKIM records with this name, of which others may take any, or none (RFC 6376, 3.6.2.2); leave one",
+            keys.len()
+        ),
+    };
+    judged(RecordStatus::Wrong, reason)
+}
+
+/// The DMARC record of a domain, or of the domain above it that speaks for it (RFC 9989, 4.10.1).
+pub fn dmarc(answer: &Answer<String>, above: Option<(&DomainName, &Answer<String>)>) -> Judgement {
+    let own = match dmarc_of(answer) {
+        Ok(Some(record)) => {
+            let policy = policy_of(&record, record.policy.as_deref());
+            return judged(RecordStatus::Verified, format!("the policy is {policy}"));
+        }
+        Ok(None) => no_dmarc(answer),
+        Err(judgement) => return judgement,
+    };
+    let Some((name, answer)) = above else {
+        return own;
+    };
+    match dmarc_of(answer) {
+        Ok(Some(record)) => {
+            let subdomains = record.subdomain_policy.as_deref();
+            // Without a "p=", the whole record counts as one of "p=none".
+            let policy = record
+                .policy
+                .as_deref()
+                .map(|policy| subdomains.unwrap_or(policy));
+            let policy = policy_of(&record, policy);
+            judged(
+                RecordStatus::Verified,
+                format!("the record of {name} speaks for this domain: the policy is {policy}"),
+            )
+        }
+        Ok(None) | Err(_) => judged(
+            RecordStatus::Missing,
+            format!("{}, and {name} has none that speaks for this domain", own.reason),
+        ),
     }
+}
+
+fn policy_of(record: &DmarcRecord, policy: Option<&str>) -> String {
+    match policy {
+        None => "\"none\", because there is no \"p=\"; add it".to_owned(),
+        Some(policy) if record.is_testing && policy != "none" => {
+            format!("\"{policy}\", but \"t=y\" asks others to go one step below")
+        }
+        Some(policy) => format!("\"{policy}\""),
+    }
+}
+
+/// Where no TXT record is a DMARC record: one may have been meant to be.
+fn no_dmarc(answer: &Answer<String>) -> Judgement {
+    let texts: &[String] = match answer {
+        Answer::Records(texts) => texts,
+        Answer::Nothing | Answer::Failed(_) => &[],
+    };
+    let is_record = |text: &str| DmarcRecord::parse(text).is_some();
+    let kept = texts.iter().find_map(|text| kept_signs(text, is_record));
+    let is_meant = |text: &&String| text.to_ascii_lowercase().contains("dmarc1");
+    let reason = match (kept, texts.iter().find(is_meant)) {
+        (Some(kept), _) => kept,
+        (None, Some(text)) => format!(
+            "{} is no DMARC record: it has to begin with \"v=DMARC1;\", in upper case (RFC 9989, 4.7)",
+            shown(text)
+        ),
+        (None, None) => "there is no DMARC record".to_owned(),
+    };
+    judged(RecordStatus::Missing, reason)
 }
 
 fn dmarc_of(answer: &Answer<String>) -> Result<Option<DmarcRecord>, Judgement> {
@@ -325,12 +315,12 @@ fn dmarc_of(answer: &Answer<String>) -> Result<Option<DmarcRecord>, Judgement> {
         (Some(Ok(record)), 0) => Ok(Some(record)),
         (Some(Err(rule)), 0) => Err(judged(
             RecordStatus::Wrong,
-            format!("the record cannot be read: {rule}"),
+            format!("the record cannot be used: {rule}"),
         )),
         (Some(_), more) => Err(judged(
             RecordStatus::Wrong,
             format!(
-                "there are {} DMARC records, which others take for none (RFC 7489, 6.6.3); leave one",
+                "there are {} DMARC records, which others take for none (RFC 9989, 4.10); leave one",
                 more + 1
             ),
         )),
@@ -342,7 +332,7 @@ mod tests {
     use super::{RecordStatus::*, *};
     use crate::model::{
         dkim::{Algorithm, Selector},
-        dns_records::{SpfTerms, dkim_value},
+        dns_records::dkim_value,
     };
 
     fn texts(texts: &[&str]) -> Answer<String> {
@@ -364,12 +354,15 @@ mod tests {
             (texts(&["x", "inboxd-verify=abc"]), Verified),
             (texts(&["inboxd-verify=abc "]), Verified),
             (texts(&["inboxd-verify=old"]), Wrong),
+            (texts(&["\"inboxd-verify=abc\""]), Missing),
             (texts(&["v=spf1 -all"]), Missing),
             (Answer::Nothing, Missing),
             (Answer::Failed("timed out".into()), Unknown),
         ] {
             assert_eq!(ownership(value, &answer).status, status, "{answer:?}");
         }
+        let quoted = ownership(value, &texts(&["x", "\"inboxd-verify=abc\""])).reason;
+        assert!(quoted.contains("holds quotes"), "{quoted}");
     }
 
     #[test]
@@ -396,40 +389,21 @@ mod tests {
     }
 
     #[test]
-    fn one_spf_record_must_let_us_send() {
-        let wanted = SpfTerms::parse("mx a:mail.example").unwrap();
-        let refused = |found: &Answer<String>| spf_record(found).unwrap_err().status;
-        assert_eq!(refused(&texts(&["v=spf1 mx -all", "v=spf1 a -all"])), Wrong);
-        assert_eq!(refused(&texts(&["hello"])), Missing);
-        assert_eq!(refused(&Answer::Nothing), Missing);
-        let terms = spf_record(&texts(&["hello", "v=spf1 +mx A:mail.example -all"])).unwrap();
-        let refusal = SpfVerdict::Refused {
-            address: "192.0.2.1".into(),
-            result: "softfail".into(),
-        };
-        for (verdict, status) in [
-            (SpfVerdict::Pass, Verified),
-            (SpfVerdict::NoAddress, Verified),
-            (refusal, Wrong),
-            (SpfVerdict::Failed("x".into()), Unknown),
-        ] {
-            assert_eq!(spf(&wanted, &terms, &verdict).status, status, "{verdict:?}");
-        }
-        let other = spf_record(&texts(&["v=spf1 mx ?all"])).unwrap();
-        assert_eq!(spf(&wanted, &other, &SpfVerdict::NoAddress).status, Wrong);
-        let open = spf_record(&texts(&["v=spf1 mx +all"])).unwrap();
-        assert_eq!(spf(&wanted, &open, &SpfVerdict::Pass).status, Wrong);
-    }
-
-    #[test]
     fn the_record_of_a_key_must_hold_that_key() {
         let (value, mut other) = (dkim_value(&key()), key());
         other.octets[9] = 8;
         for (found, status) in [
             (texts(&[&value]), Verified),
             (texts(&[&format!("{value};t=y")]), Verified),
-            (texts(&["v=spf1 -all", &value]), Verified),
+            (texts(&["v=spf1 -all", &value]), Wrong),
+            (texts(&[&value, "AQAB7mPqQIDAQAB"]), Wrong),
+            (texts(&["AQAB7mPqQIDAQAB", &value]), Wrong),
+            (texts(&[&value[..100], &value[100..]]), Wrong),
+            (texts(&[&value[100..], &value[..100]]), Wrong),
             (texts(&["v=spf1 -all"]), Missing),
+            (texts(&["v=spf1 -all", "hello"]), Missing),
+            (texts(&[&format!("\"{value}\"")]), Missing),
+            (texts(&[&value.replace(';', "\\;")]), Missing),
             (texts(&[&value, &value]), Wrong),
             (texts(&[&dkim_value(&other)]), Wrong),
             (texts(&[&value[..200]]), Wrong),
@@ -439,6 +413,42 @@ mod tests {
             (Answer::Failed(String::new()), Unknown),
         ] {
             assert_eq!(dkim(&key(), &found).status, status, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_reason_says_what_stands_in_the_way_of_a_key() {
+        let value = dkim_value(&key());
+        for (found, says) in [
+            (
+                texts(&[&value, "AQAB7mPqQIDAQAB"]),
+                "another TXT record with this name, \"AQAB7mPqQIDAQAB\"",
+            ),
+            (texts(&["v=spf1 -all", &value]), "\"v=spf1 -all\""),
+            (
+                texts(&[&value[100..], &value[..100]]),
+                "spread over two TXT records",
+            ),
+            (texts(&[&value, &value]), "2 DKIM records"),
+            (texts(&["hello"]), "wildcard"),
+            (texts(&["say \"hello\""]), "wildcard"),
+            (
+                texts(&[&format!("\"{value}\"")]),
+                "holds quotes as a part of its text",
+            ),
+            (
+                texts(&[&format!("\"{}\" \"{}\"", &value[..100], &value[100..])]),
+                "holds quotes as",
+            ),
+            (texts(&[&value.replace(';', "\\;")]), "holds backslashes as"),
+            (
+                texts(&[&format!("\"{}\"", value.replace(';', "\\;"))]),
+                "holds quotes and backslashes as",
+            ),
+            (texts(&[&value.replace("p=", "p=\"")]), "holds quotes as"),
+        ] {
+            let reason = dkim(&key(), &found).reason;
+            assert!(reason.contains(says), "{found:?}: {reason}");
         }
     }
 
@@ -458,6 +468,44 @@ mod tests {
         let two = texts(&["v=DMARC1; p=none", "v=DMARC1; p=reject"]);
         assert_eq!(dmarc(&two, Some((&above, &policy))).status, Wrong);
         assert_eq!(dmarc(&texts(&["v=DMARC1; p=x"]), None).status, Wrong);
+    }
+
+    #[test]
+    fn policies_are_judged_as_others_take_them() {
+        let above = DomainName::parse("example.com").unwrap();
+        for (text, status, says) in [
+            (
+                "v=DMARC1; rua=mailto:x@example.com",
+                Verified,
+                "because there is no \"p=\"",
+            ),
+            ("v=DMARC1", Wrong, "there is no \"p=\""),
+            (
+                "v=DMARC1; x=1; rua=mailto:x@example.com; p=reject",
+                Verified,
+                "\"reject\"",
+            ),
+            ("v=DMARC1; p=reject; t=y", Verified, "one step below"),
+            ("v=DMARC1; p=none; t=y", Verified, "the policy is \"none\""),
+            ("v=DMARC1; p=reject; p=none", Wrong, "\"p\" is there twice"),
+            ("v=DMARC1; p=reject; sp=all", Wrong, "\"sp=\" must be"),
+            ("p=reject; v=DMARC1", Missing, "begin with \"v=DMARC1;\""),
+            ("v=dmarc1; p=reject", Missing, "in upper case"),
+            ("v=DMARC1 p=reject", Missing, "begin with \"v=DMARC1;\""),
+            ("\"v=DMARC1; p=reject\"", Missing, "holds quotes"),
+            ("v=DMARC1\\; p=reject", Missing, "holds backslashes"),
+            ("hello", Missing, "there is no DMARC record"),
+        ] {
+            let found = dmarc(&texts(&[text]), None);
+            assert!(
+                found.status == status && found.reason.contains(says),
+                "{text}: {found:?}"
+            );
+        }
+        let inherited = |text: &str| dmarc(&Answer::Nothing, Some((&above, &texts(&[text]))));
+        let of_none = inherited("v=DMARC1; sp=reject; rua=mailto:x@example.com");
+        assert!(of_none.reason.contains("because there is no"), "{of_none:?}");
+        assert_eq!(inherited("v=DMARC1; p=reject; sp=x").status, Missing);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The text of TXT records that are about mail: tag lists (RFC 6376, 3.2) and SPF (RFC 7208, 4.5).
+//! The text of TXT records that are tag lists (RFC 6376, 3.2): DKIM keys and DMARC policies.
 //!
 //! What arrives here was published by anybody: every octet sequence is taken or refused, none is trusted.
 
@@ -116,50 +116,67 @@ impl DkimRecord {
     }
 }
 
-/// The policy of a DMARC record (RFC 7489, 6.3).
+/// The policy of a DMARC record (RFC 9989, 4.7).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DmarcRecord {
-    /// The `p=`.
-    pub policy: String,
+    /// The `p=`; none: it is not there, and others take it for `none`, because reports are asked for (4.10.1).
+    pub policy: Option<String>,
     /// The `sp=`, for subdomains that have no record.
     pub subdomain_policy: Option<String>,
+    /// Whether others are asked to go one step below the policy (`t=y`).
+    pub is_testing: bool,
 }
 
 impl DmarcRecord {
-    /// Parses a record. `None`: it is something else.
+    /// Parses a record. `None`: it is something else, because the version does not come first (4.7). Tags that nobody knows
+    /// are ignored; one that is there twice makes the list invalid (RFC 6376, 3.2).
     pub fn parse(text: &str) -> Option<Result<Self, Refused>> {
-        if !starts_as(text, "v=DMARC1") {
-            return None;
+        starts_as(text, "v=DMARC1").then(|| Self::of(&Tags::parse(text)?))
+    }
+
+    fn of(tags: &Tags) -> Result<Self, Refused> {
+        // Of a record with one of these that is no policy, others take none (4.10.1).
+        for name in ["p", "sp", "np"] {
+            if let Some(policy) = tags.get(name)
+                && !is_policy(policy)
+            {
+                return Err(Refused(format!(
+                    "\"{name}=\" must be none, quarantine or reject; others apply no policy of this record"
+                )));
+            }
         }
-        Some(Tags::parse(text).and_then(|tags| {
-            let is_policy = |policy: &str| matches!(policy, "none" | "quarantine" | "reject");
-            let of = |name: &str| tags.get(name).map(str::to_ascii_lowercase);
-            let policy = of("p")
-                .filter(|policy| is_policy(policy))
-                .ok_or_else(|| Refused::because("\"p=\" must be none, quarantine or reject"))?;
-            Ok(Self {
-                policy,
-                subdomain_policy: of("sp").filter(|policy| is_policy(policy)),
-            })
-        }))
+        let policy = tags.get("p").map(str::to_ascii_lowercase);
+        if policy.is_none() && !tags.get("rua").is_some_and(has_address) {
+            return Err(Refused::because(
+                "there is no \"p=\": without it, and without an address for reports (\"rua=mailto:...\"), others apply nothing",
+            ));
+        }
+        Ok(Self {
+            policy,
+            subdomain_policy: tags.get("sp").map(str::to_ascii_lowercase),
+            is_testing: tags.get("t").is_some_and(|t| t.eq_ignore_ascii_case("y")),
+        })
     }
 }
 
-/// The terms of an SPF record, without the version. `None`: it is something else.
-pub fn spf_terms(text: &str) -> Option<Vec<String>> {
-    const VERSION: &str = "v=spf1";
-    let head = text.get(..VERSION.len())?;
-    let rest = &text[VERSION.len()..];
-    // The version is followed by a space or the end (RFC 7208, 4.5).
-    if !head.eq_ignore_ascii_case(VERSION) || !(rest.is_empty() || rest.starts_with(' ')) {
-        return None;
-    }
-    Some(
-        rest.split(' ')
-            .filter(|term| !term.is_empty())
-            .map(str::to_ascii_lowercase)
-            .collect(),
-    )
+fn is_policy(text: &str) -> bool {
+    ["none", "quarantine", "reject"]
+        .iter()
+        .any(|policy| text.eq_ignore_ascii_case(policy))
+}
+
+/// Whether one of the URIs of a list is one that reports can be sent to.
+fn has_address(uris: &str) -> bool {
+    uris.split(',').any(|uri| {
+        let uri = uri.trim_matches(is_white);
+        let (scheme, rest) = uri.split_once(':').unwrap_or_default();
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            && !rest.is_empty()
+            && rest.bytes().all(|b| b.is_ascii_graphic())
+    })
 }
 
 /// Whether a text begins with `name=value` as its first tag, with white space where it may be.
@@ -197,13 +214,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_a_parser_fail_otherwise_than_by_refusing(text in "\\PC{0,300}|[a-z0-9=;: \t\"\\\\.]{0,80}") {
-            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text), spf_terms(&text));
+            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text));
         }
 
         #[test]
         fn no_octets_do_either(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let text = String::from_utf8_lossy(&octets);
-            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text), spf_terms(&text));
+            let _ = (Tags::parse(&text), DkimRecord::parse(&text), DmarcRecord::parse(&text));
         }
 
         #[test]
@@ -285,11 +302,52 @@ mod tests {
         ] {
             assert!(DkimRecord::parse(text).is_none(), "{text}");
         }
-        for text in ["", "v=spf1 -all", "v=DMARC2; p=none", "p=none; v=DMARC1"] {
+        for text in [
+            "",
+            "v=spf1 -all",
+            "v=DMARC2; p=none",
+            "p=none; v=DMARC1",
+            "v=dmarc1; p=none",
+            "v=DMARC1 p=none",
+            "v=DMARC1.0; p=none",
+        ] {
             assert!(DmarcRecord::parse(text).is_none(), "{text}");
         }
-        for text in ["", "v=spf10 -all", "v=spf1-all", "spf1 -all", "v=spf2.0/pra -all"] {
-            assert!(spf_terms(text).is_none(), "{text}");
+    }
+
+    #[test]
+    fn policies_are_read_as_receivers_read_them() {
+        let of = |policy: Option<&str>, subdomains: Option<&str>, is_testing| DmarcRecord {
+            policy: policy.map(str::to_owned),
+            subdomain_policy: subdomains.map(str::to_owned),
+            is_testing,
+        };
+        for (text, record) in [
+            ("v=DMARC1; p=none", of(Some("none"), None, false)),
+            ("v=DMARC1;p=none;", of(Some("none"), None, false)),
+            (" v = DMARC1 ; p = Reject ; ", of(Some("reject"), None, false)),
+            // Any order behind the version, unknown tags, tags of the past.
+            (
+                "v=DMARC1; rua=mailto:x@acme.example; pct=5; x=y; ri=1; p=quarantine",
+                of(Some("quarantine"), None, false),
+            ),
+            (
+                "v=DMARC1; sp=none; np=reject; p=reject",
+                of(Some("reject"), Some("none"), false),
+            ),
+            ("v=DMARC1; p=reject; t=y", of(Some("reject"), None, true)),
+            (
+                "v=DMARC1; p=reject; t=n; adkim=q; fo=9",
+                of(Some("reject"), None, false),
+            ),
+            // Without "p=".
+            ("v=DMARC1; rua=mailto:x@acme.example", of(None, None, false)),
+            (
+                "v=DMARC1; rua=x, https://acme.example/r; sp=reject",
+                of(None, Some("reject"), false),
+            ),
+        ] {
+            assert_eq!(DmarcRecord::parse(text).unwrap().unwrap(), record, "{text}");
         }
     }
 
@@ -306,7 +364,21 @@ mod tests {
         ] {
             assert!(DkimRecord::parse(text).unwrap().is_err(), "{text}");
         }
-        for text in ["v=DMARC1", "v=DMARC1; p=maybe", "v=DMARC1;; p=none"] {
+        for text in [
+            "v=DMARC1",
+            "v=DMARC1; p=maybe",
+            "v=DMARC1;; p=none",
+            "v=DMARC1; p=",
+            "v=DMARC1; p=none; p=reject",
+            "v=DMARC1; x=1; p=none; x=1",
+            "v=DMARC1; p=reject; sp=maybe",
+            "v=DMARC1; p=reject; np=maybe; rua=mailto:x@acme.example",
+            "v=DMARC1; p=none rua=mailto:x@acme.example",
+            "v=DMARC1; rua=x@acme.example",
+            "v=DMARC1; rua=",
+            "v=DMARC1; ruf=mailto:x@acme.example",
+            "v=DMARC1; p",
+        ] {
             assert!(DmarcRecord::parse(text).unwrap().is_err(), "{text}");
         }
         assert_eq!(
@@ -314,8 +386,6 @@ mod tests {
             [0; 0],
             "revoked"
         );
-        assert_eq!(spf_terms("V=SPF1  MX -ALL").unwrap(), ["mx", "-all"]);
-        assert_eq!(spf_terms("v=spf1").unwrap(), [""; 0]);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What is said of the records of a domain, by what a real name server answers.
 
+mod spf;
+mod spf_status;
+
 use std::{net::UdpSocket, time::Duration};
 
 use inboxd::{
@@ -169,6 +172,56 @@ async fn zones_are_as_people_write_them() {
             "2 DKIM records",
         ),
         ("r1._domainkey TXT \"v=DKIM1; p=\"", "dkim", Wrong, "revokes"),
+        // What an earlier attempt left, before it and behind it in the answer.
+        (
+            &format!(
+                "r1._domainkey TXT {}\nr1._domainkey TXT \"AQAB7mPqQIDAQAB\"",
+                pieces.join(" ")
+            ),
+            "dkim",
+            Wrong,
+            "\"AQAB7mPqQIDAQAB\"",
+        ),
+        (
+            &format!(
+                "r1._domainkey TXT {}\nr1._domainkey TXT \"{}\"",
+                pieces.join(" "),
+                "z".repeat(200)
+            ),
+            "dkim",
+            Wrong,
+            "undefined",
+        ),
+        (
+            &format!(
+                "r1._domainkey TXT \"{}\"\nr1._domainkey TXT \"{}\"",
+                &rsa[..200],
+                &rsa[200..]
+            ),
+            "dkim",
+            Wrong,
+            "spread over two",
+        ),
+        // What a zone file needs, and a form keeps.
+        (
+            &format!("e1._domainkey TXT \"\\\"{ed25519}\\\"\""),
+            "ed25519",
+            Missing,
+            "holds quotes",
+        ),
+        (
+            &format!("e1._domainkey TXT \"{}\"", ed25519.replace(';', "\\\\;")),
+            "ed25519",
+            Missing,
+            "holds backslashes",
+        ),
+        (
+            "_inboxd-challenge TXT \"\\\"inboxd-verify=abc123\\\"\"",
+            "ownership",
+            Missing,
+            "holds quotes",
+        ),
+        ("@ TXT \"\\\"v=spf1 mx -all\\\"\"", "spf", Missing, "holds quotes"),
         (
             "r1._domainkey TXT \"v=DKIM1; p=AAAA\"",
             "dkim",
@@ -233,6 +286,31 @@ async fn zones_are_as_people_write_them() {
             "2 DMARC records",
         ),
         ("_dmarc TXT \"v=DMARC1\"", "dmarc", Wrong, "p="),
+        (
+            "_dmarc TXT \"v=DMARC1; rua=mailto:x@acme.test\"",
+            "dmarc",
+            Verified,
+            "there is no \"p=\"",
+        ),
+        (
+            "_dmarc TXT \"v=DMARC1; x=y; pct=1; p=reject\"",
+            "dmarc",
+            Verified,
+            "reject",
+        ),
+        (
+            "_dmarc TXT \"v=DMARC1; p=none; p=reject\"",
+            "dmarc",
+            Wrong,
+            "twice",
+        ),
+        ("_dmarc TXT \"p=none; v=DMARC1\"", "dmarc", Missing, "begin with"),
+        (
+            "_dmarc TXT \"\\\"v=DMARC1; p=none\\\"\"",
+            "dmarc",
+            Missing,
+            "holds quotes",
+        ),
     ] {
         let (found, reason) = rig.with(records, purpose).await;
         assert!(

@@ -144,6 +144,18 @@ async fn zones(server: &mut DnsServer, keys: &str) {
             "failing.com",
             "@ TXT \"v=spf1 include:broken.com -all\"\n".to_owned(),
         ),
+        (
+            "behind.com",
+            "@ TXT \"v=spf1 ip4:192.0.2.1 -all moo\"\n".to_owned(),
+        ),
+        (
+            "twice.com",
+            "@ TXT \"v=spf1 include:twospf.com -all\"\n".to_owned(),
+        ),
+        (
+            "void.com",
+            "@ TXT \"v=spf1 a:x.void.com a:y.void.com a:z.void.com ip4:192.0.2.1 -all\"\n".to_owned(),
+        ),
         ("list.com", spf.to_owned()),
         ("other.com", spf.to_owned()),
     ];
@@ -168,6 +180,9 @@ fn spf_rows() -> Vec<Row> {
         row("included", [GOOD, "x@included.com", "x@included.com"], "spf=pass dkim=none dmarc=none arc=none"),
         row("included, and fails there", [BAD, "x@included.com", "x@included.com"], "spf=fail dkim=none dmarc=none arc=none"),
         row("an include of nothing", [GOOD, "x@missing.com", "x@missing.com"], "spf=permerror dkim=none dmarc=none arc=none"),
+        row("a wrong term behind the one that matches", [GOOD, "x@behind.com", "x@behind.com"], "spf=permerror dkim=none dmarc=none arc=none"),
+        row("several records at an included domain", [GOOD, "x@twice.com", "x@twice.com"], "spf=permerror dkim=none dmarc=none arc=none"),
+        row("three answers without a record", [GOOD, "x@void.com", "x@void.com"], "spf=permerror dkim=none dmarc=none arc=none"),
         row("by address", [GOOD, "x@byname.com", "x@byname.com"], "spf=pass dkim=none dmarc=none arc=none"),
         row("by mx", ["192.0.2.2", "x@byname.com", "x@byname.com"], "spf=pass dkim=none dmarc=none arc=none"),
         row("redirected", [BAD, "x@redirected.com", "x@redirected.com"], "spf=fail dkim=none dmarc=none arc=none"),
