@@ -248,6 +248,9 @@ pub fn start_logging(logging: &Logging) -> Result<(), LogFilterError> {
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
+        // A log that nobody reads any more must not end the program: it would be reported on standard error, which
+        // may be the same closed pipe, and failing there is a panic.
+        .log_internal_errors(false)
         .with_target(false);
     let started = match logging.format {
         LogFormat::Text => registry.with(lines.with_ansi(is_terminal)).try_init(),
