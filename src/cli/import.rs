@@ -82,7 +82,7 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
     }
     for address in taken {
         note(&format!(
-            "inboxd: {address}: another tenant or mailbox has this address"
+            "inboxd: {address}: somebody else has this address"
         ));
     }
     if taken.is_empty() {
