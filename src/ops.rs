@@ -15,6 +15,7 @@ pub mod in_flight;
 pub mod inboxes;
 pub mod keys;
 mod place;
+pub mod removal;
 pub mod secrets;
 pub mod tenants;
 pub mod together;

@@ -86,6 +86,10 @@ pub mod metric {
         "unreadable",
     ]);
 
+    /// Tables that deleted rows are removed from.
+    const REMOVED_TABLES: Values =
+        Values::Listed(&["addresses", "api_keys", "domains", "inboxes", "workspaces"]);
+
     macro_rules! declare {
         ($($constant:ident = $name:literal, $kind:expr, [$(($label:literal, $values:expr)),*], $help:literal;)+) => {
             $(
@@ -119,6 +123,8 @@ pub mod metric {
             "Time from the publication of new logins until they were visible through the mail servers, or given up.";
         BARRIER_NOT_SEEN_TOTAL = "inboxd_barrier_not_seen_total", Kind::Counter, [("reason", NOT_SEEN_REASONS)],
             "New logins that were not visible through the mail servers.";
+        ROWS_REMOVED_TOTAL = "inboxd_rows_removed_total", Kind::Counter, [("table", REMOVED_TABLES)],
+            "Rows of deleted things that nothing needed any more, removed from the store.";
         INBOXES_CREATED_TOTAL = "inboxd_inboxes_created_total", Kind::Counter, [("completed", BOOLEANS)],
             "Inboxes created (201); completed is true where an unacknowledged creation was completed.";
     }

@@ -81,9 +81,7 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
         ));
     }
     for address in taken {
-        note(&format!(
-            "inboxd: {address}: somebody else has this address"
-        ));
+        note(&format!("inboxd: {address}: somebody else has this address"));
     }
     if taken.is_empty() {
         Ok(())

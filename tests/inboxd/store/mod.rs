@@ -9,6 +9,7 @@ mod keys;
 mod opening;
 mod plans;
 mod races;
+mod removal;
 mod schema;
 mod tenants;
 mod together;
