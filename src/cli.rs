@@ -8,20 +8,17 @@ mod import;
 mod inbound;
 mod keys;
 mod maps;
+pub mod output;
 mod serve;
 mod signer;
 mod stack;
 mod verify;
 
-use std::{
-    error::Error,
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::output::{note, print};
 use crate::{
     config::{self, Config, Written},
     http, telemetry,
@@ -143,7 +140,7 @@ fn status(outcome: Result<ExitCode, Failure>) -> ExitCode {
     match outcome {
         Ok(status) => status,
         Err(failure) => {
-            eprintln!("inboxd: {}", telemetry::chain(&*failure));
+            note(&format!("inboxd: {}", telemetry::chain(&*failure)));
             if failure.is::<config::Error>() {
                 ExitCode::from(WRONG_CONFIGURATION)
             } else {
@@ -157,8 +154,16 @@ impl Source {
     /// The configuration as it is written, all sources together.
     fn written(&self) -> Result<Written, config::Error> {
         // A variable that is not UTF-8 is none of ours; if it has our prefix, its key is missing and said so.
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let foreign = config::foreign_variables(environment.iter().map(|(name, _)| name.as_str()));
+        if !foreign.is_empty() {
+            note(&format!(
+                "inboxd: ignored environment variables, which are no keys (INBOXD_<SECTION>__<KEY>): {}",
+                foreign.join(", ")
+            ));
+        }
         config::read(self.config.as_deref(), environment, &self.set)
     }
 
@@ -187,13 +192,4 @@ fn openapi() -> Result<(), Failure> {
             + "
 "),
     )
-}
-
-/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -5,7 +5,7 @@
 //! and what is allowed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -474,6 +474,15 @@ pub enum Error {
     /// A source could not be read, holds an unknown key or a value of the wrong type.
     #[error("read the configuration")]
     Sources(#[source] Box<config::ConfigError>),
+    /// A variable of the environment names no key, or has a value of the wrong type.
+    #[error("environment variable {name}")]
+    Variable {
+        /// The variable's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<config::ConfigError>,
+    },
     /// A flag is not `section.key=value`.
     #[error("--set {flag}: must be section.key=value")]
     Flag {
@@ -508,23 +517,19 @@ impl From<config::ConfigError> for Error {
 /// Reads the sources, in their order. `environment` holds all variables of the process.
 pub fn read(
     file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (String, String)>,
     flags: &[String],
 ) -> Result<Written, Error> {
     let variables: HashMap<String, String> = environment
-        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX) && !OTHER_VARIABLES.contains(&name.as_str()))
+        .into_iter()
+        .filter(|(name, _)| variable_of(name) == Variable::Key)
         .collect();
+    check_variables(&variables)?;
     let mut builder = config::Config::builder();
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
-    // Without try_parsing a secret such as 007 stays what it is; serde turns text into numbers where a key is one.
-    builder = builder.add_source(
-        Environment::with_prefix("INBOXD")
-            .prefix_separator("_")
-            .separator("__")
-            .source(Some(variables)),
-    );
+    builder = builder.add_source(environment_source(variables));
     for flag in flags {
         let (key, value) = flag
             .split_once('=')
@@ -535,6 +540,63 @@ pub fn read(
         builder = builder.set_override(key, value)?;
     }
     Ok(builder.build()?.try_deserialize()?)
+}
+
+/// What a variable of the environment is to this program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Variable {
+    /// `INBOXD_<SECTION>__<KEY>`: it sets a key.
+    Key,
+    /// It has our prefix, and neither a key's form nor a meaning. Kubernetes makes such ones in every pod beside a
+    /// Service that is named `inboxd` (`INBOXD_SERVICE_HOST`, `INBOXD_PORT`).
+    Foreign,
+    /// It means something else, or nothing here.
+    Other,
+}
+
+fn variable_of(name: &str) -> Variable {
+    match name.strip_prefix(ENVIRONMENT_PREFIX) {
+        None => Variable::Other,
+        Some(_) if OTHER_VARIABLES.contains(&name) => Variable::Other,
+        Some(rest) if rest.contains("__") => Variable::Key,
+        Some(_) => Variable::Foreign,
+    }
+}
+
+/// The variables with our prefix that nothing reads, sorted: for a warning.
+pub fn foreign_variables<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut foreign: Vec<&str> = names
+        .into_iter()
+        .filter(|name| variable_of(name) == Variable::Foreign)
+        .collect();
+    foreign.sort_unstable();
+    foreign
+}
+
+/// Without `try_parsing` a secret such as 007 stays what it is; serde turns text into numbers where a key is one.
+fn environment_source(variables: HashMap<String, String>) -> Environment {
+    Environment::with_prefix("INBOXD")
+        .prefix_separator("_")
+        .separator("__")
+        .source(Some(variables))
+}
+
+/// Fails with the name of the first variable that is no key, or whose value has the wrong type.
+fn check_variables(variables: &HashMap<String, String>) -> Result<(), Error> {
+    let sorted: BTreeMap<&String, &String> = variables.iter().collect();
+    for (name, value) in sorted {
+        let alone = HashMap::from([(name.clone(), value.clone())]);
+        let built = config::Config::builder()
+            .add_source(environment_source(alone))
+            .build();
+        built
+            .and_then(config::Config::try_deserialize::<Written>)
+            .map_err(|source| Error::Variable {
+                name: name.clone(),
+                source: Box::new(source),
+            })?;
+    }
+    Ok(())
 }
 
 impl Written {
@@ -1148,6 +1210,28 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_kubernetes_makes_are_ignored_and_named() {
+        // enableServiceLinks, in a pod beside a Service that is named inboxd.
+        let made = [
+            ("INBOXD_SERVICE_HOST", "10.0.0.1"),
+            ("INBOXD_SERVICE_PORT", "8080"),
+            ("INBOXD_SERVICE_PORT_HTTP", "8080"),
+            ("INBOXD_PORT", "tcp://10.0.0.1:8080"),
+            ("INBOXD_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("INBOXD_PORT_8080_TCP_PROTO", "tcp"),
+            ("INBOXD_PORT_8080_TCP_PORT", "8080"),
+            ("INBOXD_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("INBOXD_BOOTSTRAP", "/srv/bootstrap.json"),
+        ];
+        assert_eq!(read_with(&made, &[]).unwrap(), Written::default());
+        let ours = ["INBOXD_DEV_DIR", "INBOXD_CONFIG", "INBOXD_IMAP__PORT", "PATH"];
+        let named = foreign_variables(made.iter().map(|(name, _)| *name).chain(ours));
+        let mut expected = made.map(|(name, _)| name);
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+    }
+
+    #[test]
     fn values_from_the_environment_keep_their_text() {
         let written = read_with(&[("INBOXD_SERVICE__RESERVED_USERNAMES", "root, 007")], &[]).unwrap();
         assert_eq!(written.service.reserved_usernames, ["root", "007"]);
@@ -1169,6 +1253,19 @@ mod tests {
         assert!(error.contains("listne") && error.contains("listen"), "{error}");
         let error = read_with(&[("INBOXD_APPI__LISTEN", "x")], &[]).unwrap_err();
         assert!(error.contains("appi"), "{error}");
+        for (name, value, why) in [
+            ("INBOXD_APPI__LISTEN", "x", "appi"),
+            ("INBOXD_IMAP__PROT", "993", "prot"),
+            ("INBOXD_IMAP__PORT", "many", "many"),
+            ("INBOXD_SERVICE__HOST", "10.0.0.1", "host"),
+        ] {
+            let environment = [("INBOXD_IMAP__HOST", "a.example"), (name, value)];
+            let error = read_with(&environment, &[]).unwrap_err();
+            assert!(
+                error.starts_with(&format!("environment variable {name}: ")) && error.contains(why),
+                "{error}"
+            );
+        }
         let error = read_with(&[], &["imap.port=many"]).unwrap_err();
         assert!(error.contains("imap.port") || error.contains("port"), "{error}");
         let error = read_with(&[], &["imap.port=70000"]).unwrap_err();

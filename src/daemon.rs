@@ -41,7 +41,7 @@ use crate::{
         address::Address,
         maps::{Answer, BarrierMode},
     },
-    ops::{Service, idempotency},
+    ops::{Service, idempotency, removal},
     publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
     stack::{
         key,
@@ -58,6 +58,8 @@ const GREETING_TIMEOUT_MS: u64 = 2_000;
 const LOOK_UP_TIMEOUT_MS: u64 = 2_000;
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
+/// Pause between two passes that remove deleted rows.
+const REMOVAL_PAUSE_S: u64 = 30;
 /// Prometheus's text format 0.0.4, which every scraper reads.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Pause between two rounds of folding measurements into the metrics.
@@ -510,11 +512,34 @@ async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
 }
 
-/// Forgets answers that are no longer kept, now and then.
+/// Forgets answers that are no longer kept, and removes deleted rows that nothing needs, now and then.
 async fn clean_up(service: Arc<Service>, stopped: tokio::sync::watch::Receiver<()>) {
+    tokio::join!(
+        forget_answers(&service, stopped.clone()),
+        remove_deleted(&service, stopped)
+    );
+}
+
+async fn remove_deleted(service: &Service, stopped: tokio::sync::watch::Receiver<()>) {
+    let mut until = std::pin::pin!(wait_until_closed(stopped));
+    let mut walk = removal::Walk::default();
+    loop {
+        match removal::remove_deleted(service, &mut walk).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(rows, "removed deleted rows that nothing needs"),
+            Err(error) => tracing::warn!(error = telemetry::chain(&error), "cannot remove deleted rows"),
+        }
+        tokio::select! {
+            () = &mut until => return,
+            () = tokio::time::sleep(Duration::from_secs(REMOVAL_PAUSE_S)) => {}
+        }
+    }
+}
+
+async fn forget_answers(service: &Service, stopped: tokio::sync::watch::Receiver<()>) {
     let mut until = std::pin::pin!(wait_until_closed(stopped));
     loop {
-        match idempotency::forget_expired(&service).await {
+        match idempotency::forget_expired(service).await {
             Ok(0) => {}
             Ok(answers) => tracing::info!(answers, "forgot expired answers of idempotent requests"),
             Err(error) => tracing::warn!(error = telemetry::chain(&error), "cannot forget expired answers"),

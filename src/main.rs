@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         .install_default()
         .is_err()
     {
-        eprintln!("inboxd: another TLS provider is installed");
+        inboxd::cli::output::note("inboxd: another TLS provider is installed");
         return ExitCode::FAILURE;
     }
     inboxd::cli::run(inboxd::cli::Arguments::parse())

@@ -19,6 +19,7 @@ pub mod in_flight;
 pub mod inboxes;
 pub mod keys;
 mod place;
+pub mod removal;
 pub mod secrets;
 mod single_flight;
 pub mod tenants;

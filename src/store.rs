@@ -19,6 +19,7 @@ mod inboxes;
 mod keys;
 mod meta;
 mod only_daemon;
+mod removal;
 mod tenants;
 mod unpublished;
 mod values;
@@ -49,6 +50,7 @@ pub use self::{
     inboxes::{InboxFilter, InboxPage, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,
+    removal::{DeletedRows, RemovalCursor, RemovalPage},
     tenants::Place,
     unpublished::{Pending, SessionsToEnd},
 };

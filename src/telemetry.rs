@@ -88,6 +88,9 @@ pub mod metric {
 
     /// Why a connection was ended (`http::server`).
     const CUT_REASONS: Values = Values::Listed(&["silent", "unread"]);
+    /// Tables that deleted rows are removed from.
+    const REMOVED_TABLES: Values =
+        Values::Listed(&["addresses", "api_keys", "domains", "inboxes", "workspaces"]);
 
     macro_rules! declare {
         ($($constant:ident = $name:literal, $kind:expr, [$(($label:literal, $values:expr)),*], $help:literal;)+) => {
@@ -126,6 +129,8 @@ pub mod metric {
             "Time from the publication of new logins until they were visible through the mail servers, or given up.";
         BARRIER_NOT_SEEN_TOTAL = "inboxd_barrier_not_seen_total", Kind::Counter, [("reason", NOT_SEEN_REASONS)],
             "New logins that were not visible through the mail servers.";
+        ROWS_REMOVED_TOTAL = "inboxd_rows_removed_total", Kind::Counter, [("table", REMOVED_TABLES)],
+            "Rows of deleted things that nothing needed any more, removed from the store.";
         INBOXES_CREATED_TOTAL = "inboxd_inboxes_created_total", Kind::Counter, [("completed", BOOLEANS)],
             "Inboxes created (201); completed is true where an unacknowledged creation was completed.";
     }
@@ -255,6 +260,9 @@ pub fn start_logging(logging: &Logging) -> Result<(), LogFilterError> {
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
+        // A log that nobody reads any more must not end the program: it would be reported on standard error, which
+        // may be the same closed pipe, and failing there is a panic.
+        .log_internal_errors(false)
         .with_target(false);
     let started = match logging.format {
         LogFormat::Text => registry.with(lines.with_ansi(is_terminal)).try_init(),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use self::instance::Instance;
-use super::{Failure, Source, block_on, inbound, serve::stop_signal, signer};
+use super::{Failure, Source, block_on, inbound, note, print, serve::stop_signal, signer};
 use crate::{
     clock::{Clock as _, Machine},
     config::Config,
@@ -268,7 +268,7 @@ async fn with_mail_servers(
         let bootstrap = daemon::bootstrap::read(&dir.join(BOOTSTRAP_FILE))?
             .ok_or("the daemon has not written what it should")?;
         instance.ready()?;
-        greet(dir, ports, &bootstrap);
+        greet(dir, ports, &bootstrap)?;
         tokio::select! {
             () = stop => Ok(()),
             failure = stack.failed() => Err(failure.into()),
@@ -279,13 +279,13 @@ async fn with_mail_servers(
         }
     }
     .await;
-    eprintln!("stopping");
+    note("stopping");
     stack.stop().await;
     outcome
 }
 
 /// What a person needs, once. No key is among it: where this goes to may be a log.
-fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) {
+fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) -> Result<(), Failure> {
     let DevPorts {
         imaps,
         submission,
@@ -312,7 +312,7 @@ fn greet(dir: &Path, ports: DevPorts, bootstrap: &Bootstrap) {
         Some(_) => format!("its key is in {keys}"),
         None => "none: it was deleted".to_owned(),
     };
-    println!(
+    print(&format!(
         "
 inboxd is ready. Everything is in {dir}; Ctrl-C stops it.
 
@@ -340,5 +340,5 @@ Prove that it works:  {program} verify scout@{default_domain} --config {config}
         dir = dir.display(),
         program = env::args().next().unwrap_or_else(|| "inboxd".to_owned()),
         config = dir.join("inboxd.toml").display(),
-    );
+    ))
 }

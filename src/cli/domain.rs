@@ -4,7 +4,7 @@ use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
 use clap::Subcommand;
 
-use super::{Failure, Source, block_on, print};
+use super::{Failure, Source, block_on, note, print};
 use crate::{
     clock::Machine,
     config::Config,
@@ -55,7 +55,7 @@ pub(super) fn domain(command: DomainCommand) -> Result<ExitCode, Failure> {
             let (text, is_complete) = as_lines(&checked.value);
             print(&text)?;
             if !checked.publish.is_empty() {
-                eprintln!("inboxd: other keys sign from now on; the daemon takes them up within seconds");
+                note("inboxd: other keys sign from now on; the daemon takes them up within seconds");
             }
             Ok(ExitCode::from(u8::from(!is_complete)))
         }

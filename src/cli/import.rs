@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use uuid::Uuid;
 
-use super::{Failure, Source, block_on, print};
+use super::{Failure, Source, block_on, note, print};
 use crate::{
     clock::Machine,
     daemon::import::{self as bulk, Error, Outcome, Request},
@@ -48,7 +48,7 @@ pub(super) fn import(arguments: &ImportArguments) -> Result<(), Failure> {
         Err(error) => {
             if let Error::Lines(bad) = &error {
                 for line in bad {
-                    eprintln!("inboxd: {line}");
+                    note(&format!("inboxd: {line}"));
                 }
             }
             Err(error.into())
@@ -76,12 +76,12 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
     } = outcome;
     print(&format!("imported {new}, already there {already_there}\n"))?;
     if *weak > 0 {
-        eprintln!(
+        note(&format!(
             "inboxd: {weak} have a weak hash, which Dovecot 2.4 takes with auth_allow_weak_schemes = yes only"
-        );
+        ));
     }
     for address in taken {
-        eprintln!("inboxd: {address}: somebody else has this address");
+        note(&format!("inboxd: {address}: somebody else has this address"));
     }
     if taken.is_empty() {
         Ok(())

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Failure, Source, block_on, print};
+use super::{Failure, Source, block_on, note, print};
 use crate::{
     config::{self, Config, StoreUrl},
     daemon::{self, control},
@@ -61,7 +61,10 @@ pub(super) fn maps(command: MapsCommand) -> Result<ExitCode, Failure> {
                 Ok(status) => Ok(status),
                 Err(failure) if failure.is::<config::Error>() => Err(failure),
                 Err(failure) => {
-                    eprintln!("inboxd: cannot check the maps: {}", telemetry::chain(&*failure));
+                    note(&format!(
+                        "inboxd: cannot check the maps: {}",
+                        telemetry::chain(&*failure)
+                    ));
                     Ok(ExitCode::from(NOT_CHECKED))
                 }
             }

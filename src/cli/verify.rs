@@ -4,7 +4,7 @@ use std::{io::Read as _, path::PathBuf};
 
 use clap::Args;
 
-use super::{Failure, Source, block_on};
+use super::{Failure, Source, block_on, print};
 use crate::{
     clock::{Clock as _, Entropy as _, Machine},
     config::Config,
@@ -90,20 +90,27 @@ async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> 
     let mut random = [0_u8; 16];
     Machine.fill(&mut random);
     let sent_at = jiff::Timestamp::from_microsecond(Machine.now().as_micros())?;
+    let mut reported = Ok(());
     let outcome = probe::verify(
         &target,
         credentials,
         Token::from_bytes(random),
         sent_at,
         &Limits::default(),
-        &mut |event| report(&event),
+        &mut |event| {
+            if reported.is_ok() {
+                reported = report(&event);
+            }
+        },
     )
     .await;
+    reported?;
     match outcome {
-        Ok(took) => {
-            println!("{} works: {} ms in all", credentials.login, took.as_millis());
-            Ok(())
-        }
+        Ok(took) => print(&format!(
+            "{} works: {} ms in all\n",
+            credentials.login,
+            took.as_millis()
+        )),
         Err(failure) => {
             let hint = failure.hint();
             Err(format!(
@@ -116,21 +123,19 @@ async fn run(config: &Config, credentials: &Credentials) -> Result<(), Failure> 
     }
 }
 
-fn report(event: &Event<'_>) {
+fn report(event: &Event<'_>) -> Result<(), Failure> {
     match event {
-        Event::Started { .. } => {}
-        Event::Passed { step, server, took } => {
-            println!(
-                "ok    {step:STEP_COLUMNS$} {server}  {:.1} ms",
-                took.as_secs_f64() * 1000.0
-            );
-        }
+        Event::Started { .. } => Ok(()),
+        Event::Passed { step, server, took } => print(&format!(
+            "ok    {step:STEP_COLUMNS$} {server}  {:.1} ms\n",
+            took.as_secs_f64() * 1000.0
+        )),
         Event::Failed(failure) => {
             let (step, server, took) = (failure.step, &failure.server, failure.took);
-            println!(
-                "FAIL  {step:STEP_COLUMNS$} {server}  {:.1} ms",
+            print(&format!(
+                "FAIL  {step:STEP_COLUMNS$} {server}  {:.1} ms\n",
                 took.as_secs_f64() * 1000.0
-            );
+            ))
         }
     }
 }

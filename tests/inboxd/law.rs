@@ -268,3 +268,18 @@ fn the_machines_clock_is_handed_in_at_the_roots_alone() {
         .collect::<Vec<_>>();
     assert_eq!(blessed_in_vain, [""; 0]);
 }
+
+#[test]
+fn output_goes_through_what_survives_a_closed_pipe() {
+    for (file, _, code) in sources() {
+        for macro_name in ["println!", "print!", "eprintln!", "eprint!", "dbg!"] {
+            let used = code
+                .match_indices(macro_name)
+                .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+            assert!(
+                !used,
+                "{file} has {macro_name}, which panics when its reader has gone: src/cli/output.rs"
+            );
+        }
+    }
+}

@@ -7,6 +7,7 @@
 
 mod api;
 mod authors;
+mod command_line;
 mod dns;
 mod e2e;
 mod faults;

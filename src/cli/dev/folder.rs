@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::Failure;
+use super::{Failure, note};
 use crate::stack::private::{FolderProblem, check_folder};
 
 /// Where the folder really is when the mail servers could not use the wanted place.
@@ -29,11 +29,11 @@ pub(super) fn prepare(wanted: &Path) -> Result<PathBuf, Failure> {
             return Err(told.into());
         }
         let real = elsewhere(wanted)?;
-        eprintln!(
+        note(&format!(
             "inboxd: {problem}. The folder is made as {}; {} links to it.",
             real.display(),
             wanted.display()
-        );
+        ));
         make(&real, 0o755)?;
         make_parents(wanted)?;
         symlink(&real, wanted)

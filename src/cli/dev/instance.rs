@@ -15,7 +15,7 @@ use nix::{
 };
 use tokio::{process::Command, time::Instant};
 
-use super::{Failure, Source, folder};
+use super::{Failure, Source, folder, print};
 use crate::stack::private;
 
 /// Holds the process id while the process lives, and then the word [`READY`].
@@ -111,15 +111,12 @@ pub(super) async fn detach(dir: &Path, source: &Source) -> Result<(), Failure> {
     let deadline = Instant::now() + Duration::from_millis(START_TIMEOUT_MS);
     loop {
         if fs::read_to_string(&pid_file)?.lines().any(|line| line == READY) {
-            println!(
-                "inboxd dev runs in the background; its log is {}. Stop it with: inboxd dev --stop",
-                log_path.display()
-            );
-            println!(
-                "Keys and addresses are in {}",
+            return print(&format!(
+                "inboxd dev runs in the background; its log is {}. Stop it with: inboxd dev --stop\n\
+                 Keys and addresses are in {}\n",
+                log_path.display(),
                 dir.join(super::BOOTSTRAP_FILE).display()
-            );
-            return Ok(());
+            ));
         }
         if let Some(status) = child.try_wait()? {
             return Err(format!("it did not start ({status}):\n{}", end_of(&log_path, begins_at)).into());
@@ -174,9 +171,9 @@ pub(super) async fn stop(wanted: &Path) -> Result<(), Failure> {
             }
             tokio::time::sleep(Duration::from_millis(LOOK_INTERVAL_MS)).await;
         }
-        println!("stopped");
+        print("stopped\n")?;
     } else {
-        println!("nothing runs in {}", dir.display());
+        print(&format!("nothing runs in {}\n", dir.display()))?;
     }
     Ok(private::stop_leftovers(&dir).await?)
 }

@@ -10,6 +10,7 @@ mod keys;
 mod opening;
 mod plans;
 mod races;
+mod removal;
 mod schema;
 mod tenants;
 mod together;

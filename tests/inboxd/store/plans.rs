@@ -23,8 +23,8 @@ use inboxd::{
     },
     ops::PAGE_MAX_OCTETS,
     store::{
-        DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner,
-        SessionsToEnd, Started, Tx,
+        DeletedRows, DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets,
+        Owner, SessionsToEnd, Started, Tx,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -71,7 +71,27 @@ const MAY_SCAN: [(&str, &str); 4] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 27] = [
+const MUST_USE: [(&str, &str); 32] = [
+    (
+        "FROM api_keys r WHERE",
+        "api_keys_revoked ((revoked_at,id)>(?,?) AND revoked_at<?)",
+    ),
+    (
+        "FROM domains r WHERE",
+        "domains_deleted ((deleted_at,id)>(?,?) AND deleted_at<?)",
+    ),
+    (
+        "FROM inboxes r WHERE",
+        "inboxes_deleted ((deleted_at,id)>(?,?) AND deleted_at<?)",
+    ),
+    (
+        "FROM workspaces r WHERE",
+        "workspaces_deleted ((deleted_at,id)>(?,?) AND deleted_at<?)",
+    ),
+    (
+        "SELECT e.domain, e.local_part FROM addresses e",
+        "addresses_ended (held_until<?)",
+    ),
     ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
     (
         "FROM api_keys WHERE tenant_id IS NULL AND workspace_id IS NULL AND inbox_id IS NULL",
@@ -405,6 +425,12 @@ async fn call_everything(store: &Store) {
     }
     tx.delete_workspace(home, now).await.unwrap();
     tx.delete_tenant(tenant.id, now).await.unwrap();
+    tx.unpublished_since().await.unwrap();
+    tx.remove_tombstones(before, 10).await.unwrap();
+    for rows in DeletedRows::ALL {
+        tx.deleted_rows(rows, now, None, 10).await.unwrap();
+        tx.remove_rows(rows, &[fresh_id()]).await.unwrap();
+    }
     tx.commit().await.unwrap();
 }
 
