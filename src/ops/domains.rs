@@ -26,7 +26,7 @@ use crate::{
         maps::MapKey,
         suffix::is_public_suffix,
     },
-    store::{DomainFilter, SessionsToEnd, Tx},
+    store::{DomainFilter, DomainSearch, SessionsToEnd, Tx},
 };
 
 /// Who may manage domains.
@@ -285,11 +285,13 @@ async fn require_free(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> R
     Ok(())
 }
 
-/// A page of the registrations that the caller reaches, newest first.
+/// A page of the registrations that the caller reaches, newest first: those with this name and this status, where they
+/// are given.
 pub async fn list(
     service: &Service,
     caller: &Caller,
     workspace: Option<WorkspaceId>,
+    (name, status): (Option<&DomainName>, Option<DomainStatus>),
     before: Option<DomainId>,
     limit: Option<u32>,
 ) -> Result<Page<Registered, DomainId>, Error> {
@@ -302,8 +304,13 @@ pub async fn list(
         "workspace: a workspace (wk_) key lists its own workspace only",
     )
     .await?;
+    let search = DomainSearch {
+        name,
+        status,
+        lapsed_before: lapsed_before(service.now(), service.settings.domains.pending_days),
+    };
     let mut items = Vec::new();
-    for domain in tx.domains(filter, before, limit + 1).await? {
+    for domain in tx.domains(filter, search, before, limit + 1).await? {
         let keys = tx.dkim_keys(Some(domain.id)).await?;
         items.push(Registered::of(service, domain, &keys));
     }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod concurrency;
+mod domains;
 mod group;
 mod idempotency;
 mod inboxes;

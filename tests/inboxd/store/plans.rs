@@ -13,7 +13,7 @@ use inboxd::{
     model::{
         api_key::{ApiKey, KeyKind, Scope},
         dkim::{Algorithm, PublicKey, Selector},
-        domain::{Challenge, DkimKey, Domain},
+        domain::{Challenge, DkimKey, Domain, DomainStatus},
         ids::{DkimKeyId, DomainId, InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
@@ -22,8 +22,8 @@ use inboxd::{
         tenant::Tenant,
     },
     store::{
-        DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets, Owner,
-        SessionsToEnd, Started, Tx,
+        DomainFilter, DomainSearch, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets,
+        Owner, SessionsToEnd, Started, Tx,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -70,7 +70,20 @@ const MAY_SCAN: [(&str, &str); 4] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 27] = [
+const MUST_USE: [(&str, &str); 30] = [
+    (
+        "FROM domains d WHERE d.deleted_at IS NULL AND d.tenant_id = $1 AND d.id < $2 AND ($4",
+        "domains_of_tenant (tenant_id=? AND id<?)",
+    ),
+    // As many as a tenant has, of which a cap says how many: it reads them in their order, and sorts none.
+    (
+        "d.tenant_id = $1 AND d.id < $2 AND d.name = $6",
+        "domains_of_tenant (tenant_id=? AND id<?)",
+    ),
+    (
+        "d.tenant_id = $1 AND d.id < $2 AND d.workspace_id = $6 AND d.name = $7",
+        "domains_registered (workspace_id=? AND name=?)",
+    ),
     ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
     (
         "FROM api_keys WHERE tenant_id IS NULL AND workspace_id IS NULL AND inbox_id IS NULL",
@@ -435,7 +448,14 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
             workspace,
         };
         assert!(tx.domain_named(filter, &name).await.unwrap().is_some());
-        assert_eq!(tx.domains(filter, None, 10).await.unwrap().len(), 1);
+        for name in [None, Some(&name)] {
+            let search = DomainSearch {
+                name,
+                status: Some(DomainStatus::Verified),
+                lapsed_before: now,
+            };
+            assert_eq!(tx.domains(filter, search, None, 10).await.unwrap().len(), 1);
+        }
     }
     assert_eq!(tx.count_domains(tenant.id, now).await.unwrap(), 1);
     assert_eq!(tx.verified_among(slice::from_ref(&name)).await.unwrap().len(), 1);
