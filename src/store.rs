@@ -44,7 +44,7 @@ use self::group::{Group, Member};
 pub use self::{
     addresses::Claimant,
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
-    domains::DomainFilter,
+    domains::{DomainFilter, DomainSearch},
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, Started},
     inboxes::{InboxFilter, InboxPage, NewInbox, NewSecrets, Secrets},

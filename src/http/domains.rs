@@ -25,7 +25,7 @@ use crate::{
         Refused,
         address::DomainName,
         dns_records::DnsRecord,
-        domain::{Finding, RecordStatus},
+        domain::{DomainStatus, Finding, RecordStatus},
         ids::{DomainId, InboxId, WorkspaceId},
     },
     ops::{
@@ -239,6 +239,9 @@ pub(super) async fn create_domain(
 /// List domains
 #[utoipa::path(get, path = "/v1/domains", tag = "domains",
     params(("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
+        ("name" = Option<String>, Query, description = "Only registrations of exactly this domain"),
+        ("status" = Option<String>, Query, pattern = "^(pending|verified|degraded|failed)$",
+            description = "Only those with this status"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
         ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = DomainList), ListProblems))]
@@ -248,13 +251,15 @@ pub(super) async fn list_domains(
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
-    query.only(&["workspace", "limit", "cursor"])?;
+    query.only(&["workspace", "name", "status", "limit", "cursor"])?;
+    let name = query.parsed("name", DomainName::parse)?;
     let limit = query.limit()?;
     let place = app.pages.take(&caller.0).await?;
     let page = ops::list(
         &app.service,
         &caller.0,
         query.id("workspace")?.map(WorkspaceId),
+        (name.as_ref(), query.parsed("status", DomainStatus::parse)?),
         query.cursor()?.map(DomainId),
         limit,
     )

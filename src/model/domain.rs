@@ -95,6 +95,14 @@ pub enum DomainStatus {
 }
 
 impl DomainStatus {
+    const ALL: [Self; 4] = [Self::Pending, Self::Verified, Self::Degraded, Self::Failed];
+
+    /// Parses the API's name of it.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        found.ok_or_else(|| Refused::because("must be pending, verified, degraded or failed"))
+    }
+
     /// As the API names it.
     pub fn as_str(self) -> &'static str {
         match self {

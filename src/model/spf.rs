@@ -1,7 +1,7 @@
 //! SPF records (RFC 7208): the whole grammar, read strictly, and what evaluating one can result in.
 //!
 //! An error anywhere in a record makes all of it an error (4.6), so parsing says which term is wrong and why, in the words
-//! of whoever has to mend it. Nothing here asks DNS; `dns::spf` evaluates.
+//! of whoever has to correct it. Nothing here asks DNS; `dns::spf` evaluates.
 
 mod macros;
 
@@ -275,7 +275,7 @@ impl Record {
                     has_explanation = true;
                     DomainSpec::parse(value).map_err(fail)?;
                 }
-                // One that nobody knows is ignored (6), but its macros have to be macros.
+                // An unknown modifier is ignored (6), but its macros have to be macros.
                 Some((_, value)) => macros::require_macro_string(value).map_err(fail)?,
                 None => record.directives.push(directive(term).map_err(fail)?),
             }
@@ -284,7 +284,7 @@ impl Record {
     }
 
     /// Whether the record lets every host of the world send.
-    pub fn passes_everybody(&self) -> bool {
+    pub fn passes_all_hosts(&self) -> bool {
         let all = self
             .directives
             .iter()

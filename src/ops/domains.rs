@@ -24,11 +24,11 @@ use crate::{
         address::DomainName,
         api_key::{Caller, KeyKind, Scope},
         dns_records::{self, DnsRecord, Wanted},
-        domain::{DkimKey, Domain, DomainStatus, Finding},
+        domain::{DkimKey, Domain, DomainStatus, Finding, lapsed_before},
         ids::{DomainId, InboxId, WorkspaceId},
         maps::MapKey,
     },
-    store::{DomainFilter, SessionsToEnd, Tx},
+    store::{DomainFilter, DomainSearch, SessionsToEnd, Tx},
 };
 
 /// Who may manage domains.
@@ -143,11 +143,13 @@ async fn write_keys(
     Ok(keys)
 }
 
-/// A page of the registrations that the caller reaches, newest first.
+/// A page of the registrations that the caller reaches, newest first: those with this name and this status, where they
+/// are given.
 pub async fn list(
     service: &Service,
     caller: &Caller,
     workspace: Option<WorkspaceId>,
+    (name, status): (Option<&DomainName>, Option<DomainStatus>),
     before: Option<DomainId>,
     limit: Option<u32>,
 ) -> Result<Page<Registered, DomainId>, Error> {
@@ -160,8 +162,13 @@ pub async fn list(
         "workspace: a workspace (wk_) key lists its own workspace only",
     )
     .await?;
+    let search = DomainSearch {
+        name,
+        status,
+        lapsed_before: lapsed_before(service.now(), service.settings.domains.pending_days),
+    };
     let mut items = Vec::new();
-    for domain in tx.domains(filter, before, limit + 1).await? {
+    for domain in tx.domains(filter, search, before, limit + 1).await? {
         let keys = tx.dkim_keys(Some(domain.id)).await?;
         items.push(Registered::of(service, domain, &keys));
     }

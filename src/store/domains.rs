@@ -11,7 +11,7 @@ use crate::{
     model::{
         address::{Address, DomainName},
         dkim::SealedSigningKey,
-        domain::{Challenge, Domain, findings_from_json, findings_to_json},
+        domain::{Challenge, Domain, DomainStatus, findings_from_json, findings_to_json},
         ids::{DomainId, InboxId, TenantId, WorkspaceId},
         maps::DomainState,
     },
@@ -24,6 +24,17 @@ pub struct DomainFilter {
     pub tenant: TenantId,
     /// and of this workspace.
     pub workspace: Option<WorkspaceId>,
+}
+
+/// Which of them a list shows.
+#[derive(Clone, Copy, Debug)]
+pub struct DomainSearch<'a> {
+    /// Those with this name.
+    pub name: Option<&'a DomainName>,
+    /// Those with this status,
+    pub status: Option<DomainStatus>,
+    /// where registrations that are not proved and at least as old as this have failed.
+    pub lapsed_before: Timestamp,
 }
 
 #[derive(FromRow)]
@@ -51,6 +62,19 @@ macro_rules! select_domains {
              WHERE d.deleted_at IS NULL AND ",
             $where
         )
+    };
+}
+
+/// A page of registrations, of one status where it is given. `$more` narrows it, with `$6` and `$7`.
+macro_rules! select_page {
+    ($more:literal) => {
+        select_domains!(concat!(
+            "d.tenant_id = $1 AND d.id < $2",
+            $more,
+            " AND ($4 IS NULL OR $4 = CASE WHEN d.verified_at IS NULL AND d.created_at > $5 THEN 'pending'
+                 WHEN d.verified_at IS NULL THEN 'failed' WHEN d.degraded_since IS NULL THEN 'verified'
+                 ELSE 'degraded' END) ORDER BY d.id DESC LIMIT $3"
+        ))
     };
 }
 
@@ -164,24 +188,30 @@ impl Tx {
     pub async fn domains(
         &mut self,
         filter: DomainFilter,
+        search: DomainSearch<'_>,
         before: Option<DomainId>,
         limit: u32,
     ) -> Result<Vec<Domain>, Error> {
-        let sql = match filter.workspace {
-            None => select_domains!("d.tenant_id = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3"),
-            Some(_) => select_domains!(
-                "d.tenant_id = $1 AND d.id < $2 AND d.workspace_id = $4 ORDER BY d.id DESC LIMIT $3"
-            ),
+        let sql = match (filter.workspace, search.name) {
+            (None, None) => select_page!(""),
+            (Some(_), None) => select_page!(" AND d.workspace_id = $6"),
+            (None, Some(_)) => select_page!(" AND d.name = $6"),
+            (Some(_), Some(_)) => select_page!(" AND d.workspace_id = $6 AND d.name = $7"),
         };
         let rows: Vec<DomainRow> = on!(self, db => {
-            let query = sqlx::query_as(sql)
+            let mut query = sqlx::query_as(sql)
                 .bind(filter.tenant.0)
                 .bind(before.map_or(Uuid::max(), |id| id.0))
-                .bind(i64::from(limit));
-            match filter.workspace {
-                Some(workspace) => query.bind(workspace.0).fetch_all(db).await,
-                None => query.fetch_all(db).await,
+                .bind(i64::from(limit))
+                .bind(search.status.map(DomainStatus::as_str))
+                .bind(search.lapsed_before.as_micros());
+            if let Some(workspace) = filter.workspace {
+                query = query.bind(workspace.0);
             }
+            if let Some(name) = search.name {
+                query = query.bind(name.as_str());
+            }
+            query.fetch_all(db).await
         })
         .map_err(Error::while_doing("list domains"))?;
         rows.into_iter().map(DomainRow::parse).collect()

@@ -128,7 +128,7 @@ pub struct DmarcRecord {
 }
 
 impl DmarcRecord {
-    /// Parses a record. `None`: it is something else, because the version does not come first (4.7). Tags that nobody knows
+    /// Parses a record. `None`: it is something else, because the version does not come first (4.7). Unknown tags
     /// are ignored; one that is there twice makes the list invalid (RFC 6376, 3.2).
     pub fn parse(text: &str) -> Option<Result<Self, Refused>> {
         starts_as(text, "v=DMARC1").then(|| Self::of(&Tags::parse(text)?))

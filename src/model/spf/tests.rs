@@ -234,16 +234,16 @@ fn a_long_name_loses_labels_from_the_left() {
 }
 
 #[test]
-fn whether_everybody_may_send_is_for_the_first_all() {
-    for (text, everybody) in [
+fn the_first_all_decides_whether_all_hosts_may_send() {
+    for (text, all_hosts) in [
         ("v=spf1 mx +all", true),
         ("v=spf1 all -all", true),
         ("v=spf1 -all +all", false),
         ("v=spf1 mx", false),
     ] {
         assert_eq!(
-            Record::parse(text.as_bytes()).unwrap().passes_everybody(),
-            everybody,
+            Record::parse(text.as_bytes()).unwrap().passes_all_hosts(),
+            all_hosts,
             "{text}"
         );
     }

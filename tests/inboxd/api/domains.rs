@@ -7,7 +7,7 @@ use crate::support::{
     api::{Answer, Api},
     daemon::{DEFAULT_DOMAIN, Daemon, Database},
     dns::DnsServer,
-    domains::{MX_HOST, asking, name_server, prove, publish, register, verify, zone_of},
+    domains::{MX_HOST, asking, insert_domain, name_server, prove, publish, register, verify, zone_of},
 };
 
 /// A daemon that asks a name server of its own.
@@ -139,6 +139,51 @@ on_both! {
         let without: Vec<&str> = zone.lines().filter(|line| !line.contains("_dmarc")).collect();
         rig.server.set_zone("acme.test", &without.join("\n")).await;
         assert_eq!(verify(&acme, "acme.test").await.text("status"), "verified");
+    }
+
+    async fn a_list_is_narrowed_by_name_and_status(rig) {
+        let acme = rig.daemon.tenant("Acme").await;
+        for name in ["one.example", "two.example"] {
+            assert_eq!(register(&acme, name).await.status, 201);
+        }
+        insert_domain(&rig.daemon, &acme, "old.example", false).await;
+        for name in ["mine.example", "worse.example"] {
+            prove(&mut rig.server, &acme, name).await;
+        }
+        rig.server.set_zone("worse.example", "").await;
+        assert_eq!(verify(&acme, "worse.example").await.text("status"), "degraded");
+        for (query, names) in [
+            ("", vec!["mine.example", "old.example", "one.example", "two.example", "worse.example"]),
+            ("?status=pending", vec!["one.example", "two.example"]),
+            ("?status=verified", vec!["mine.example"]),
+            ("?status=degraded", vec!["worse.example"]),
+            ("?status=failed", vec!["old.example"]),
+            ("?name=one.example", vec!["one.example"]),
+            ("?name=ONE.example", vec!["one.example"]),
+            ("?name=none.example", vec![]),
+            ("?name=one.example&status=pending", vec!["one.example"]),
+            ("?name=one.example&status=verified", vec![]),
+        ] {
+            let listed = acme.get(&format!("/v1/domains{query}")).await;
+            assert_eq!(listed.status, 200, "{query}: {listed:?}");
+            let listed = listed.body["domains"].as_array().unwrap();
+            let mut found: Vec<&str> = listed.iter().map(|domain| domain["domain"].as_str().unwrap()).collect();
+            found.sort_unstable();
+            assert_eq!(found, names, "{query}");
+        }
+        for (query, field, says) in [
+            ("?status=", "status", "pending, verified, degraded or failed"),
+            ("?status=Verified", "status", "pending, verified, degraded or failed"),
+            ("?name=", "name", "domain name"),
+            ("?name=one", "name", "domain name"),
+            ("?name=*.example", "name", "domain name"),
+            ("?domain=one.example", "domain", "name, status"),
+        ] {
+            let refused = acme.get(&format!("/v1/domains{query}")).await;
+            assert_eq!(refused.error(), (400, "VALIDATION_ERROR"), "{query}");
+            assert_eq!(refused.text("field"), field, "{query}");
+            assert!(refused.text("error").contains(says), "{query}: {refused:?}");
+        }
     }
 
     async fn of_two_tenants_one_proves_a_domain(rig) {

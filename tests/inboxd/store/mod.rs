@@ -2,6 +2,7 @@
 
 mod addresses;
 mod concurrency;
+mod domain_lists;
 mod domains;
 mod group;
 mod idempotency;

@@ -13,7 +13,7 @@ use inboxd::{
     model::{
         api_key::{ApiKey, KeyKind, Scope},
         dkim::{Algorithm, PublicKey, Selector},
-        domain::{Challenge, DkimKey, Domain},
+        domain::{Challenge, DkimKey, Domain, DomainStatus},
         ids::{DkimKeyId, DomainId, InboxId, KeyId},
         limits::Limits,
         maps::MapKey,
@@ -23,8 +23,8 @@ use inboxd::{
     },
     ops::PAGE_MAX_OCTETS,
     store::{
-        DeletedRows, DomainFilter, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey, NewSecrets,
-        Owner, SessionsToEnd, Started, Tx,
+        DeletedRows, DomainFilter, DomainSearch, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey,
+        NewSecrets, Owner, SessionsToEnd, Started, Tx,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -71,7 +71,7 @@ const MAY_SCAN: [(&str, &str); 4] = [
 
 /// Parts of statements, and the index and the columns of it that they must use: the whole of the question, not only
 /// whose inboxes they are.
-const MUST_USE: [(&str, &str); 32] = [
+const MUST_USE: [(&str, &str); 35] = [
     (
         "FROM api_keys r WHERE",
         "api_keys_revoked ((revoked_at,id)>(?,?) AND revoked_at<?)",
@@ -91,6 +91,19 @@ const MUST_USE: [(&str, &str); 32] = [
     (
         "SELECT e.domain, e.local_part FROM addresses e",
         "addresses_ended (held_until<?)",
+    ),
+    (
+        "FROM domains d WHERE d.deleted_at IS NULL AND d.tenant_id = $1 AND d.id < $2 AND ($4",
+        "domains_of_tenant (tenant_id=? AND id<?)",
+    ),
+    // As many as a tenant has, of which a cap says how many: it reads them in their order, and sorts none.
+    (
+        "d.tenant_id = $1 AND d.id < $2 AND d.name = $6",
+        "domains_of_tenant (tenant_id=? AND id<?)",
+    ),
+    (
+        "d.tenant_id = $1 AND d.id < $2 AND d.workspace_id = $6 AND d.name = $7",
+        "domains_registered (workspace_id=? AND name=?)",
     ),
     ("WHERE k.hash IN", "api_keys_hash (hash=?)"),
     (
@@ -464,7 +477,14 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
             workspace,
         };
         assert!(tx.domain_named(filter, &name).await.unwrap().is_some());
-        assert_eq!(tx.domains(filter, None, 10).await.unwrap().len(), 1);
+        for name in [None, Some(&name)] {
+            let search = DomainSearch {
+                name,
+                status: Some(DomainStatus::Verified),
+                lapsed_before: now,
+            };
+            assert_eq!(tx.domains(filter, search, None, 10).await.unwrap().len(), 1);
+        }
     }
     assert_eq!(tx.count_domains(tenant.id, now).await.unwrap(), 1);
     assert_eq!(tx.verified_among(slice::from_ref(&name)).await.unwrap().len(), 1);

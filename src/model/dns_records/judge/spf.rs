@@ -49,7 +49,7 @@ pub fn record(answer: &Answer<String>) -> Result<Record, Judgement> {
             format!("in the SPF record, {error}; others take the whole record for an error (RFC 7208, 4.6)"),
         )
     })?;
-    if record.passes_everybody() {
+    if record.passes_all_hosts() {
         return Err(judged(
             RecordStatus::Wrong,
             "the record ends in \"+all\", which lets everybody send mail of the domain; use \"~all\" or \"-all\"",
@@ -79,7 +79,7 @@ pub fn without_address(wanted: &SpfTerms, record: &Record) -> Judgement {
     }
 }
 
-/// A record with the wanted terms in front of the one that decided. `None`: that would mend nothing, because the record
+/// A record with the wanted terms in front of the one that decided. `None`: that would not help, because the record
 /// cannot be evaluated, or DNS did not answer.
 pub fn amended(record: &Record, wanted: &SpfTerms, verdict: &Verdict) -> Option<Record> {
     let Verdict::Decided { by, .. } = verdict else {
