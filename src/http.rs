@@ -6,6 +6,7 @@ mod docs;
 mod domains;
 mod extract;
 mod health;
+mod host;
 mod inboxes;
 mod json;
 mod lists;
@@ -18,6 +19,7 @@ mod settings;
 mod tenant_keys;
 mod tenants;
 mod unread;
+mod unread_body;
 mod watch;
 mod workspaces;
 

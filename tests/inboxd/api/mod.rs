@@ -12,6 +12,7 @@ mod document;
 mod domains;
 mod faults;
 mod healthcheck;
+mod http_edges;
 mod idempotency;
 mod inboxes;
 mod operation;
