@@ -8,6 +8,7 @@ mod domains;
 mod extract;
 mod fields;
 mod health;
+mod host;
 mod inboxes;
 mod json;
 mod lists;
@@ -20,6 +21,7 @@ mod settings;
 mod tenant_keys;
 mod tenants;
 mod unread;
+mod unread_body;
 mod watch;
 mod workspaces;
 

@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -217,6 +218,15 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
     async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Problem> {
         let is_lenient = prefers_lenient(request.headers());
+        check_coding(request.headers())?;
+        let too_large = || {
+            let rule = format!("the body must be at most {BODY_MAX_OCTETS} octets");
+            Problem::new(Code::PayloadTooLarge, rule)
+        };
+        // Before the first octet: a caller may wait to be asked for them (RFC 9110, 10.1.1).
+        if request.body().size_hint().lower() > BODY_MAX_OCTETS as u64 {
+            return Err(too_large());
+        }
         let body = Limited::new(request.into_body(), BODY_MAX_OCTETS);
         let collected = tokio::time::timeout(Duration::from_millis(BODY_TIMEOUT_MS), body.collect()).await;
         match collected {
@@ -224,10 +234,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
                 octets: body.to_bytes().to_vec(),
                 is_lenient,
             }),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
-                Code::PayloadTooLarge,
-                format!("the body must be at most {BODY_MAX_OCTETS} octets"),
-            )),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => Err(Problem::invalid(
                 "body",
                 "the connection ended before the body did",
@@ -238,6 +245,21 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             )),
         }
     }
+}
+
+/// Refuses a body in a content coding: there is none that the service reads (RFC 9110, 8.4 and 15.5.16).
+fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut names = codings.flat_map(|value| value.as_bytes().split(|&octet| octet == b','));
+    let is_plain = names.all(|name| {
+        let name = name.trim_ascii();
+        name.is_empty() || name.eq_ignore_ascii_case(b"identity")
+    });
+    if is_plain {
+        return Ok(());
+    }
+    let rule = "Content-Encoding: bodies are read as they are; send this one without a coding";
+    Err(Problem::new(Code::UnsupportedCoding, rule))
 }
 
 impl JsonBody {

@@ -74,6 +74,7 @@ codes! {
     SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
+    UnsupportedCoding = UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_CONTENT_ENCODING", "The body is in a coding (`Content-Encoding`) that the service does not read; `Accept-Encoding` of the answer names what it does.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
     RateLimited = TOO_MANY_REQUESTS, "RATE_LIMITED", "The caller asks for more than the service does for one at a time; try again after `Retry-After`.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
@@ -158,6 +159,11 @@ impl IntoResponse for Problem {
         let mut response = (self.status(), axum::Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if self.code == Code::UnsupportedCoding {
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.status() == StatusCode::UNAUTHORIZED {
             response
@@ -274,7 +280,11 @@ pub const KEYED: &[Code] = &[
     Code::Timeout,
 ];
 /// Codes that every call with a body can answer.
-pub const WITH_BODY: &[Code] = &[Code::RequestTimeout, Code::PayloadTooLarge];
+pub const WITH_BODY: &[Code] = &[
+    Code::RequestTimeout,
+    Code::PayloadTooLarge,
+    Code::UnsupportedCoding,
+];
 /// Codes that every call about one object can answer.
 pub const OF_ONE: &[Code] = &[Code::NotFound];
 /// Codes that every call can answer that does costly work, which is done in turns.

@@ -34,6 +34,7 @@ use super::{
     problem::{Code, Problem, RETRY_AFTER_SECONDS},
     settings::Connections,
     unread::TimedWrites,
+    unread_body::RequestBody,
     watch::{REQUEST_ID, request_id},
 };
 use crate::telemetry::metric;
@@ -208,8 +209,10 @@ impl Server {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response, Infallible> {
         let is_kept = is_kept_alive(request.version(), request.headers());
-        let mut response = self.router.clone().call(request).await?;
-        let is_last = *self.stopping.borrow();
+        let (parts, incoming) = request.into_parts();
+        let (body, left_unread) = RequestBody::new(incoming, &parts.headers);
+        let mut response = self.router.clone().call(Request::from_parts(parts, body)).await?;
+        let is_last = *self.stopping.borrow() || left_unread.get();
         let headers = response.headers_mut();
         if is_last {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

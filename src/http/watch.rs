@@ -10,7 +10,10 @@ use axum::{
 };
 use tracing::Instrument;
 
-use super::problem::{Code, Problem};
+use super::{
+    host,
+    problem::{Code, Problem},
+};
 use crate::{
     clock::{Machine, new_id},
     telemetry::metric,
@@ -46,7 +49,9 @@ pub(super) async fn watch(request: Request, next: Next) -> Response {
     let mut response = async {
         let limit = Duration::from_millis(REQUEST_TIMEOUT_MS);
         let answered = async {
-            match check_head(&request) {
+            let checked =
+                check_head(&request).and_then(|()| host::check(request.version(), request.headers()));
+            match checked {
                 Ok(()) => next.run(request).await,
                 Err(problem) => problem.into_response(),
             }

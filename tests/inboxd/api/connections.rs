@@ -26,7 +26,7 @@ const UNREAD: usize = 12;
 /// Agents behind one address.
 const AGENTS: usize = 500;
 
-async fn daemon_with(extra: &str) -> Daemon {
+pub(super) async fn daemon_with(extra: &str) -> Daemon {
     Daemon::with_config(Database::Sqlite, Folder::new(), extra).await
 }
 
@@ -34,7 +34,7 @@ fn address(daemon: &Daemon) -> SocketAddr {
     daemon.base.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-async fn connect(daemon: &Daemon) -> TcpStream {
+pub(super) async fn connect(daemon: &Daemon) -> TcpStream {
     TcpStream::connect(address(daemon)).await.unwrap()
 }
 
@@ -42,13 +42,13 @@ fn request(path: &str, key: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {key}\r\n\r\n")
 }
 
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let ended = tokio::time::timeout(LIMIT, future).await;
     ended.unwrap_or_else(|_| panic!("waited {LIMIT:?} in vain: {what}"))
 }
 
 /// What comes until the connection ends, whichever way it ends.
-async fn everything_of(stream: &mut TcpStream) -> String {
+pub(super) async fn everything_of(stream: &mut TcpStream) -> String {
     let mut octets = Vec::new();
     let read = within("the end of the connection", stream.read_to_end(&mut octets)).await;
     drop(read);
@@ -56,7 +56,7 @@ async fn everything_of(stream: &mut TcpStream) -> String {
 }
 
 /// The head of the next answer; its body is read, too.
-async fn answer_on(stream: &mut TcpStream) -> String {
+pub(super) async fn answer_on(stream: &mut TcpStream) -> String {
     within("an answer", try_answer_on(stream)).await.unwrap()
 }
 

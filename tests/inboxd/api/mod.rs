@@ -13,6 +13,7 @@ mod domains;
 mod faults;
 mod fields;
 mod healthcheck;
+mod http_edges;
 mod idempotency;
 mod inboxes;
 mod metrics;
