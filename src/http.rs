@@ -10,6 +10,7 @@ mod health;
 mod inboxes;
 mod json;
 mod me;
+mod once;
 pub mod problem;
 mod security_headers;
 mod sent;

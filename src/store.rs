@@ -45,7 +45,7 @@ pub use self::{
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
     domains::DomainFilter,
     fresh::{FRESH_MAX, FreshInbox},
-    idempotency::{Kept, Started},
+    idempotency::{Kept, KeptAnswer, Started},
     inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,

@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, sync::LazyLock};
 
 use axum::{Json, Router};
+use serde_json::Value;
 use utoipa::openapi::{
-    HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Tag,
+    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Tag,
     path::{Operation, ParameterBuilder, ParameterIn},
-    schema::{AdditionalProperties, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
+    schema::{AdditionalProperties, Array, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -16,6 +17,7 @@ use super::{
     extract::Query,
     problem::{ANY, Problem, problems},
 };
+use crate::{model::made::Stale, ops::idempotency::KEY_MAX_OCTETS};
 
 const DESCRIPTION: &str = "One HTTP call allocates an address; when it answers 201, IMAP login, SMTP submission and inbound \
 delivery work with the returned credentials, at once, and survive a power cut.
@@ -115,8 +117,11 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     );
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    let mut answered = BTreeSet::new();
+    let (mut answered, mut kept) = (BTreeSet::new(), BTreeSet::new());
     for item in document.paths.paths.values_mut() {
+        if let Some(post) = &mut item.post {
+            kept.append(&mut run_once(post));
+        }
         let operations = [
             &mut item.get,
             &mut item.post,
@@ -131,21 +136,19 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
-    let ignored_fields = ArrayBuilder::new()
-        .items(ObjectBuilder::new().schema_type(Type::String).build())
-        .description(Some(
-            "With `Prefer: handling=lenient`: the unknown fields of the request, which were ignored.",
-        ))
-        .build();
-    for name in answered {
-        if let Some(RefOr::T(schema)) = components.schemas.get_mut(&name)
-            && let Some(object) = own_members(schema)
-        {
-            object
-                .properties
-                .insert("ignoredFields".to_owned(), ignored_fields.clone().into());
-        }
-    }
+    let ignored_fields = ArrayBuilder::new().items(text()).description(Some(
+        "With `Prefer: handling=lenient`: the unknown fields of the request, which were ignored.",
+    ));
+    add_member(components, &answered, "ignoredFields", &ignored_fields.build());
+    let words = [Stale::Deleted, Stale::Password, Stale::Key].map(|stale| Value::from(stale.as_str()));
+    let word = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words));
+    let stale = ArrayBuilder::new().items(word.build()).description(Some(
+        "Of an answer that is given again (`Idempotent-Replayed: true`), what does not hold any more: the object is `deleted`, \
+         or the mailbox `password` or the API `key` that it shows was rotated or revoked. Absent if all of it holds.",
+    ));
+    add_member(components, &kept, "stale", &stale.build());
     document
         .paths
         .paths
@@ -156,9 +159,8 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
 fn name_the_request(operation: &mut Operation) {
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
-            let text = ObjectBuilder::new().schema_type(Type::String).build();
             let header = HeaderBuilder::new()
-                .schema(Some(text))
+                .schema(Some(text()))
                 .description(Some("Names the request in the log."))
                 .build();
             response.headers.insert("X-Request-Id".to_owned(), header.into());
@@ -166,19 +168,39 @@ fn name_the_request(operation: &mut Operation) {
     }
 }
 
-/// Describes that the caller may prefer unknown fields to be ignored. Returns the names of the schemas of its answers.
-fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
-    let text = || ObjectBuilder::new().schema_type(Type::String).build();
-    let prefer = ParameterBuilder::new()
-        .name("Prefer")
+fn text() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).build()
+}
+
+/// Adds an optional member to schemas.
+fn add_member(components: &mut Components, schemas: &BTreeSet<String>, member: &str, schema: &Array) {
+    for name in schemas {
+        if let Some(RefOr::T(described)) = components.schemas.get_mut(name)
+            && let Some(object) = own_members(described)
+        {
+            object.properties.insert(member.to_owned(), schema.clone().into());
+        }
+    }
+}
+
+/// Adds a header that a request may have, and one that its answers may have. Returns the names of the schemas of these.
+fn add_headers(
+    operation: &mut Operation,
+    request: (&str, &str, Object),
+    answer: (&str, &str),
+) -> BTreeSet<String> {
+    let (name, description, schema) = request;
+    let parameter = ParameterBuilder::new()
+        .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
-        .description(Some(
-            "`handling=lenient` (RFC 7240): unknown fields of the body are ignored, and listed in `ignoredFields`.",
-        ))
-        .schema(Some(text()))
+        .description(Some(description))
+        .schema(Some(schema))
         .build();
-    operation.parameters.get_or_insert_default().push(prefer.into());
+    operation
+        .parameters
+        .get_or_insert_default()
+        .push(parameter.into());
     let mut names = BTreeSet::new();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
@@ -187,11 +209,9 @@ fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
         }
         let header = HeaderBuilder::new()
             .schema(Some(text()))
-            .description(Some("`handling=lenient`, if it was asked for."))
+            .description(Some(answer.1))
             .build();
-        response
-            .headers
-            .insert("Preference-Applied".to_owned(), header.into());
+        response.headers.insert(answer.0.to_owned(), header.into());
         for content in response.content.values() {
             if let RefOr::T(content) = content
                 && let Some(RefOr::Ref(schema)) = &content.schema
@@ -202,6 +222,29 @@ fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
         }
     }
     names
+}
+
+/// Describes that the caller may prefer unknown fields to be ignored.
+fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
+    let description = "`handling=lenient` (RFC 7240): unknown fields of the body are ignored, and listed in `ignoredFields`.";
+    add_headers(
+        operation,
+        ("Prefer", description, text()),
+        ("Preference-Applied", "`handling=lenient`, if that was asked for."),
+    )
+}
+
+/// Describes that the call can be made to run once.
+fn run_once(operation: &mut Operation) -> BTreeSet<String> {
+    let mut key = text();
+    key.pattern = Some(format!("^[!-~]{{1,{KEY_MAX_OCTETS}}}$"));
+    let description = "For 24 hours the same key, caller, path, query and body (compared as JSON) gets the first answer again, \
+         secrets included. Refusals are not kept.";
+    add_headers(
+        operation,
+        ("Idempotency-Key", description, key),
+        ("Idempotent-Replayed", "`true` if the answer was given before."),
+    )
 }
 
 /// The members of an object that are not another schema's.

@@ -16,7 +16,8 @@ use super::{
     deleted,
     extract::{Authenticated, Input, JsonBody, NameInPath, Query, edit, field},
     inboxes::workspace_id,
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     clock::Timestamp,
@@ -26,6 +27,7 @@ use crate::{
         dns_records::DnsRecord,
         domain::{Finding, RecordStatus},
         ids::{DomainId, InboxId, WorkspaceId},
+        made::Made,
     },
     ops::{
         domains::{self as ops, Registered},
@@ -181,11 +183,12 @@ fn record_view((record, finding): (DnsRecord, Option<Finding>)) -> RecordView {
 problems!(
     CreateProblems = KEYED,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     [Code::PlanLimitReached, Code::DomainTaken]
 );
 problems!(ListProblems = KEYED, OF_ONE);
-problems!(RotateProblems = KEYED, OF_ONE, WITH_BODY);
+problems!(RotateProblems = KEYED, OF_ONE, WITH_BODY, ONCE);
 problems!(VerifyProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainTaken]);
 problems!(
     UpdateProblems = KEYED,
@@ -211,6 +214,7 @@ fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
 pub(super) async fn create_domain(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -219,13 +223,19 @@ pub(super) async fn create_domain(
     let Input { fields, ignored } = body.command::<CreateDomain>()?;
     let name = DomainName::parse(&fields.domain).map_err(|rule| Problem::invalid("domain", rule))?;
     let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
-    let (registered, is_new) = ops::register(&app.service, &caller.0, &name, workspace).await?;
-    let status = if is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    Answer::new(status, &DomainView::from(registered), &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let (registered, is_new) = ops::register(&worker.service, &caller.0, &name, workspace).await?;
+        let status = if is_new {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let made = Made::domain(registered.domain.id);
+        Ok(Answer::new(status, &DomainView::from(registered), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List domains
@@ -355,14 +365,22 @@ pub(super) async fn rotate_dkim(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let registered = ops::rotate_dkim(&app.service, &caller.0, &name_of(&path)?).await?;
-    Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)
+    let name = name_of(&path)?;
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let registered = ops::rotate_dkim(&worker.service, &caller.0, &name).await?;
+        let made = Made::domain(registered.domain.id);
+        Ok(Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// Delete a domain

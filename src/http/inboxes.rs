@@ -1,11 +1,6 @@
 //! `/v1/inboxes`.
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -16,8 +11,9 @@ use super::{
     answer::Answer,
     deleted,
     docs::{free_form, free_form_or_null},
-    extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field, single_header},
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field},
+    once::Once,
+    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
     uncached,
 };
 use crate::{
@@ -27,6 +23,7 @@ use crate::{
         api_key::Caller,
         ids::{InboxId, WorkspaceId},
         inbox::{Inbox, InboxAddress},
+        made::Made,
         metadata::Metadata,
         names::DisplayName,
         password::MailPassword,
@@ -34,16 +31,11 @@ use crate::{
     ops::{
         create_inbox::{self, Outcome, create_inbox as allocate},
         edit::Edit,
-        idempotency::{self, Begin},
         inboxes::{self as ops, Description},
     },
     store::InboxFilter,
     telemetry::metric,
 };
-
-/// The path of creation, as `Idempotency-Key` records it.
-const PATH: &str = "/v1/inboxes";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What to create.
 #[derive(Deserialize, ToSchema)]
@@ -244,6 +236,7 @@ impl InboxView {
 problems!(
     CreateProblems = KEYED,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     PUBLISHING,
     [
@@ -252,15 +245,20 @@ problems!(
         Code::PlanLimitReached,
         Code::UsernameTaken,
         Code::UsernameExhausted,
-        Code::DomainNotVerified,
-        Code::IdempotencyInProgress,
-        Code::IdempotencyKeyReused
+        Code::DomainNotVerified
     ]
 );
 problems!(ReadProblems = KEYED, OF_ONE);
 problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
 problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
-problems!(RotatePasswordProblems = KEYED, WITH_BODY, OF_ONE, PUBLISHING);
+problems!(RotateKeyProblems = KEYED, WITH_BODY, ONCE, OF_ONE);
+problems!(
+    RotatePasswordProblems = KEYED,
+    WITH_BODY,
+    ONCE,
+    OF_ONE,
+    PUBLISHING
+);
 
 /// Create an inbox (idempotent on the requested username)
 ///
@@ -272,23 +270,20 @@ problems!(RotatePasswordProblems = KEYED, WITH_BODY, OF_ONE, PUBLISHING);
 /// `username99` is taken, or with `strict` 409 is answered.
 #[utoipa::path(post, path = "/v1/inboxes", tag = "inboxes", request_body(content = Option<CreateInbox>),
     params(
-        ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken"),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "For 24 hours the same key, caller and request gets the \
-          first answer again, secrets included")),
+        ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken")),
     responses((status = 201, description = "New, with credentials that work now", body = CreatedInbox),
         (status = 200, description = "The caller had it already; credentials are not shown again", body = ExistingInbox),
         CreateProblems))]
 pub(super) async fn create_inbox(
     State(app): State<App>,
     caller: Authenticated,
-    headers: HeaderMap,
+    once: Once,
     query: Query,
     body: JsonBody,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::WRITE)?;
     query.only(&["strict"])?;
     let strict = query.flag("strict")?;
-    let key = single_header(&headers, IDEMPOTENCY_KEY)?.map(str::to_owned);
     let Input { fields, ignored } = body.command::<CreateInbox>()?;
     let request = create_inbox::Request {
         username: field("username", fields.username.as_deref(), LocalPart::parse)?,
@@ -298,24 +293,10 @@ pub(super) async fn create_inbox(
         metadata: fields.metadata.map(metadata).transpose()?.unwrap_or_default(),
         strict,
     };
+    let request_once = once.of(&query, &body)?;
     let worker = app.clone();
-    app.to_the_end(async move {
-        match key {
-            None => Ok(create(&worker, &caller.0, &request, &ignored)
-                .await?
-                .into_response()),
-            Some(key) => {
-                create_once(
-                    &worker,
-                    &caller.0,
-                    &request,
-                    &ignored,
-                    &key,
-                    &[&query.canonical(), body.octets()],
-                )
-                .await
-            }
-        }
+    app.once(caller.0, request_once, async move {
+        create(&worker, &caller.0, &request, &ignored).await
     })
     .await
 }
@@ -339,14 +320,19 @@ async fn create(
 ) -> Result<Answer, Problem> {
     match allocate(&app.service, caller, request).await? {
         Outcome::Existing(inbox) => {
+            let made = Made::inbox(inbox.id);
             let inbox = InboxView::of(*inbox, &app.endpoints, None);
-            Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true }, ignored)
+            let body = ExistingInbox { inbox, existed: true };
+            Ok(Answer::new(StatusCode::OK, &body, ignored)?.about(made))
         }
         Outcome::Created(changed) => {
             let created = app.published_new(*changed).await?;
             metrics::counter!(metric::INBOXES_CREATED_TOTAL, "completed" => created.completed.to_string())
                 .increment(1);
-            let id = created.inbox.id;
+            let made = Made::inbox(created.inbox.id)
+                .showing_key(&created.key)
+                .showing_password(&created.password.hash)
+                .acknowledging();
             let inbox = InboxView::of(created.inbox, &app.endpoints, Some(&created.password.clear));
             let body = CreatedInbox {
                 inbox,
@@ -354,66 +340,12 @@ async fn create(
             };
             let answer = Answer::new(StatusCode::CREATED, &body, ignored)?;
             Ok(Answer {
-                inbox: Some(id),
+                made: Some(made),
                 claim: Some(created.claim),
                 ..answer
             })
         }
     }
-}
-
-/// The same under an `Idempotency-Key`: the answer is kept before it is sent, unless it says "try again".
-async fn create_once(
-    app: &App,
-    caller: &Caller,
-    request: &create_inbox::Request,
-    ignored: &Ignored,
-    key: &str,
-    fingerprint: &[&[u8]],
-) -> Result<Response, Problem> {
-    let record = match idempotency::begin(&app.service, caller, PATH, key, fingerprint).await? {
-        Begin::First(record) => record,
-        Begin::Again(kept) => {
-            let claim = match kept.inbox {
-                Some(inbox) => Some(app.service.in_flight.claim(inbox).await),
-                None => None,
-            };
-            let status = StatusCode::from_u16(kept.status).map_err(|error| Problem::internal(&error))?;
-            return Ok(Answer {
-                status,
-                body: kept.body.to_vec(),
-                is_lenient: ignored.0.is_some(),
-                inbox: kept.inbox,
-                claim,
-            }
-            .into_response());
-        }
-    };
-    let (answer, problem) = match create(app, caller, request, ignored).await {
-        Ok(answer) => (answer, None),
-        Err(problem) => (
-            Answer::new(problem.status(), &problem.body(), ignored)?,
-            Some(problem),
-        ),
-    };
-    let kept = if answer.status.is_server_error() {
-        idempotency::abandon(&app.service, &record).await
-    } else {
-        idempotency::finish(
-            &app.service,
-            &record,
-            answer.status.as_u16(),
-            &answer.body,
-            answer.inbox,
-        )
-        .await
-    };
-    if let Err(error) = kept {
-        // Without its record the first answer could not be given again: better none than two different ones.
-        idempotency::abandon(&app.service, &record).await?;
-        return Err(error.into());
-    }
-    Ok(problem.map_or_else(|| answer.into_response(), IntoResponse::into_response))
 }
 
 /// List inboxes
@@ -523,6 +455,7 @@ pub(super) async fn rotate_password(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -530,22 +463,28 @@ pub(super) async fn rotate_password(
     let Ids([id]) = ids;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let (inbox, password) = app
-        .change(move |service| async move { ops::rotate_password(&service, &caller.0, InboxId(id)).await })
-        .await?;
-    let body = InboxView::of(inbox, &app.endpoints, Some(&password.clear));
-    Answer::new(StatusCode::OK, &body, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let changed = ops::rotate_password(&worker.service, &caller.0, InboxId(id)).await?;
+        let (inbox, password) = worker.published(changed).await?;
+        let made = Made::inbox(inbox.id).showing_password(&password.hash);
+        let body = InboxView::of(inbox, &worker.endpoints, Some(&password.clear));
+        Ok(Answer::new(StatusCode::OK, &body, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// Rotate the key of an inbox
 ///
 /// The old `ak_` key stops working before this answers.
 #[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-key", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "The new key", body = RotatedKey), UpdateProblems))]
+    responses((status = 200, description = "The new key", body = RotatedKey), RotateKeyProblems))]
 pub(super) async fn rotate_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -553,10 +492,16 @@ pub(super) async fn rotate_key(
     let Ids([id]) = ids;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let key = ops::rotate_key(&app.service, &caller.0, InboxId(id)).await?;
-    let body = RotatedKey {
-        id,
-        api_key: key.expose().to_owned(),
-    };
-    Answer::new(StatusCode::OK, &body, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let key = ops::rotate_key(&worker.service, &caller.0, InboxId(id)).await?;
+        let made = Made::inbox(InboxId(id)).showing_key(&key);
+        let body = RotatedKey {
+            id,
+            api_key: key.expose().to_owned(),
+        };
+        Ok(Answer::new(StatusCode::OK, &body, &ignored)?.about(made))
+    })
+    .await
 }

@@ -239,6 +239,8 @@ pub const KEYED: &[Code] = &[
 ];
 /// Codes that every call with a body can answer.
 pub const WITH_BODY: &[Code] = &[Code::RequestTimeout, Code::PayloadTooLarge];
+/// Codes that every call can answer that takes an `Idempotency-Key`.
+pub const ONCE: &[Code] = &[Code::IdempotencyInProgress, Code::IdempotencyKeyReused];
 /// Codes that every call about one object can answer.
 pub const OF_ONE: &[Code] = &[Code::NotFound];
 /// Codes that every call can answer that changes what the mail side sees.

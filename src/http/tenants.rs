@@ -10,10 +10,11 @@ use super::{
     answer::Answer,
     deleted,
     extract::{Authenticated, Ids, Input, JsonBody, Query, required},
-    problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
-    model::{ids::TenantId, limits::Limits, names::Label, tenant::Tenant},
+    model::{ids::TenantId, limits::Limits, made::Made, names::Label, tenant::Tenant},
     ops::{
         edit::Edit,
         tenants::{self as ops, Change, LimitsChange},
@@ -150,7 +151,7 @@ impl From<Tenant> for TenantView {
     }
 }
 
-problems!(CreateProblems = KEYED, WITH_BODY);
+problems!(CreateProblems = KEYED, WITH_BODY, ONCE);
 problems!(ListProblems = KEYED);
 problems!(ReadProblems = KEYED, OF_ONE);
 problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, PUBLISHING);
@@ -164,6 +165,7 @@ problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING);
 pub(super) async fn create_tenant(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -172,12 +174,18 @@ pub(super) async fn create_tenant(
     let Input { fields, ignored } = body.command::<CreateTenant>()?;
     let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
     let limits = fields.limits.map_or_else(LimitsChange::default, Into::into);
-    let (tenant, key) = ops::create(&app.service, &caller.0, name, limits).await?;
-    let created = CreatedTenant {
-        tenant: tenant.into(),
-        key: key.expose().to_owned(),
-    };
-    Answer::new(StatusCode::CREATED, &created, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let (tenant, key) = ops::create(&worker.service, &caller.0, name, limits).await?;
+        let made = Made::tenant(tenant.id).showing_key(&key);
+        let created = CreatedTenant {
+            tenant: tenant.into(),
+            key: key.expose().to_owned(),
+        };
+        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List tenants

@@ -10,12 +10,14 @@ use super::{
     answer::Answer,
     deleted,
     extract::{Authenticated, Ids, Input, JsonBody, Query, field, required},
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{
         api_key::ListedKey,
         ids::{KeyId, WorkspaceId},
+        made::Made,
         names::{Label, Slug},
         workspace::Workspace,
     },
@@ -163,6 +165,7 @@ impl From<ListedKey> for KeyView {
 problems!(
     CreateProblems = KEYED,
     WITH_BODY,
+    ONCE,
     [Code::PlanLimitReached, Code::SlugTaken]
 );
 problems!(ListProblems = KEYED);
@@ -178,6 +181,7 @@ problems!(
     CreateKeyProblems = KEYED,
     OF_ONE,
     WITH_BODY,
+    ONCE,
     [Code::PlanLimitReached]
 );
 
@@ -187,6 +191,7 @@ problems!(
 pub(super) async fn create_workspace(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -195,8 +200,14 @@ pub(super) async fn create_workspace(
     let Input { fields, ignored } = body.command::<CreateWorkspace>()?;
     let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
     let slug = field("slug", fields.slug.as_deref(), Slug::parse)?;
-    let workspace = ops::create(&app.service, &caller.0, name, slug).await?;
-    Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let workspace = ops::create(&worker.service, &caller.0, name, slug).await?;
+        let made = Made::workspace(workspace.tenant, workspace.id);
+        Ok(Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List workspaces
@@ -293,6 +304,7 @@ pub(super) async fn create_workspace_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -301,14 +313,20 @@ pub(super) async fn create_workspace_key(
     query.only(&[])?;
     let Input { fields, ignored } = body.command::<CreateWorkspaceKey>()?;
     let name = field("name", fields.name.as_deref(), Label::parse)?;
-    let (key, listed) =
-        keys::create(&app.service, &caller.0, KeysOf::Workspace(WorkspaceId(id)), name).await?;
-    let created = CreatedWorkspaceKey {
-        listed: listed.into(),
-        key: key.expose().to_owned(),
-        workspace_id: id,
-    };
-    Answer::new(StatusCode::CREATED, &created, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let of = KeysOf::Workspace(WorkspaceId(id));
+        let (key, listed) = keys::create(&worker.service, &caller.0, of, name).await?;
+        let made = Made::key(listed.id, &key);
+        let created = CreatedWorkspaceKey {
+            listed: listed.into(),
+            key: key.expose().to_owned(),
+            workspace_id: id,
+        };
+        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List the keys of a workspace
