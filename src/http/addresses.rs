@@ -159,7 +159,7 @@ pub(super) async fn remove_address(
     query.only(&[])?;
     let id = InboxId(path.id);
     // One that cannot be an address is one that no inbox has.
-    let address = Address::parse(&path.name)
+    let address = Address::parse_folded(&path.name)
         .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
     let name = address.to_string();
     let deletion = app

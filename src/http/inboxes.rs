@@ -369,7 +369,7 @@ pub(super) async fn list_inboxes(
     let filter = InboxFilter {
         workspace: query.id("workspace")?.map(WorkspaceId),
         username: query.parsed("username", LocalPart::parse)?,
-        email: query.parsed("email", Address::parse)?,
+        email: query.parsed("email", Address::parse_folded)?,
         before: query.cursor()?.map(InboxId),
     };
     let page = ops::list(&app.service, &caller.0, filter, query.limit()?).await?;
