@@ -4,6 +4,7 @@ mod addresses;
 mod answer;
 mod docs;
 mod domains;
+mod etag;
 mod extract;
 mod fields;
 mod health;

@@ -14,10 +14,11 @@ use super::{
     App, Pagination,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Input, JsonBody, NameInPath, Query, edit, field},
     inboxes::workspace_id,
     once::Once,
-    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
+    problem::{CONDITIONAL, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     clock::Timestamp,
@@ -193,15 +194,26 @@ problems!(VerifyProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainTaken]);
 problems!(
     UpdateProblems = KEYED,
     OF_ONE,
+    CONDITIONAL,
     WITH_BODY,
     PUBLISHING,
     [Code::DomainNotVerified]
 );
-problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainInUse]);
+problems!(
+    DeleteProblems = KEYED,
+    OF_ONE,
+    CONDITIONAL,
+    PUBLISHING,
+    [Code::DomainInUse]
+);
 
 /// The domain in the path. One that cannot be a domain is one that nobody has.
 fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
     DomainName::parse(&path.0).map_err(|_| Problem::new(Code::NotFound, "there is no such domain"))
+}
+
+fn tag_of(registered: &Registered) -> Result<ETag, Problem> {
+    ETag::of(&DomainView::from(registered.clone()), &[])
 }
 
 /// Register a domain
@@ -276,12 +288,13 @@ pub(super) async fn get_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<DomainView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let registered = ops::read(&app.service, &caller.0, &name_of(&path)?).await?;
-    Ok(Json(registered.into()))
+    known.answer(&tag_of(&registered)?, DomainView::from(registered))
 }
 
 /// Verify a domain
@@ -329,6 +342,7 @@ pub(super) async fn update_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -336,12 +350,13 @@ pub(super) async fn update_domain(
     query.only(&[])?;
     let name = name_of(&path)?;
     let Input { fields, ignored } = body.change::<UpdateDomain>()?;
+    let condition = expected.condition(tag_of);
     let registered = match edit("catchAll", fields.catch_all, inbox_id)? {
         Edit::Keep => ops::read(&app.service, &caller.0, &name).await?,
         change @ (Edit::Clear | Edit::Set(_)) => {
             let catch_all = change.applied_to(None);
             app.change(move |service| async move {
-                ops::set_catch_all(&service, &caller.0, &name, catch_all).await
+                ops::set_catch_all(&service, &caller.0, &name, catch_all, &condition).await
             })
             .await?
         }
@@ -393,14 +408,16 @@ pub(super) async fn delete_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let name = name_of(&path)?;
     let domain = name.to_string();
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, &name).await })
+        .change(move |service| async move { ops::delete(&service, &caller.0, &name, &condition).await })
         .await?;
     let body = DeletedDomain {
         deleted: true,

@@ -1,6 +1,13 @@
 //! `/v1/inboxes`.
 
-use axum::{Json, extract::State, http::StatusCode, response::Response};
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -11,10 +18,10 @@ use super::{
     answer::Answer,
     deleted,
     docs::{free_form, free_form_or_null},
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field},
     once::Once,
-    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
-    uncached,
+    problem::{CONDITIONAL, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{
@@ -249,8 +256,8 @@ problems!(
     ]
 );
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
-problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
+problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE, CONDITIONAL);
+problems!(DeleteProblems = KEYED, OF_ONE, CONDITIONAL, PUBLISHING);
 problems!(RotateKeyProblems = KEYED, WITH_BODY, ONCE, OF_ONE);
 problems!(
     RotatePasswordProblems = KEYED,
@@ -391,16 +398,27 @@ pub(super) async fn get_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::READ)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let (inbox, password) = ops::read(&app.service, &caller.0, InboxId(id)).await?;
-    Ok(uncached(
-        StatusCode::OK,
-        Json(InboxView::of(inbox, &app.endpoints, password.as_ref())),
-    ))
+    let (state, password) = ops::read(&app.service, &caller.0, InboxId(id)).await?;
+    let tag = tag_of(&state, &app.endpoints)?;
+    let view = InboxView::of(state.inbox, &app.endpoints, password.as_ref());
+    let mut response = known.answer(&tag, view)?;
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The tag of an inbox. Its password is in it as it is stored: a digest of it in clear could be guessed at.
+fn tag_of(state: &ops::State, endpoints: &Endpoints) -> Result<ETag, Problem> {
+    let sealed = state.secrets.sealed_password.as_deref();
+    let view = InboxView::of(state.inbox.clone(), endpoints, None);
+    ETag::of(&view, sealed.unwrap_or_default())
 }
 
 /// Change the display name or the metadata
@@ -410,6 +428,7 @@ pub(super) async fn update_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -421,7 +440,9 @@ pub(super) async fn update_inbox(
         display_name: edit("displayName", fields.display_name, DisplayName::parse)?,
         metadata: fields.metadata,
     };
-    ops::describe(&app.service, &caller.0, InboxId(id), &change).await?;
+    let endpoints = Arc::clone(&app.endpoints);
+    let condition = expected.condition(move |state| tag_of(state, &endpoints));
+    ops::describe(&app.service, &caller.0, InboxId(id), &change, &condition).await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -430,18 +451,21 @@ pub(super) async fn update_inbox(
 /// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time only its workspace gets
 /// its addresses. Deleting it again answers 404, unless this answered 503: then the same request finishes it.
 #[utoipa::path(delete, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "Deleted", body = Deleted), PublishingProblems))]
+    responses((status = 200, description = "Deleted", body = Deleted), DeleteProblems))]
 pub(super) async fn delete_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let endpoints = Arc::clone(&app.endpoints);
+    let condition = expected.condition(move |state| tag_of(state, &endpoints));
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
+        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id), &condition).await })
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }

@@ -69,6 +69,7 @@ codes! {
     LastKey = CONFLICT, "LAST_KEY", "The tenant would lock itself out: it has no other key in force.";
     SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
+    PreconditionFailed = PRECONDITION_FAILED, "PRECONDITION_FAILED", "`If-Match` names another state of the object than the current one.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
@@ -186,6 +187,7 @@ impl From<ops::Error> for Problem {
             E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
             E::LastKey => Self::new(Code::LastKey, text),
             E::SlugTaken => Self::new(Code::SlugTaken, text),
+            E::PreconditionFailed => Self::new(Code::PreconditionFailed, text),
             E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
             E::IdempotencyInProgress => Self::new(Code::IdempotencyInProgress, text),
             E::Store(source) if source.is_transient() => {
@@ -243,6 +245,8 @@ pub const WITH_BODY: &[Code] = &[Code::RequestTimeout, Code::PayloadTooLarge];
 pub const ONCE: &[Code] = &[Code::IdempotencyInProgress, Code::IdempotencyKeyReused];
 /// Codes that every call about one object can answer.
 pub const OF_ONE: &[Code] = &[Code::NotFound];
+/// Codes that every change of one object can answer that may carry `If-Match`.
+pub const CONDITIONAL: &[Code] = &[Code::PreconditionFailed];
 /// Codes that every call can answer that changes what the mail side sees.
 pub const PUBLISHING: &[Code] = &[Code::MailStackUnavailable];
 

@@ -9,9 +9,10 @@ use super::{
     App, Deleted, Pagination, Updated,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Ids, Input, JsonBody, Query, required},
     once::Once,
-    problem::{KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
+    problem::{CONDITIONAL, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{ids::TenantId, limits::Limits, made::Made, names::Label, tenant::Tenant},
@@ -42,7 +43,8 @@ pub(super) struct UpdateTenant {
     /// Another name.
     #[serde(default)]
     #[schema(
-        value_type = Option<String>,
+        value_type = String,
+        required = false,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
@@ -54,7 +56,7 @@ pub(super) struct UpdateTenant {
     limits: Edit<LimitsInput>,
     /// While suspended, the tenant's keys are refused and nobody logs in to its inboxes; mail is still accepted.
     #[serde(default)]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = bool, required = false)]
     suspended: Edit<bool>,
 }
 
@@ -154,8 +156,8 @@ impl From<Tenant> for TenantView {
 problems!(CreateProblems = KEYED, WITH_BODY, ONCE);
 problems!(ListProblems = KEYED);
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, PUBLISHING);
-problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING);
+problems!(UpdateProblems = KEYED, OF_ONE, CONDITIONAL, WITH_BODY, PUBLISHING);
+problems!(DeleteProblems = KEYED, OF_ONE, CONDITIONAL, PUBLISHING);
 
 /// Create a tenant
 ///
@@ -221,14 +223,18 @@ pub(super) async fn get_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<TenantView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    Ok(Json(
-        ops::read(&app.service, &caller.0, TenantId(id)).await?.into(),
-    ))
+    let tenant = ops::read(&app.service, &caller.0, TenantId(id)).await?;
+    known.answer(&tag_of(&tenant)?, TenantView::from(tenant))
+}
+
+fn tag_of(tenant: &Tenant) -> Result<ETag, Problem> {
+    ETag::of(&TenantView::from(tenant.clone()), &[])
 }
 
 /// Change the name, the caps, or suspend and resume
@@ -241,6 +247,7 @@ pub(super) async fn update_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -257,8 +264,11 @@ pub(super) async fn update_tenant(
         },
         suspended: required("suspended", fields.suspended, Ok)?,
     };
-    app.change(move |service| async move { ops::change(&service, &caller.0, TenantId(id), &change).await })
-        .await?;
+    let condition = expected.condition(tag_of);
+    app.change(move |service| async move {
+        ops::change(&service, &caller.0, TenantId(id), &change, &condition).await
+    })
+    .await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -271,13 +281,17 @@ pub(super) async fn delete_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, TenantId(id)).await })
+        .change(
+            move |service| async move { ops::delete(&service, &caller.0, TenantId(id), &condition).await },
+        )
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }

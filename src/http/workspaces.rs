@@ -9,9 +9,10 @@ use super::{
     App, Deleted, Pagination, Updated,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Ids, Input, JsonBody, Query, field, required},
     once::Once,
-    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
+    problem::{CONDITIONAL, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{
@@ -50,7 +51,8 @@ pub(super) struct UpdateWorkspace {
     /// Another name.
     #[serde(default)]
     #[schema(
-        value_type = Option<String>,
+        value_type = String,
+        required = false,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
@@ -58,7 +60,7 @@ pub(super) struct UpdateWorkspace {
     name: Edit<String>,
     /// Another slug.
     #[serde(default)]
-    #[schema(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    #[schema(value_type = String, required = false, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     slug: Edit<String>,
 }
 
@@ -170,10 +172,17 @@ problems!(
 );
 problems!(ListProblems = KEYED);
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, [Code::SlugTaken]);
+problems!(
+    UpdateProblems = KEYED,
+    OF_ONE,
+    CONDITIONAL,
+    WITH_BODY,
+    [Code::SlugTaken]
+);
 problems!(
     DeleteProblems = KEYED,
     OF_ONE,
+    CONDITIONAL,
     PUBLISHING,
     [Code::DefaultWorkspace]
 );
@@ -243,14 +252,18 @@ pub(super) async fn get_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<WorkspaceView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    Ok(Json(
-        ops::read(&app.service, &caller.0, WorkspaceId(id)).await?.into(),
-    ))
+    let workspace = ops::read(&app.service, &caller.0, WorkspaceId(id)).await?;
+    known.answer(&tag_of(&workspace)?, WorkspaceView::from(workspace))
+}
+
+fn tag_of(workspace: &Workspace) -> Result<ETag, Problem> {
+    ETag::of(&WorkspaceView::from(workspace.clone()), &[])
 }
 
 /// Change the name or the slug
@@ -261,6 +274,7 @@ pub(super) async fn update_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -272,7 +286,8 @@ pub(super) async fn update_workspace(
         name: required("name", fields.name, |name| Label::parse(&name))?,
         slug: required("slug", fields.slug, |slug| Slug::parse(&slug))?,
     };
-    ops::change(&app.service, &caller.0, WorkspaceId(id), &change).await?;
+    let condition = expected.condition(tag_of);
+    ops::change(&app.service, &caller.0, WorkspaceId(id), &change, &condition).await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -285,13 +300,17 @@ pub(super) async fn delete_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
+        .change(
+            move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id), &condition).await },
+        )
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }

@@ -9,6 +9,7 @@ mod create;
 mod deletions;
 mod document;
 mod domains;
+mod etag;
 mod faults;
 mod fields;
 mod healthcheck;
