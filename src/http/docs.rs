@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::LazyLock};
 use axum::{Json, Router};
 use serde_json::Value;
 use utoipa::openapi::{
-    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Tag,
+    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required,
+    Response, Server, Tag,
     path::{Operation, ParameterBuilder, ParameterIn},
     schema::{AdditionalProperties, Array, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -15,7 +16,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{
     App,
     extract::Query,
-    problem::{ANY, Problem, problems},
+    problem::{ANY, ERROR_SCHEMA, Problem, error_schema, problems},
 };
 use crate::{model::made::Stale, ops::idempotency::KEY_MAX_OCTETS};
 
@@ -63,16 +64,23 @@ pub(super) fn document() -> OpenApi {
         SecurityRequirement::new("apiKey", [] as [&str; 0]),
         SecurityRequirement::new("bearer", [] as [&str; 0]),
     ];
+    let mut server = Server::new("/");
+    server.description = Some("The service that serves this document".to_owned());
     OpenApiBuilder::new()
         .info(info)
+        .servers(Some([server]))
         .tags(Some(tags))
         .security(Some(either))
         .build()
 }
 
-/// An object with members of any name and type.
+/// The caller's own data: an object with members of any name and type.
 pub(super) fn free_form() -> Object {
     ObjectBuilder::new()
+        .description(Some(
+            "The caller's own data: members of any name and type, at most 16 KiB as JSON. In a change it is a JSON merge patch \
+             (RFC 7396): null removes a member, and null instead of an object all of them.",
+        ))
         .schema_type(Type::Object)
         .additional_properties(Some(AdditionalProperties::FreeForm(true)))
         .build()
@@ -117,8 +125,22 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     );
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    components
+        .schemas
+        .insert(ERROR_SCHEMA.to_owned(), error_schema().into());
     let (mut answered, mut kept) = (BTreeSet::new(), BTreeSet::new());
     for item in document.paths.paths.values_mut() {
+        if let (Some(get), true) = (&mut item.get, item.patch.is_some()) {
+            tag_answers(get);
+            for change in [&mut item.patch, &mut item.delete].into_iter().flatten() {
+                add_parameter(
+                    change,
+                    "If-Match",
+                    "`*`, or the `ETag` of the state that the change is meant for: another state is answered with 412.",
+                    text(),
+                );
+            }
+        }
         if let Some(post) = &mut item.post {
             kept.append(&mut run_once(post));
         }
@@ -183,13 +205,8 @@ fn add_member(components: &mut Components, schemas: &BTreeSet<String>, member: &
     }
 }
 
-/// Adds a header that a request may have, and one that its answers may have. Returns the names of the schemas of these.
-fn add_headers(
-    operation: &mut Operation,
-    request: (&str, &str, Object),
-    answer: (&str, &str),
-) -> BTreeSet<String> {
-    let (name, description, schema) = request;
+/// Adds a header that a request may have.
+fn add_parameter(operation: &mut Operation, name: &str, description: &str, schema: Object) {
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
@@ -201,6 +218,34 @@ fn add_headers(
         .parameters
         .get_or_insert_default()
         .push(parameter.into());
+}
+
+/// Describes that the answer has a tag, and is left out for who knows it.
+fn tag_answers(operation: &mut Operation) {
+    add_headers(
+        operation,
+        (
+            "If-None-Match",
+            "`ETag`s that the caller knows: one of these is answered with 304.",
+            text(),
+        ),
+        ("ETag", "A strong tag of what is shown."),
+    );
+    let known = Response::new("The caller has it already: `If-None-Match` names its `ETag`.");
+    operation
+        .responses
+        .responses
+        .insert("304".to_owned(), known.into());
+}
+
+/// Adds a header that a request may have, and one that its answers may have. Returns the names of the schemas of these.
+fn add_headers(
+    operation: &mut Operation,
+    request: (&str, &str, Object),
+    answer: (&str, &str),
+) -> BTreeSet<String> {
+    let (name, description, schema) = request;
+    add_parameter(operation, name, description, schema);
     let mut names = BTreeSet::new();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };

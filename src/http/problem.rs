@@ -8,7 +8,8 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{
-    ContentBuilder, Object, ObjectBuilder, RefOr, ResponseBuilder,
+    ContentBuilder, Object, ObjectBuilder, Ref, RefOr, ResponseBuilder,
+    extensions::ExtensionsBuilder,
     schema::{AdditionalProperties, Schema, SchemaType, Type},
 };
 
@@ -16,6 +17,11 @@ use crate::{ops, publish, telemetry};
 
 /// Seconds after which a caller may try again what failed for want of something.
 const RETRY_AFTER_SECONDS: u16 = 1;
+
+/// The name of the schema of an error's body.
+pub const ERROR_SCHEMA: &str = "Error";
+/// The codes that a response of the document can have.
+const CODES_EXTENSION: &str = "x-codes";
 
 /// Declares every code with its status and meaning.
 macro_rules! codes {
@@ -286,66 +292,78 @@ fn response(codes: &[Code]) -> utoipa::openapi::Response {
         .map(|code| format!("`{}`: {}", code.as_str(), code.meaning()))
         .collect();
     let names: Vec<Value> = codes.iter().map(|code| Value::from(code.as_str())).collect();
-    let code = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(names))
-        .build();
-    let mut body = ObjectBuilder::new()
-        .schema_type(SchemaType::Type(Type::Object))
-        .property("error", text("A sentence for a person."))
-        .property("code", code)
-        .required("error")
-        .required("code");
-    for (name, schema) in extra_fields(codes) {
-        body = body.property(name, schema);
-    }
-    let body = body.additional_properties(Some(AdditionalProperties::FreeForm(true)));
     let example = json!({ "error": codes[0].meaning(), "code": codes[0].as_str() });
     let content = ContentBuilder::new()
-        .schema(Some(Schema::Object(body.build())))
+        .schema(Some(Ref::from_schema_name(ERROR_SCHEMA)))
         .example(Some(example))
         .build();
     ResponseBuilder::new()
         .description(described.join("\n\n"))
         .content("application/json", content)
+        .extensions(Some(ExtensionsBuilder::new().add(CODES_EXTENSION, names).build()))
         .build()
 }
 
+/// The schema of the body of every error: one, so that generated clients have one type for all of them.
+pub fn error_schema() -> Schema {
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(
+            "A stable code to decide by; which ones a call can answer with a status is in its description, and in `x-codes`. \
+             Later versions may have more.",
+        ))
+        .examples(Code::ALL.iter().map(|code| code.as_str()));
+    let mut body = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::Object))
+        .description(Some("An error. Some codes carry further fields."))
+        .property("error", text("A sentence for a person."))
+        .property("code", code)
+        .required("error")
+        .required("code");
+    for (name, schema) in extra_fields() {
+        body = body.property(name, schema);
+    }
+    Schema::Object(
+        body.additional_properties(Some(AdditionalProperties::FreeForm(true)))
+            .build(),
+    )
+}
+
 /// The fields that some codes carry beyond `error` and `code`.
-fn extra_fields(codes: &[Code]) -> Vec<(&'static str, Object)> {
+fn extra_fields() -> [(&'static str, Object); 8] {
     let number = |what: &str| {
         ObjectBuilder::new()
             .schema_type(Type::Integer)
             .description(Some(what))
             .build()
     };
-    let mut fields = Vec::new();
-    if [Code::ValidationError, Code::UsernameReserved, Code::AddressTaken]
-        .iter()
-        .any(|code| codes.contains(code))
-    {
-        fields.push((
+    [
+        (
             "field",
             text("The field, query parameter or header that was refused."),
-        ));
-    }
-    if codes.contains(&Code::PlanLimitReached) {
-        fields.push((
+        ),
+        (
             "limit",
-            text("Which cap: `inboxes`, `addresses`, `domains` or `workspaces`."),
-        ));
-        fields.push(("current", number("How many there are.")));
-        fields.push(("max", number("How many there may be.")));
-    }
-    if codes.contains(&Code::DomainInUse) {
-        fields.push(("inboxes", number("How many inboxes there are.")));
-    }
-    if codes.contains(&Code::UsernameTaken) || codes.contains(&Code::UsernameExhausted) {
-        fields.push(("requestedUsername", text("What was asked for.")));
-        fields.push(("attemptedUsername", text("The last name that was tried.")));
-        fields.push(("domain", text("At which domain.")));
-    }
-    fields
+            text(
+                "Of `PLAN_LIMIT_REACHED`, which cap: `inboxes`, `addresses`, `domains`, `workspaces` or `keys`.",
+            ),
+        ),
+        ("current", number("Of `PLAN_LIMIT_REACHED`: how many there are.")),
+        ("max", number("Of `PLAN_LIMIT_REACHED`: how many there may be.")),
+        (
+            "inboxes",
+            number("Of `DOMAIN_IN_USE`: how many inboxes there are."),
+        ),
+        (
+            "requestedUsername",
+            text("Of `USERNAME_TAKEN` and `USERNAME_EXHAUSTED`: what was asked for."),
+        ),
+        (
+            "attemptedUsername",
+            text("Of the same: the last name that was tried."),
+        ),
+        ("domain", text("Of the same: at which domain.")),
+    ]
 }
 
 fn text(what: &str) -> Object {

@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod bootstrap;
 mod certificate;
+mod clients;
 mod create;
 mod deletions;
 mod document;
