@@ -11,6 +11,7 @@ pub mod domain;
 pub mod ids;
 pub mod inbox;
 pub mod limits;
+pub mod made;
 pub mod maps;
 pub mod metadata;
 pub mod names;

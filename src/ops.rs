@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod authenticate;
 mod batched;
+pub mod condition;
 mod costly;
 pub mod create_inbox;
 pub mod deletions;
@@ -268,6 +269,9 @@ pub enum Error {
     /// Another workspace of the tenant has the slug.
     #[error("slug: another workspace has this slug")]
     SlugTaken,
+    /// The object is not in the state that the change is meant for.
+    #[error("the object has changed since it was read; read it again")]
+    PreconditionFailed,
     /// The `Idempotency-Key` was used with another request.
     #[error("Idempotency-Key: this key was used with another query or body")]
     IdempotencyKeyReused,

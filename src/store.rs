@@ -46,7 +46,7 @@ pub use self::{
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
     domains::{DomainFilter, DomainSearch},
     fresh::{FRESH_MAX, FreshInbox},
-    idempotency::{Kept, Started},
+    idempotency::{Kept, KeptAnswer, Started},
     inboxes::{InboxFilter, InboxPage, NewInbox, NewSecrets, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,

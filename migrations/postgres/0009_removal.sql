@@ -11,7 +11,6 @@ CREATE INDEX addresses_ended ON addresses (held_until) WHERE inbox_id IS NULL;
 -- What refers to a row, of deleted and revoked ones, too: a row goes when nothing does.
 CREATE INDEX addresses_held_for ON addresses (held_for) WHERE held_for IS NOT NULL;
 CREATE INDEX domains_of_workspace ON domains (workspace_id);
-CREATE INDEX idempotent_requests_of_inbox ON idempotent_requests (inbox_id) WHERE inbox_id IS NOT NULL;
 DROP INDEX api_keys_of_inbox;
 CREATE INDEX api_keys_of_inbox ON api_keys (inbox_id) WHERE inbox_id IS NOT NULL;
 DROP INDEX api_keys_of_workspace;

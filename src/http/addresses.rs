@@ -10,10 +10,11 @@ use super::{
     deleted,
     extract::{Authenticated, IdAndName, Ids, Input, JsonBody, Query, field},
     inboxes::{AddressView, workspace_id},
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
-    model::{address::Address, ids::InboxId},
+    model::{address::Address, ids::InboxId, made::Made},
     ops::{addresses as ops, inboxes},
 };
 
@@ -60,6 +61,7 @@ pub(super) struct RemovedAddress {
 problems!(
     AddProblems = KEYED,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     PUBLISHING,
     [
@@ -90,6 +92,7 @@ pub(super) async fn add_address(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -100,23 +103,25 @@ pub(super) async fn add_address(
     let address = Address::parse(&fields.email).map_err(|rule| Problem::invalid("email", rule))?;
     let primary = fields.primary.unwrap_or(true);
     let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
-    let name = address.to_string();
-    let added = app
-        .change(move |service| async move {
-            ops::add(&service, &caller.0, InboxId(id), &address, primary, workspace).await
-        })
-        .await?;
-    let status = if added.is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    let body = AddedAddress {
-        ok: true,
-        address: name,
-        is_primary: added.is_primary,
-    };
-    Answer::new(status, &body, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let (service, id) = (&worker.service, InboxId(id));
+        let changed = ops::add(service, &caller.0, id, &address, primary, workspace).await?;
+        let added = worker.published(changed).await?;
+        let status = if added.is_new {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let body = AddedAddress {
+            ok: true,
+            address: address.to_string(),
+            is_primary: added.is_primary,
+        };
+        Ok(Answer::new(status, &body, &ignored)?.about(Made::address(id, &address)))
+    })
+    .await
 }
 
 /// List the addresses of an inbox
@@ -154,7 +159,7 @@ pub(super) async fn remove_address(
     query.only(&[])?;
     let id = InboxId(path.id);
     // One that cannot be an address is one that no inbox has.
-    let address = Address::parse(&path.name)
+    let address = Address::parse_folded(&path.name)
         .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
     let name = address.to_string();
     let deletion = app

@@ -6,12 +6,14 @@ use axum::{
     Router,
     body::Bytes,
     http::header,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Response as HttpResponse},
 };
+use serde_json::Value;
 use utoipa::openapi::{
-    HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Tag,
+    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required,
+    Response, Server, Tag,
     path::{Operation, ParameterBuilder, ParameterIn},
-    schema::{AdditionalProperties, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
+    schema::{AdditionalProperties, Array, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
@@ -19,8 +21,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{
     App,
     extract::Query,
-    problem::{ANY, Problem, problems},
+    problem::{ANY, ERROR_SCHEMA, Problem, error_schema, problems},
 };
+use crate::{model::made::Stale, ops::idempotency::KEY_MAX_OCTETS};
 
 const DESCRIPTION: &str = "One HTTP call allocates an address; when it answers 201, IMAP login, SMTP submission and inbound \
 delivery work with the returned credentials, at once, and survive a power cut.
@@ -68,16 +71,23 @@ pub(super) fn document() -> OpenApi {
         SecurityRequirement::new("apiKey", [] as [&str; 0]),
         SecurityRequirement::new("bearer", [] as [&str; 0]),
     ];
+    let mut server = Server::new("/");
+    server.description = Some("The service that serves this document".to_owned());
     OpenApiBuilder::new()
         .info(info)
+        .servers(Some([server]))
         .tags(Some(tags))
         .security(Some(either))
         .build()
 }
 
-/// An object with members of any name and type.
+/// The caller's own data: an object with members of any name and type.
 pub(super) fn free_form() -> Object {
     ObjectBuilder::new()
+        .description(Some(
+            "The caller's own data: members of any name and type, at most 16 KiB as JSON. In a change it is a JSON merge patch \
+             (RFC 7396): null removes a member, and null instead of an object all of them.",
+        ))
         .schema_type(Type::Object)
         .additional_properties(Some(AdditionalProperties::FreeForm(true)))
         .build()
@@ -122,8 +132,25 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
     );
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
-    let mut answered = BTreeSet::new();
+    components
+        .schemas
+        .insert(ERROR_SCHEMA.to_owned(), error_schema().into());
+    let (mut answered, mut kept) = (BTreeSet::new(), BTreeSet::new());
     for item in document.paths.paths.values_mut() {
+        if let (Some(get), true) = (&mut item.get, item.patch.is_some()) {
+            tag_answers(get);
+            for change in [&mut item.patch, &mut item.delete].into_iter().flatten() {
+                add_parameter(
+                    change,
+                    "If-Match",
+                    "`*`, or the `ETag` of the state that the change is meant for: another state is answered with 412.",
+                    text(),
+                );
+            }
+        }
+        if let Some(post) = &mut item.post {
+            kept.append(&mut run_once(post));
+        }
         let operations = [
             &mut item.get,
             &mut item.post,
@@ -138,21 +165,19 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
-    let ignored_fields = ArrayBuilder::new()
-        .items(ObjectBuilder::new().schema_type(Type::String).build())
-        .description(Some(
-            "With `Prefer: handling=lenient`: the unknown fields of the request, which were ignored.",
-        ))
-        .build();
-    for name in answered {
-        if let Some(RefOr::T(schema)) = components.schemas.get_mut(&name)
-            && let Some(object) = own_members(schema)
-        {
-            object
-                .properties
-                .insert("ignoredFields".to_owned(), ignored_fields.clone().into());
-        }
-    }
+    let ignored_fields = ArrayBuilder::new().items(text()).description(Some(
+        "With `Prefer: handling=lenient`: the unknown fields of the request, which were ignored.",
+    ));
+    add_member(components, &answered, "ignoredFields", &ignored_fields.build());
+    let words = [Stale::Deleted, Stale::Password, Stale::Key].map(|stale| Value::from(stale.as_str()));
+    let word = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words));
+    let stale = ArrayBuilder::new().items(word.build()).description(Some(
+        "Of an answer that is given again (`Idempotent-Replayed: true`), what does not hold any more: the object is `deleted`, \
+         or the mailbox `password` or the API `key` that it shows was rotated or revoked. Absent if all of it holds.",
+    ));
+    add_member(components, &kept, "stale", &stale.build());
     document
         .paths
         .paths
@@ -163,9 +188,8 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
 fn name_the_request(operation: &mut Operation) {
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
-            let text = ObjectBuilder::new().schema_type(Type::String).build();
             let header = HeaderBuilder::new()
-                .schema(Some(text))
+                .schema(Some(text()))
                 .description(Some("Names the request in the log."))
                 .build();
             response.headers.insert("X-Request-Id".to_owned(), header.into());
@@ -173,19 +197,62 @@ fn name_the_request(operation: &mut Operation) {
     }
 }
 
-/// Describes that the caller may prefer unknown fields to be ignored. Returns the names of the schemas of its answers.
-fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
-    let text = || ObjectBuilder::new().schema_type(Type::String).build();
-    let prefer = ParameterBuilder::new()
-        .name("Prefer")
+fn text() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).build()
+}
+
+/// Adds an optional member to schemas.
+fn add_member(components: &mut Components, schemas: &BTreeSet<String>, member: &str, schema: &Array) {
+    for name in schemas {
+        if let Some(RefOr::T(described)) = components.schemas.get_mut(name)
+            && let Some(object) = own_members(described)
+        {
+            object.properties.insert(member.to_owned(), schema.clone().into());
+        }
+    }
+}
+
+/// Adds a header that a request may have.
+fn add_parameter(operation: &mut Operation, name: &str, description: &str, schema: Object) {
+    let parameter = ParameterBuilder::new()
+        .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
-        .description(Some(
-            "`handling=lenient` (RFC 7240): unknown fields of the body are ignored, and listed in `ignoredFields`.",
-        ))
-        .schema(Some(text()))
+        .description(Some(description))
+        .schema(Some(schema))
         .build();
-    operation.parameters.get_or_insert_default().push(prefer.into());
+    operation
+        .parameters
+        .get_or_insert_default()
+        .push(parameter.into());
+}
+
+/// Describes that the answer has a tag, and is left out for who knows it.
+fn tag_answers(operation: &mut Operation) {
+    add_headers(
+        operation,
+        (
+            "If-None-Match",
+            "`ETag`s that the caller knows: one of these is answered with 304.",
+            text(),
+        ),
+        ("ETag", "A strong tag of what is shown."),
+    );
+    let known = Response::new("The caller has it already: `If-None-Match` names its `ETag`.");
+    operation
+        .responses
+        .responses
+        .insert("304".to_owned(), known.into());
+}
+
+/// Adds a header that a request may have, and one that its answers may have. Returns the names of the schemas of these.
+fn add_headers(
+    operation: &mut Operation,
+    request: (&str, &str, Object),
+    answer: (&str, &str),
+) -> BTreeSet<String> {
+    let (name, description, schema) = request;
+    add_parameter(operation, name, description, schema);
     let mut names = BTreeSet::new();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
@@ -194,11 +261,9 @@ fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
         }
         let header = HeaderBuilder::new()
             .schema(Some(text()))
-            .description(Some("`handling=lenient`, if it was asked for."))
+            .description(Some(answer.1))
             .build();
-        response
-            .headers
-            .insert("Preference-Applied".to_owned(), header.into());
+        response.headers.insert(answer.0.to_owned(), header.into());
         for content in response.content.values() {
             if let RefOr::T(content) = content
                 && let Some(RefOr::Ref(schema)) = &content.schema
@@ -209,6 +274,29 @@ fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
         }
     }
     names
+}
+
+/// Describes that the caller may prefer unknown fields to be ignored.
+fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
+    let description = "`handling=lenient` (RFC 7240): unknown fields of the body are ignored, and listed in `ignoredFields`.";
+    add_headers(
+        operation,
+        ("Prefer", description, text()),
+        ("Preference-Applied", "`handling=lenient`, if that was asked for."),
+    )
+}
+
+/// Describes that the call can be made to run once.
+fn run_once(operation: &mut Operation) -> BTreeSet<String> {
+    let mut key = text();
+    key.pattern = Some(format!("^[!-~]{{1,{KEY_MAX_OCTETS}}}$"));
+    let description = "For 24 hours the same key, caller, path, query and body (compared as JSON) gets the first answer again, \
+         secrets included. Refusals are not kept.";
+    add_headers(
+        operation,
+        ("Idempotency-Key", description, key),
+        ("Idempotent-Replayed", "`true` if the answer was given before."),
+    )
 }
 
 /// The members of an object that are not another schema's.
@@ -228,7 +316,7 @@ problems!(DocumentProblems = ANY);
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object), DocumentProblems))]
-pub(super) async fn openapi_json(query: Query) -> Result<Response, Problem> {
+pub(super) async fn openapi_json(query: Query) -> Result<HttpResponse, Problem> {
     // One text for all: callers that take it slowly hold no copies of it.
     static DOCUMENT: LazyLock<Result<Bytes, serde_json::Error>> =
         LazyLock::new(|| serde_json::to_vec(&super::openapi()).map(Bytes::from));

@@ -14,10 +14,12 @@ use super::{
     App, Pagination,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Input, JsonBody, NameInPath, Query, edit, field},
     inboxes::workspace_id,
     lists,
-    problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{CONDITIONAL, COSTLY, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     clock::Timestamp,
@@ -27,6 +29,7 @@ use crate::{
         dns_records::DnsRecord,
         domain::{DomainStatus, Finding, RecordStatus},
         ids::{DomainId, InboxId, WorkspaceId},
+        made::Made,
     },
     ops::{
         domains::{self as ops, Registered},
@@ -183,11 +186,12 @@ problems!(
     CreateProblems = KEYED,
     COSTLY,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     [Code::PlanLimitReached, Code::DomainTaken]
 );
 problems!(ListProblems = KEYED, OF_ONE);
-problems!(RotateProblems = KEYED, COSTLY, OF_ONE, WITH_BODY);
+problems!(RotateProblems = KEYED, COSTLY, OF_ONE, WITH_BODY, ONCE);
 problems!(
     VerifyProblems = KEYED,
     COSTLY,
@@ -198,15 +202,26 @@ problems!(
 problems!(
     UpdateProblems = KEYED,
     OF_ONE,
+    CONDITIONAL,
     WITH_BODY,
     PUBLISHING,
     [Code::DomainNotVerified]
 );
-problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING, [Code::DomainInUse]);
+problems!(
+    DeleteProblems = KEYED,
+    OF_ONE,
+    CONDITIONAL,
+    PUBLISHING,
+    [Code::DomainInUse]
+);
 
 /// The domain in the path. One that cannot be a domain is one that nobody has.
 fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
     DomainName::parse(&path.0).map_err(|_| Problem::new(Code::NotFound, "there is no such domain"))
+}
+
+fn tag_of(registered: &Registered) -> Result<ETag, Problem> {
+    ETag::of(&DomainView::from(registered.clone()), &[])
 }
 
 /// Register a domain
@@ -219,6 +234,7 @@ fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
 pub(super) async fn create_domain(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -227,13 +243,19 @@ pub(super) async fn create_domain(
     let Input { fields, ignored } = body.command::<CreateDomain>()?;
     let name = DomainName::parse(&fields.domain).map_err(|rule| Problem::invalid("domain", rule))?;
     let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
-    let (registered, is_new) = ops::register(&app.service, &caller.0, &name, workspace).await?;
-    let status = if is_new {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    Answer::new(status, &DomainView::from(registered), &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let (registered, is_new) = ops::register(&worker.service, &caller.0, &name, workspace).await?;
+        let status = if is_new {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let made = Made::domain(registered.domain.id);
+        Ok(Answer::new(status, &DomainView::from(registered), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List domains
@@ -287,12 +309,13 @@ pub(super) async fn get_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<DomainView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let registered = ops::read(&app.service, &caller.0, &name_of(&path)?).await?;
-    Ok(Json(registered.into()))
+    known.answer(&tag_of(&registered)?, DomainView::from(registered))
 }
 
 /// Verify a domain
@@ -341,6 +364,7 @@ pub(super) async fn update_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -348,12 +372,13 @@ pub(super) async fn update_domain(
     query.only(&[])?;
     let name = name_of(&path)?;
     let Input { fields, ignored } = body.change::<UpdateDomain>()?;
+    let condition = expected.condition(tag_of);
     let registered = match edit("catchAll", fields.catch_all, inbox_id)? {
         Edit::Keep => ops::read(&app.service, &caller.0, &name).await?,
         change @ (Edit::Clear | Edit::Set(_)) => {
             let catch_all = change.applied_to(None);
             app.change(move |service| async move {
-                ops::set_catch_all(&service, &caller.0, &name, catch_all).await
+                ops::set_catch_all(&service, &caller.0, &name, catch_all, &condition).await
             })
             .await?
         }
@@ -377,14 +402,22 @@ pub(super) async fn rotate_dkim(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let registered = ops::rotate_dkim(&app.service, &caller.0, &name_of(&path)?).await?;
-    Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)
+    let name = name_of(&path)?;
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let registered = ops::rotate_dkim(&worker.service, &caller.0, &name).await?;
+        let made = Made::domain(registered.domain.id);
+        Ok(Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// Delete a domain
@@ -397,14 +430,16 @@ pub(super) async fn delete_domain(
     State(app): State<App>,
     caller: Authenticated,
     path: NameInPath,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let name = name_of(&path)?;
     let domain = name.to_string();
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, &name).await })
+        .change(move |service| async move { ops::delete(&service, &caller.0, &name, &condition).await })
         .await?;
     let body = DeletedDomain {
         deleted: true,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{
     App,
     fields::{self, NoFields, Purpose},
-    json::parse_strictly,
+    json::{self, parse_strictly},
     problem::{Code, Problem},
 };
 use crate::{
@@ -299,9 +299,14 @@ impl JsonBody {
         }
     }
 
-    /// The octets, for telling two requests apart.
-    pub fn octets(&self) -> &[u8] {
-        &self.octets
+    /// The same octets for every body that is the same JSON value, for telling two requests apart.
+    pub fn canonical(&self) -> Result<Vec<u8>, Problem> {
+        Ok(json::canonical(&Value::Object(self.object()?)).into_bytes())
+    }
+
+    /// Whether the caller prefers unknown fields to be ignored.
+    pub fn is_lenient(&self) -> bool {
+        self.is_lenient
     }
 }
 

@@ -1,10 +1,11 @@
 //! `/v1/inboxes`.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
     extract::State,
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,10 +17,11 @@ use super::{
     answer::Answer,
     deleted,
     docs::{free_form, free_form_or_null},
-    extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field, single_header},
+    etag::{ETag, IfMatch, IfNoneMatch},
+    extract::{Authenticated, Ids, Ignored, Input, JsonBody, Query, edit, field},
     lists,
-    problem::{COSTLY, Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
-    uncached,
+    once::Once,
+    problem::{CONDITIONAL, COSTLY, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{
@@ -28,6 +30,7 @@ use crate::{
         api_key::Caller,
         ids::{InboxId, WorkspaceId},
         inbox::{Inbox, InboxAddress},
+        made::Made,
         metadata::Metadata,
         names::DisplayName,
         password::MailPassword,
@@ -35,16 +38,11 @@ use crate::{
     ops::{
         create_inbox::{self, Outcome, create_inbox as allocate},
         edit::Edit,
-        idempotency::{self, Begin},
         inboxes::{self as ops, Description},
     },
     store::InboxFilter,
     telemetry::metric,
 };
-
-/// The path of creation, as `Idempotency-Key` records it.
-const PATH: &str = "/v1/inboxes";
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What to create.
 #[derive(Deserialize, ToSchema)]
@@ -246,6 +244,7 @@ problems!(
     CreateProblems = KEYED,
     COSTLY,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     PUBLISHING,
     [
@@ -254,18 +253,18 @@ problems!(
         Code::PlanLimitReached,
         Code::UsernameTaken,
         Code::UsernameExhausted,
-        Code::DomainNotVerified,
-        Code::IdempotencyInProgress,
-        Code::IdempotencyKeyReused
+        Code::DomainNotVerified
     ]
 );
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE);
-problems!(PublishingProblems = KEYED, OF_ONE, PUBLISHING);
+problems!(UpdateProblems = KEYED, WITH_BODY, OF_ONE, CONDITIONAL);
+problems!(DeleteProblems = KEYED, OF_ONE, CONDITIONAL, PUBLISHING);
+problems!(RotateKeyProblems = KEYED, WITH_BODY, ONCE, OF_ONE);
 problems!(
     RotatePasswordProblems = KEYED,
     COSTLY,
     WITH_BODY,
+    ONCE,
     OF_ONE,
     PUBLISHING
 );
@@ -280,23 +279,20 @@ problems!(
 /// `username99` is taken, or with `strict` 409 is answered.
 #[utoipa::path(post, path = "/v1/inboxes", tag = "inboxes", request_body(content = Option<CreateInbox>),
     params(
-        ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken"),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "For 24 hours the same key, caller and request gets the \
-          first answer again, secrets included")),
+        ("strict" = Option<bool>, Query, description = "Answer 409 instead of numbering a name that is taken")),
     responses((status = 201, description = "New, with credentials that work now", body = CreatedInbox),
         (status = 200, description = "The caller had it already; credentials are not shown again", body = ExistingInbox),
         CreateProblems))]
 pub(super) async fn create_inbox(
     State(app): State<App>,
     caller: Authenticated,
-    headers: HeaderMap,
+    once: Once,
     query: Query,
     body: JsonBody,
-) -> Result<Response, Problem> {
+) -> Result<Answer, Problem> {
     caller.may(ops::WRITE)?;
     query.only(&["strict"])?;
     let strict = query.flag("strict")?;
-    let key = single_header(&headers, IDEMPOTENCY_KEY)?.map(str::to_owned);
     let Input { fields, ignored } = body.command::<CreateInbox>()?;
     let request = create_inbox::Request {
         username: field("username", fields.username.as_deref(), LocalPart::parse)?,
@@ -306,24 +302,10 @@ pub(super) async fn create_inbox(
         metadata: fields.metadata.map(metadata).transpose()?.unwrap_or_default(),
         strict,
     };
+    let request_once = once.of(&query, &body)?;
     let worker = app.clone();
-    app.to_the_end(async move {
-        match key {
-            None => Ok(create(&worker, &caller.0, &request, &ignored)
-                .await?
-                .into_response()),
-            Some(key) => {
-                create_once(
-                    &worker,
-                    &caller.0,
-                    &request,
-                    &ignored,
-                    &key,
-                    &[&query.canonical(), body.octets()],
-                )
-                .await
-            }
-        }
+    app.once(caller.0, request_once, async move {
+        create(&worker, &caller.0, &request, &ignored).await
     })
     .await
 }
@@ -347,14 +329,19 @@ async fn create(
 ) -> Result<Answer, Problem> {
     match allocate(&app.service, caller, request).await? {
         Outcome::Existing(inbox) => {
+            let made = Made::inbox(inbox.id);
             let inbox = InboxView::of(*inbox, &app.endpoints, None);
-            Answer::new(StatusCode::OK, &ExistingInbox { inbox, existed: true }, ignored)
+            let body = ExistingInbox { inbox, existed: true };
+            Ok(Answer::new(StatusCode::OK, &body, ignored)?.about(made))
         }
         Outcome::Created(changed) => {
             let created = app.published_new(*changed).await?;
             let completed = if created.completed { "true" } else { "false" };
             metric::INBOXES_CREATED_TOTAL.increment(&[completed]);
-            let id = created.inbox.id;
+            let made = Made::inbox(created.inbox.id)
+                .showing_key(&created.key)
+                .showing_password(&created.password.hash)
+                .acknowledging();
             let inbox = InboxView::of(created.inbox, &app.endpoints, Some(&created.password.clear));
             let body = CreatedInbox {
                 inbox,
@@ -362,66 +349,12 @@ async fn create(
             };
             let answer = Answer::new(StatusCode::CREATED, &body, ignored)?;
             Ok(Answer {
-                inbox: Some(id),
+                made: Some(made),
                 claim: Some(created.claim),
                 ..answer
             })
         }
     }
-}
-
-/// The same under an `Idempotency-Key`: the answer is kept before it is sent, unless it says "try again".
-async fn create_once(
-    app: &App,
-    caller: &Caller,
-    request: &create_inbox::Request,
-    ignored: &Ignored,
-    key: &str,
-    fingerprint: &[&[u8]],
-) -> Result<Response, Problem> {
-    let record = match idempotency::begin(&app.service, caller, PATH, key, fingerprint).await? {
-        Begin::First(record) => record,
-        Begin::Again(kept) => {
-            let claim = match kept.inbox {
-                Some(inbox) => Some(app.service.in_flight.claim(inbox).await),
-                None => None,
-            };
-            let status = StatusCode::from_u16(kept.status).map_err(|error| Problem::internal(&error))?;
-            return Ok(Answer {
-                status,
-                body: kept.body.to_vec(),
-                is_lenient: ignored.0.is_some(),
-                inbox: kept.inbox,
-                claim,
-            }
-            .into_response());
-        }
-    };
-    let (answer, problem) = match create(app, caller, request, ignored).await {
-        Ok(answer) => (answer, None),
-        Err(problem) => (
-            Answer::new(problem.status(), &problem.body(), ignored)?,
-            Some(problem),
-        ),
-    };
-    let kept = if problem.as_ref().is_some_and(Problem::is_temporary) {
-        idempotency::abandon(&app.service, &record).await
-    } else {
-        idempotency::finish(
-            &app.service,
-            &record,
-            answer.status.as_u16(),
-            &answer.body,
-            answer.inbox,
-        )
-        .await
-    };
-    if let Err(error) = kept {
-        // Without its record the first answer could not be given again: better none than two different ones.
-        idempotency::abandon(&app.service, &record).await?;
-        return Err(error.into());
-    }
-    Ok(problem.map_or_else(|| answer.into_response(), IntoResponse::into_response))
 }
 
 /// List inboxes
@@ -445,7 +378,7 @@ pub(super) async fn list_inboxes(
     let filter = InboxFilter {
         workspace: query.id("workspace")?.map(WorkspaceId),
         username: query.parsed("username", LocalPart::parse)?,
-        email: query.parsed("email", Address::parse)?,
+        email: query.parsed("email", Address::parse_folded)?,
         before: query.cursor()?.map(InboxId),
     };
     let limit = query.limit()?;
@@ -465,16 +398,27 @@ pub(super) async fn get_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::READ)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    let (inbox, password) = ops::read(&app.service, &caller.0, InboxId(id)).await?;
-    Ok(uncached(
-        StatusCode::OK,
-        Json(InboxView::of(inbox, &app.endpoints, password.as_ref())),
-    ))
+    let (state, password) = ops::read(&app.service, &caller.0, InboxId(id)).await?;
+    let tag = tag_of(&state, &app.endpoints)?;
+    let view = InboxView::of(state.inbox, &app.endpoints, password.as_ref());
+    let mut response = known.answer(&tag, view)?;
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The tag of an inbox. Its password is in it as it is stored: a digest of it in clear could be guessed at.
+fn tag_of(state: &ops::State, endpoints: &Endpoints) -> Result<ETag, Problem> {
+    let sealed = state.secrets.sealed_password.as_deref();
+    let view = InboxView::of(state.inbox.clone(), endpoints, None);
+    ETag::of(&view, sealed.unwrap_or_default())
 }
 
 /// Change the display name or the metadata
@@ -484,6 +428,7 @@ pub(super) async fn update_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -495,7 +440,9 @@ pub(super) async fn update_inbox(
         display_name: edit("displayName", fields.display_name, DisplayName::parse)?,
         metadata: fields.metadata,
     };
-    ops::describe(&app.service, &caller.0, InboxId(id), &change).await?;
+    let endpoints = Arc::clone(&app.endpoints);
+    let condition = expected.condition(move |state| tag_of(state, &endpoints));
+    ops::describe(&app.service, &caller.0, InboxId(id), &change, &condition).await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -504,18 +451,21 @@ pub(super) async fn update_inbox(
 /// Logins and deliveries have stopped, and open sessions have ended, when this answers. For a time only its workspace gets
 /// its addresses. Deleting it again answers 404, unless this answered 503: then the same request finishes it.
 #[utoipa::path(delete, path = "/v1/inboxes/{id}", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "Deleted", body = Deleted), PublishingProblems))]
+    responses((status = 200, description = "Deleted", body = Deleted), DeleteProblems))]
 pub(super) async fn delete_inbox(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::WRITE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let endpoints = Arc::clone(&app.endpoints);
+    let condition = expected.condition(move |state| tag_of(state, &endpoints));
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id)).await })
+        .change(move |service| async move { ops::delete(&service, &caller.0, InboxId(id), &condition).await })
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }
@@ -529,6 +479,7 @@ pub(super) async fn rotate_password(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -536,22 +487,28 @@ pub(super) async fn rotate_password(
     let Ids([id]) = ids;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let (inbox, password) = app
-        .change(move |service| async move { ops::rotate_password(&service, &caller.0, InboxId(id)).await })
-        .await?;
-    let body = InboxView::of(inbox, &app.endpoints, Some(&password.clear));
-    Answer::new(StatusCode::OK, &body, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let changed = ops::rotate_password(&worker.service, &caller.0, InboxId(id)).await?;
+        let (inbox, password) = worker.published(changed).await?;
+        let made = Made::inbox(inbox.id).showing_password(&password.hash);
+        let body = InboxView::of(inbox, &worker.endpoints, Some(&password.clear));
+        Ok(Answer::new(StatusCode::OK, &body, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// Rotate the key of an inbox
 ///
 /// The old `ak_` key stops working before this answers.
 #[utoipa::path(post, path = "/v1/inboxes/{id}/rotate-key", tag = "inboxes", params(("id" = Uuid, Path)),
-    responses((status = 200, description = "The new key", body = RotatedKey), UpdateProblems))]
+    responses((status = 200, description = "The new key", body = RotatedKey), RotateKeyProblems))]
 pub(super) async fn rotate_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -559,10 +516,16 @@ pub(super) async fn rotate_key(
     let Ids([id]) = ids;
     query.only(&[])?;
     let ignored = body.nothing()?;
-    let key = ops::rotate_key(&app.service, &caller.0, InboxId(id)).await?;
-    let body = RotatedKey {
-        id,
-        api_key: key.expose().to_owned(),
-    };
-    Answer::new(StatusCode::OK, &body, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let key = ops::rotate_key(&worker.service, &caller.0, InboxId(id)).await?;
+        let made = Made::inbox(InboxId(id)).showing_key(&key);
+        let body = RotatedKey {
+            id,
+            api_key: key.expose().to_owned(),
+        };
+        Ok(Answer::new(StatusCode::OK, &body, &ignored)?.about(made))
+    })
+    .await
 }

@@ -17,6 +17,41 @@ pub fn parse_strictly(octets: &[u8]) -> Result<Value, String> {
         .map_err(|error| format!("must be JSON: {error}"))
 }
 
+/// The same text for every document that is the same value: the order of members, white space, escapes and the form of a
+/// number do not matter.
+pub fn canonical(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Object(object) => {
+            let mut members: Vec<(&String, &Value)> = object.iter().collect();
+            members.sort_unstable_by_key(|(name, _)| *name);
+            let members: Vec<String> = members
+                .into_iter()
+                .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Number(number) => canonical_number(number),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+/// Whole numbers are written the same way with and without a fraction or exponent.
+fn canonical_number(number: &Number) -> String {
+    /// Below it, every whole number has a floating-point number of its own.
+    const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < WHOLE_MAX => {
+            // Without a sign of zero.
+            format!("{:.0}", float + 0.0)
+        }
+        _ => number.to_string(),
+    }
+}
+
 /// JSON is UTF-8 without a byte order mark (RFC 8259, 8.1). What is something else is named as what it is.
 fn check_encoding(octets: &[u8]) -> Result<(), String> {
     // The first character of a document is ASCII, so zeros around it show how wide characters are (RFC 4627, 3).
@@ -159,6 +194,33 @@ mod tests {
                 "{} octets were taken",
                 text.len()
             );
+        }
+    }
+
+    #[test]
+    fn equal_values_have_one_text() {
+        let text = |document: &str| canonical(&parse_strictly(document.as_bytes()).unwrap());
+        for (one, other) in [
+            (
+                r#"{"a":1,"b":[true,null]}"#,
+                "{ \"b\" : [ true, null ],\n\"a\" : 1 }",
+            ),
+            (r#"{"a":1}"#, r#"{"a":1.0}"#),
+            (r#"{"a":100}"#, r#"{"a":1e2}"#),
+            (r#"{"a":0}"#, r#"{"a":-0.0}"#),
+            (r#"{"\u00e9":"\u0041\/"}"#, r#"{"é":"A/"}"#),
+        ] {
+            assert_eq!(text(one), text(other));
+        }
+        for (one, other) in [
+            (r#"{"a":1}"#, r#"{"a":"1"}"#),
+            (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#),
+            (r#"{"a":null}"#, "{}"),
+            (r#"{"a":9007199254740992}"#, r#"{"a":9007199254740993}"#),
+            (r#"{"a":0.1}"#, r#"{"a":0.2}"#),
+            (r#"{"a":"b\",\"c\":\"d"}"#, r#"{"a":"b","c":"d"}"#),
+        ] {
+            assert_ne!(text(one), text(other));
         }
     }
 

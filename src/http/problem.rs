@@ -8,7 +8,8 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{
-    ContentBuilder, Object, ObjectBuilder, RefOr, ResponseBuilder,
+    ContentBuilder, Object, ObjectBuilder, Ref, RefOr, ResponseBuilder,
+    extensions::ExtensionsBuilder,
     schema::{AdditionalProperties, Schema, SchemaType, Type},
 };
 
@@ -19,6 +20,11 @@ use crate::{
 
 /// Seconds after which a caller may try again what failed for want of something.
 pub(super) const RETRY_AFTER_SECONDS: u16 = 1;
+
+/// The name of the schema of an error's body.
+pub const ERROR_SCHEMA: &str = "Error";
+/// The codes that a response of the document can have.
+const CODES_EXTENSION: &str = "x-codes";
 
 /// Declares every code with its status and meaning.
 macro_rules! codes {
@@ -73,6 +79,7 @@ codes! {
     LastKey = CONFLICT, "LAST_KEY", "The tenant would lock itself out: it has no other key in force.";
     SlugTaken = CONFLICT, "SLUG_TAKEN", "Another workspace of the tenant has this slug.";
     IdempotencyInProgress = CONFLICT, "IDEMPOTENCY_IN_PROGRESS", "The first request with this `Idempotency-Key` is still running.";
+    PreconditionFailed = PRECONDITION_FAILED, "PRECONDITION_FAILED", "`If-Match` names another state of the object than the current one.";
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     UnsupportedCoding = UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_CONTENT_ENCODING", "The body is in a coding (`Content-Encoding`) that the service does not read; `Accept-Encoding` of the answer names what it does.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
@@ -133,11 +140,6 @@ impl Problem {
         body.insert("error".to_owned(), Value::from(self.error.as_str()));
         body.insert("code".to_owned(), Value::from(self.code.as_str()));
         Value::Object(body)
-    }
-
-    /// Whether it says that the same request can succeed soon, so that it is no answer to keep.
-    pub fn is_temporary(&self) -> bool {
-        self.status().is_server_error() || matches!(self.code, Code::RateLimited)
     }
 
     /// Whether the same request can succeed later without a change.
@@ -217,6 +219,7 @@ impl Problem {
             E::DefaultWorkspace => Self::new(Code::DefaultWorkspace, text),
             E::LastKey => Self::new(Code::LastKey, text),
             E::SlugTaken => Self::new(Code::SlugTaken, text),
+            E::PreconditionFailed => Self::new(Code::PreconditionFailed, text),
             E::IdempotencyKeyReused => Self::new(Code::IdempotencyKeyReused, text),
             E::IdempotencyInProgress => Self::new(Code::IdempotencyInProgress, text),
             E::NoSlot { reason, .. } => Self::new(
@@ -289,6 +292,10 @@ pub const WITH_BODY: &[Code] = &[
 pub const OF_ONE: &[Code] = &[Code::NotFound];
 /// Codes that every call can answer that does costly work, which is done in turns.
 pub const COSTLY: &[Code] = &[Code::RateLimited, Code::Overloaded];
+/// Codes that every call can answer that takes an `Idempotency-Key`.
+pub const ONCE: &[Code] = &[Code::IdempotencyInProgress, Code::IdempotencyKeyReused];
+/// Codes that every change of one object can answer that may carry `If-Match`.
+pub const CONDITIONAL: &[Code] = &[Code::PreconditionFailed];
 /// Codes that every call can answer that changes what the mail side sees.
 pub const PUBLISHING: &[Code] = &[Code::MailStackUnavailable];
 
@@ -328,66 +335,78 @@ fn response(codes: &[Code]) -> utoipa::openapi::Response {
         .map(|code| format!("`{}`: {}", code.as_str(), code.meaning()))
         .collect();
     let names: Vec<Value> = codes.iter().map(|code| Value::from(code.as_str())).collect();
-    let code = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(names))
-        .build();
-    let mut body = ObjectBuilder::new()
-        .schema_type(SchemaType::Type(Type::Object))
-        .property("error", text("A sentence for a person."))
-        .property("code", code)
-        .required("error")
-        .required("code");
-    for (name, schema) in extra_fields(codes) {
-        body = body.property(name, schema);
-    }
-    let body = body.additional_properties(Some(AdditionalProperties::FreeForm(true)));
     let example = json!({ "error": codes[0].meaning(), "code": codes[0].as_str() });
     let content = ContentBuilder::new()
-        .schema(Some(Schema::Object(body.build())))
+        .schema(Some(Ref::from_schema_name(ERROR_SCHEMA)))
         .example(Some(example))
         .build();
     ResponseBuilder::new()
         .description(described.join("\n\n"))
         .content("application/json", content)
+        .extensions(Some(ExtensionsBuilder::new().add(CODES_EXTENSION, names).build()))
         .build()
 }
 
+/// The schema of the body of every error: one, so that generated clients have one type for all of them.
+pub fn error_schema() -> Schema {
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(
+            "A stable code to decide by; which ones a call can answer with a status is in its description, and in `x-codes`. \
+             Later versions may have more.",
+        ))
+        .examples(Code::ALL.iter().map(|code| code.as_str()));
+    let mut body = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::Object))
+        .description(Some("An error. Some codes carry further fields."))
+        .property("error", text("A sentence for a person."))
+        .property("code", code)
+        .required("error")
+        .required("code");
+    for (name, schema) in extra_fields() {
+        body = body.property(name, schema);
+    }
+    Schema::Object(
+        body.additional_properties(Some(AdditionalProperties::FreeForm(true)))
+            .build(),
+    )
+}
+
 /// The fields that some codes carry beyond `error` and `code`.
-fn extra_fields(codes: &[Code]) -> Vec<(&'static str, Object)> {
+fn extra_fields() -> [(&'static str, Object); 8] {
     let number = |what: &str| {
         ObjectBuilder::new()
             .schema_type(Type::Integer)
             .description(Some(what))
             .build()
     };
-    let mut fields = Vec::new();
-    if [Code::ValidationError, Code::UsernameReserved, Code::AddressTaken]
-        .iter()
-        .any(|code| codes.contains(code))
-    {
-        fields.push((
+    [
+        (
             "field",
             text("The field, query parameter or header that was refused."),
-        ));
-    }
-    if codes.contains(&Code::PlanLimitReached) {
-        fields.push((
+        ),
+        (
             "limit",
-            text("Which cap: `inboxes`, `addresses`, `domains` or `workspaces`."),
-        ));
-        fields.push(("current", number("How many there are.")));
-        fields.push(("max", number("How many there may be.")));
-    }
-    if codes.contains(&Code::DomainInUse) {
-        fields.push(("inboxes", number("How many inboxes there are.")));
-    }
-    if codes.contains(&Code::UsernameTaken) || codes.contains(&Code::UsernameExhausted) {
-        fields.push(("requestedUsername", text("What was asked for.")));
-        fields.push(("attemptedUsername", text("The last name that was tried.")));
-        fields.push(("domain", text("At which domain.")));
-    }
-    fields
+            text(
+                "Of `PLAN_LIMIT_REACHED`, which cap: `inboxes`, `addresses`, `domains`, `workspaces` or `keys`.",
+            ),
+        ),
+        ("current", number("Of `PLAN_LIMIT_REACHED`: how many there are.")),
+        ("max", number("Of `PLAN_LIMIT_REACHED`: how many there may be.")),
+        (
+            "inboxes",
+            number("Of `DOMAIN_IN_USE`: how many inboxes there are."),
+        ),
+        (
+            "requestedUsername",
+            text("Of `USERNAME_TAKEN` and `USERNAME_EXHAUSTED`: what was asked for."),
+        ),
+        (
+            "attemptedUsername",
+            text("Of the same: the last name that was tried."),
+        ),
+        ("domain", text("Of the same: at which domain.")),
+    ]
 }
 
 fn text(what: &str) -> Object {

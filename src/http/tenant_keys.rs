@@ -9,13 +9,15 @@ use super::{
     App,
     answer::Answer,
     extract::{Authenticated, Ids, Input, JsonBody, Query, field},
-    problem::{Code, KEYED, OF_ONE, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{Code, KEYED, OF_ONE, ONCE, Problem, WITH_BODY, problems},
     workspaces::Revoked,
 };
 use crate::{
     model::{
         api_key::ListedKey,
         ids::{KeyId, TenantId},
+        made::Made,
         names::Label,
     },
     ops::keys::{self, KeysOf},
@@ -80,6 +82,7 @@ problems!(
     CreateProblems = KEYED,
     OF_ONE,
     WITH_BODY,
+    ONCE,
     [Code::PlanLimitReached]
 );
 problems!(ListProblems = KEYED, OF_ONE);
@@ -95,6 +98,7 @@ pub(super) async fn create_tenant_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -103,13 +107,20 @@ pub(super) async fn create_tenant_key(
     query.only(&[])?;
     let Input { fields, ignored } = body.command::<CreateTenantKey>()?;
     let name = field("name", fields.name.as_deref(), Label::parse)?;
-    let (key, listed) = keys::create(&app.service, &caller.0, KeysOf::Tenant(TenantId(id)), name).await?;
-    let created = CreatedTenantKey {
-        listed: listed.into(),
-        key: key.expose().to_owned(),
-        tenant_id: id,
-    };
-    Answer::new(StatusCode::CREATED, &created, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let of = KeysOf::Tenant(TenantId(id));
+        let (key, listed) = keys::create(&worker.service, &caller.0, of, name).await?;
+        let made = Made::key(listed.id, &key);
+        let created = CreatedTenantKey {
+            listed: listed.into(),
+            key: key.expose().to_owned(),
+            tenant_id: id,
+        };
+        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List the keys of a tenant

@@ -1,6 +1,6 @@
 //! `/v1/tenants`.
 
-use axum::{Json, extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -9,12 +9,14 @@ use super::{
     App, Deleted, Pagination, Updated,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Ids, Input, JsonBody, Query, required},
     lists,
-    problem::{KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{CONDITIONAL, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
-    model::{ids::TenantId, limits::Limits, names::Label, tenant::Tenant},
+    model::{ids::TenantId, limits::Limits, made::Made, names::Label, tenant::Tenant},
     ops::{
         edit::Edit,
         tenants::{self as ops, Change, LimitsChange},
@@ -42,7 +44,8 @@ pub(super) struct UpdateTenant {
     /// Another name.
     #[serde(default)]
     #[schema(
-        value_type = Option<String>,
+        value_type = String,
+        required = false,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
@@ -54,7 +57,7 @@ pub(super) struct UpdateTenant {
     limits: Edit<LimitsInput>,
     /// While suspended, the tenant's keys are refused and nobody logs in to its inboxes; mail is still accepted.
     #[serde(default)]
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = bool, required = false)]
     suspended: Edit<bool>,
 }
 
@@ -151,11 +154,11 @@ impl From<Tenant> for TenantView {
     }
 }
 
-problems!(CreateProblems = KEYED, WITH_BODY);
+problems!(CreateProblems = KEYED, WITH_BODY, ONCE);
 problems!(ListProblems = KEYED);
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, PUBLISHING);
-problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING);
+problems!(UpdateProblems = KEYED, OF_ONE, CONDITIONAL, WITH_BODY, PUBLISHING);
+problems!(DeleteProblems = KEYED, OF_ONE, CONDITIONAL, PUBLISHING);
 
 /// Create a tenant
 ///
@@ -165,6 +168,7 @@ problems!(DeleteProblems = KEYED, OF_ONE, PUBLISHING);
 pub(super) async fn create_tenant(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -173,12 +177,18 @@ pub(super) async fn create_tenant(
     let Input { fields, ignored } = body.command::<CreateTenant>()?;
     let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
     let limits = fields.limits.map_or_else(LimitsChange::default, Into::into);
-    let (tenant, key) = ops::create(&app.service, &caller.0, name, limits).await?;
-    let created = CreatedTenant {
-        tenant: tenant.into(),
-        key: key.expose().to_owned(),
-    };
-    Answer::new(StatusCode::CREATED, &created, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let (tenant, key) = ops::create(&worker.service, &caller.0, name, limits).await?;
+        let made = Made::tenant(tenant.id).showing_key(&key);
+        let created = CreatedTenant {
+            tenant: tenant.into(),
+            key: key.expose().to_owned(),
+        };
+        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List tenants
@@ -212,14 +222,18 @@ pub(super) async fn get_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<TenantView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    Ok(Json(
-        ops::read(&app.service, &caller.0, TenantId(id)).await?.into(),
-    ))
+    let tenant = ops::read(&app.service, &caller.0, TenantId(id)).await?;
+    known.answer(&tag_of(&tenant)?, TenantView::from(tenant))
+}
+
+fn tag_of(tenant: &Tenant) -> Result<ETag, Problem> {
+    ETag::of(&TenantView::from(tenant.clone()), &[])
 }
 
 /// Change the name, the caps, or suspend and resume
@@ -232,6 +246,7 @@ pub(super) async fn update_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -248,8 +263,11 @@ pub(super) async fn update_tenant(
         },
         suspended: required("suspended", fields.suspended, Ok)?,
     };
-    app.change(move |service| async move { ops::change(&service, &caller.0, TenantId(id), &change).await })
-        .await?;
+    let condition = expected.condition(tag_of);
+    app.change(move |service| async move {
+        ops::change(&service, &caller.0, TenantId(id), &change, &condition).await
+    })
+    .await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -262,13 +280,17 @@ pub(super) async fn delete_tenant(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, TenantId(id)).await })
+        .change(
+            move |service| async move { ops::delete(&service, &caller.0, TenantId(id), &condition).await },
+        )
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }

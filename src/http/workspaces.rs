@@ -9,14 +9,17 @@ use super::{
     App, Deleted, Pagination, Updated,
     answer::Answer,
     deleted,
+    etag::{ETag, IfMatch, IfNoneMatch},
     extract::{Authenticated, Ids, Input, JsonBody, Query, field, required},
     lists,
-    problem::{Code, KEYED, OF_ONE, PUBLISHING, Problem, WITH_BODY, problems},
+    once::Once,
+    problem::{CONDITIONAL, Code, KEYED, OF_ONE, ONCE, PUBLISHING, Problem, WITH_BODY, problems},
 };
 use crate::{
     model::{
         api_key::ListedKey,
         ids::{KeyId, WorkspaceId},
+        made::Made,
         names::{Label, Slug},
         workspace::Workspace,
     },
@@ -49,7 +52,8 @@ pub(super) struct UpdateWorkspace {
     /// Another name.
     #[serde(default)]
     #[schema(
-        value_type = Option<String>,
+        value_type = String,
+        required = false,
         min_length = 1,
         max_length = 200,
         pattern = r"^[^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\u200c\u200d\ufe00-\ufe0f][^\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$"
@@ -57,7 +61,7 @@ pub(super) struct UpdateWorkspace {
     name: Edit<String>,
     /// Another slug.
     #[serde(default)]
-    #[schema(value_type = Option<String>, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    #[schema(value_type = String, required = false, pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     slug: Edit<String>,
 }
 
@@ -164,14 +168,22 @@ impl From<ListedKey> for KeyView {
 problems!(
     CreateProblems = KEYED,
     WITH_BODY,
+    ONCE,
     [Code::PlanLimitReached, Code::SlugTaken]
 );
 problems!(ListProblems = KEYED);
 problems!(ReadProblems = KEYED, OF_ONE);
-problems!(UpdateProblems = KEYED, OF_ONE, WITH_BODY, [Code::SlugTaken]);
+problems!(
+    UpdateProblems = KEYED,
+    OF_ONE,
+    CONDITIONAL,
+    WITH_BODY,
+    [Code::SlugTaken]
+);
 problems!(
     DeleteProblems = KEYED,
     OF_ONE,
+    CONDITIONAL,
     PUBLISHING,
     [Code::DefaultWorkspace]
 );
@@ -179,6 +191,7 @@ problems!(
     CreateKeyProblems = KEYED,
     OF_ONE,
     WITH_BODY,
+    ONCE,
     [Code::PlanLimitReached]
 );
 
@@ -188,6 +201,7 @@ problems!(
 pub(super) async fn create_workspace(
     State(app): State<App>,
     caller: Authenticated,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -196,8 +210,14 @@ pub(super) async fn create_workspace(
     let Input { fields, ignored } = body.command::<CreateWorkspace>()?;
     let name = Label::parse(&fields.name).map_err(|rule| Problem::invalid("name", rule))?;
     let slug = field("slug", fields.slug.as_deref(), Slug::parse)?;
-    let workspace = ops::create(&app.service, &caller.0, name, slug).await?;
-    Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let workspace = ops::create(&worker.service, &caller.0, name, slug).await?;
+        let made = Made::workspace(workspace.tenant, workspace.id);
+        Ok(Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List workspaces
@@ -235,14 +255,18 @@ pub(super) async fn get_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    known: IfNoneMatch,
     query: Query,
-) -> Result<Json<WorkspaceView>, Problem> {
+) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
-    Ok(Json(
-        ops::read(&app.service, &caller.0, WorkspaceId(id)).await?.into(),
-    ))
+    let workspace = ops::read(&app.service, &caller.0, WorkspaceId(id)).await?;
+    known.answer(&tag_of(&workspace)?, WorkspaceView::from(workspace))
+}
+
+fn tag_of(workspace: &Workspace) -> Result<ETag, Problem> {
+    ETag::of(&WorkspaceView::from(workspace.clone()), &[])
 }
 
 /// Change the name or the slug
@@ -253,6 +277,7 @@ pub(super) async fn update_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -264,7 +289,8 @@ pub(super) async fn update_workspace(
         name: required("name", fields.name, |name| Label::parse(&name))?,
         slug: required("slug", fields.slug, |slug| Slug::parse(&slug))?,
     };
-    ops::change(&app.service, &caller.0, WorkspaceId(id), &change).await?;
+    let condition = expected.condition(tag_of);
+    ops::change(&app.service, &caller.0, WorkspaceId(id), &change, &condition).await?;
     Answer::new(StatusCode::OK, &Updated { updated: true, id }, &ignored)
 }
 
@@ -277,13 +303,17 @@ pub(super) async fn delete_workspace(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    expected: IfMatch,
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::MANAGE)?;
     let Ids([id]) = ids;
     query.only(&[])?;
+    let condition = expected.condition(tag_of);
     let deletion = app
-        .change(move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id)).await })
+        .change(
+            move |service| async move { ops::delete(&service, &caller.0, WorkspaceId(id), &condition).await },
+        )
         .await?;
     deleted(deletion, &Deleted { deleted: true, id })
 }
@@ -296,6 +326,7 @@ pub(super) async fn create_workspace_key(
     State(app): State<App>,
     caller: Authenticated,
     ids: Ids<1>,
+    once: Once,
     query: Query,
     body: JsonBody,
 ) -> Result<Answer, Problem> {
@@ -304,14 +335,20 @@ pub(super) async fn create_workspace_key(
     query.only(&[])?;
     let Input { fields, ignored } = body.command::<CreateWorkspaceKey>()?;
     let name = field("name", fields.name.as_deref(), Label::parse)?;
-    let (key, listed) =
-        keys::create(&app.service, &caller.0, KeysOf::Workspace(WorkspaceId(id)), name).await?;
-    let created = CreatedWorkspaceKey {
-        listed: listed.into(),
-        key: key.expose().to_owned(),
-        workspace_id: id,
-    };
-    Answer::new(StatusCode::CREATED, &created, &ignored)
+    let request = once.of(&query, &body)?;
+    let worker = app.clone();
+    app.once(caller.0, request, async move {
+        let of = KeysOf::Workspace(WorkspaceId(id));
+        let (key, listed) = keys::create(&worker.service, &caller.0, of, name).await?;
+        let made = Made::key(listed.id, &key);
+        let created = CreatedWorkspaceKey {
+            listed: listed.into(),
+            key: key.expose().to_owned(),
+            workspace_id: id,
+        };
+        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+    })
+    .await
 }
 
 /// List the keys of a workspace

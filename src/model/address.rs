@@ -132,6 +132,14 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Parses an address as arriving mail names it: upper case of the local part is folded, as Postfix does before it looks
+    /// an address up.
+    pub fn parse_folded(text: &str) -> Result<Self, Refused> {
+        Self::parse(&text.to_ascii_lowercase())
+    }
+}
+
 impl fmt::Display for LocalPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -15,6 +15,7 @@ pub use self::{
 };
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
+    condition::Condition,
     deletions::{Deletion, Subject},
     inboxes::{Page, reached as reached_inbox},
     require,
@@ -240,15 +241,31 @@ pub async fn rotate_dkim(service: &Service, caller: &Caller, name: &DomainName) 
     Ok(Registered::of(service, domain, &keys))
 }
 
+/// Fails with `PreconditionFailed` if the domain is not in the state that a change is meant for.
+async fn require_state(
+    service: &Service,
+    tx: &mut Tx,
+    domain: &Domain,
+    condition: &Condition<Registered>,
+) -> Result<(), Error> {
+    if !condition.is_some() {
+        return Ok(());
+    }
+    let keys = tx.dkim_keys(Some(domain.id)).await?;
+    condition.require(&Registered::of(service, domain.clone(), &keys))
+}
+
 /// Sets the inbox that gets mail to what is no address of a domain; none: it is refused.
 pub async fn set_catch_all(
     service: &Service,
     caller: &Caller,
     name: &DomainName,
     inbox: Option<InboxId>,
+    condition: &Condition<Registered>,
 ) -> Result<Changed<Registered>, Error> {
     let mut tx = service.db.write().await?;
     let mut domain = reached_to_change(&mut tx, caller, name).await?;
+    require_state(service, &mut tx, &domain, condition).await?;
     if domain.verified_at.is_none() {
         return Err(Error::DomainNotVerified {
             field: "domain",
@@ -286,6 +303,7 @@ pub async fn delete(
     service: &Service,
     caller: &Caller,
     name: &DomainName,
+    condition: &Condition<Registered>,
 ) -> Result<Changed<Deletion>, Error> {
     require(caller, MANAGE)?;
     let subject = Subject::Domain(name.clone());
@@ -296,6 +314,7 @@ pub async fn delete(
         Err(Error::NotFound(what)) => return deletion.resume(&mut tx, caller, what).await,
         Err(error) => return Err(error),
     };
+    require_state(service, &mut tx, &domain, condition).await?;
     let now = service.now();
     let mut keys = Vec::new();
     if domain.verified_at.is_some() {

@@ -1,21 +1,30 @@
 //! `Idempotency-Key`: for 24 hours the same key, caller, path and request gets the first answer again.
 //!
-//! Kept are all answers but those that say "try again" (5xx): for these the same request has to run again. The
-//! answer is sealed, because it may carry credentials.
+//! Kept are answers that say that something was done. A refusal did nothing, and what refused it may be lifted by then: the
+//! same request runs again. The answer is sealed, because it may carry credentials.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Error, Service, in_flight::Running};
 use crate::{
-    model::{api_key::Caller, ids::InboxId, sealing::Sealed},
-    store::{self, Db, Started},
+    model::{
+        address::Address,
+        api_key::{Caller, Scope},
+        ids::{DomainId, InboxId, TenantId, WorkspaceId},
+        made::{Made, Object, Stale, digest_of},
+        sealing::Sealed,
+    },
+    store::{self, Db, Started, Tx},
 };
 
 /// How long an answer is kept.
 const KEPT_SECONDS: i64 = 24 * 60 * 60;
 /// Longest `Idempotency-Key`, in octets.
 pub const KEY_MAX_OCTETS: usize = 255;
+
+/// Answers that are kept for the keys of one tenant, those of one workspace, or one operator's key: beyond, the oldest go.
+pub const KEPT_PER_OWNER_MAX: u32 = 10_000;
 
 /// How a request with an `Idempotency-Key` begins.
 pub enum Begin {
@@ -35,15 +44,17 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Zeroizing<Vec<u8>>,
-    /// The inbox that the request created, if it did.
-    pub inbox: Option<InboxId>,
+    /// What it is about.
+    pub made: Made,
+    /// What of it does not hold any more.
+    pub stale: Vec<Stale>,
 }
 
 /// Begins a request. The key is 1 to 255 visible ASCII characters.
 pub async fn begin(
     service: &Service,
     caller: &Caller,
-    path: &'static str,
+    path: &str,
     idempotency_key: &str,
     request: &[&[u8]],
 ) -> Result<Begin, Error> {
@@ -58,10 +69,11 @@ pub async fn begin(
     let started = Started {
         id: service.new_id(),
         caller: caller.key,
-        path,
+        path: path.to_owned(),
         idempotency_key: idempotency_key.to_owned(),
         request_hash: hash_of(request),
         started_at: service.now(),
+        owner: owner_of(caller),
     };
     let mut tx = service.db.write().await?;
     if let Some(kept) = tx.kept_request(&started).await? {
@@ -71,23 +83,72 @@ pub async fn begin(
             if kept.request_hash != started.request_hash {
                 return Err(Error::IdempotencyKeyReused);
             }
-            let (status, sealed) = kept.answer.ok_or(Error::IdempotencyInProgress)?;
-            let body = service.sealing.open(Sealed::Answer(kept.id), &sealed)?;
+            let answer = kept.answer.ok_or(Error::IdempotencyInProgress)?;
+            let body = service.sealing.open(Sealed::Answer(kept.id), &answer.sealed)?;
             return Ok(Begin::Again(Answer {
-                status,
+                status: answer.status,
                 body,
-                inbox: kept.inbox,
+                stale: stale_of(&mut tx, &answer.made).await?,
+                made: answer.made,
             }));
         }
         tx.forget_request(kept.id).await?;
     }
-    if !tx.start_idempotent(&started).await? {
+    if !tx.start_idempotent(&started, KEPT_PER_OWNER_MAX).await? {
         return Err(Error::IdempotencyInProgress);
     }
-    // Before anybody can see the record.
+    // Before another request can see the record.
     let running = service.in_flight.run(started.id);
     tx.commit().await?;
     Ok(Begin::First(Record(running)))
+}
+
+/// Whose quota a caller's records count against. The keys of a workspace share one, apart from those of its tenant and of
+/// other workspaces, which belong to strangers.
+fn owner_of(caller: &Caller) -> uuid::Uuid {
+    match caller.scope {
+        Scope::SuperAdmin => caller.key.0,
+        Scope::Tenant { tenant } => tenant.0,
+        Scope::Workspace { workspace, .. } | Scope::Inbox { workspace, .. } => workspace.0,
+    }
+}
+
+/// What of an answer does not hold any more. Of an object that is gone nothing else is said.
+async fn stale_of(tx: &mut Tx, made: &Made) -> Result<Vec<Stale>, Error> {
+    let is_there = match &made.object {
+        Object::Inbox(id) => tx.inbox(InboxId(*id)).await?.is_some(),
+        Object::Address { inbox, address } => {
+            let inbox = tx.inbox(InboxId(*inbox)).await?;
+            let address = Address::parse(address).ok();
+            inbox
+                .zip(address)
+                .is_some_and(|(inbox, address)| inbox.addresses.iter().any(|entry| entry.address == address))
+        }
+        Object::Domain(id) => tx.domain(DomainId(*id)).await?.is_some(),
+        Object::Workspace { tenant, workspace } => tx
+            .workspace(TenantId(*tenant), WorkspaceId(*workspace))
+            .await?
+            .is_some(),
+        Object::Tenant(id) => tx.tenant(TenantId(*id)).await?.is_some(),
+        // The answer shows it, so it is looked up below.
+        Object::Key(_) => true,
+    };
+    if !is_there {
+        return Ok(vec![Stale::Deleted]);
+    }
+    let mut stale = Vec::new();
+    if let (Some(shown), Object::Inbox(id)) = (made.password, &made.object) {
+        let now = tx.inbox_secrets(InboxId(*id)).await?;
+        if now.is_none_or(|now| digest_of(&now.password_hash) != shown) {
+            stale.push(Stale::Password);
+        }
+    }
+    if let Some(hash) = made.key
+        && tx.keys_by_hash(&[hash]).await?.iter().all(Option::is_none)
+    {
+        stale.push(Stale::Key);
+    }
+    Ok(stale)
 }
 
 /// Keeps the answer of a request.
@@ -96,13 +157,13 @@ pub async fn finish(
     record: &Record,
     status: u16,
     body: &[u8],
-    inbox: Option<InboxId>,
+    made: &Made,
 ) -> Result<(), Error> {
     let sealed = service
         .sealing
         .seal(Sealed::Answer(record.0.record()), body, &*service.entropy)?;
     let mut tx = service.db.write().await?;
-    tx.keep_answer(record.0.record(), status, &sealed, inbox).await?;
+    tx.keep_answer(record.0.record(), status, &sealed, made).await?;
     Ok(tx.commit().await?)
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, PAGE_MAX_OCTETS, Service,
+    condition::Condition,
     deletions::{Deletion, Subject},
     edit::Edit,
     keys::issue,
@@ -23,7 +24,7 @@ use crate::{
         names::DisplayName,
         password::MailPassword,
     },
-    store::{InboxFilter, Owner, SessionsToEnd, Tx},
+    store::{InboxFilter, Owner, Secrets, SessionsToEnd, Tx},
 };
 
 /// Who may read inboxes and rotate the password of one.
@@ -165,18 +166,43 @@ fn matches(inbox: &Inbox, filter: &InboxFilter) -> bool {
         && filter.before.is_none_or(|before| inbox.id < before)
 }
 
+/// All that is known of an inbox: what its representation is made of.
+#[derive(Debug)]
+pub struct State {
+    /// The inbox.
+    pub inbox: Inbox,
+    /// Its secrets, as they are stored.
+    pub secrets: Secrets,
+}
+
+async fn state_of(tx: &mut Tx, inbox: Inbox) -> Result<State, Error> {
+    let secrets = tx
+        .inbox_secrets(inbox.id)
+        .await?
+        .ok_or(Error::NotFound("inbox"))?;
+    Ok(State { inbox, secrets })
+}
+
 /// An inbox with its password, if the service reveals it.
 pub async fn read(
     service: &Service,
     caller: &Caller,
     id: InboxId,
-) -> Result<(Inbox, Option<MailPassword>), Error> {
+) -> Result<(State, Option<MailPassword>), Error> {
     require(caller, READ)?;
     let mut tx = service.db.read().await?;
     let inbox = reached(&mut tx, caller, id).await?;
-    let secrets = tx.inbox_secrets(id).await?.ok_or(Error::NotFound("inbox"))?;
-    let password = service.reveal(id, &secrets)?;
-    Ok((inbox, password))
+    let state = state_of(&mut tx, inbox).await?;
+    let password = service.reveal(id, &state.secrets)?;
+    Ok((state, password))
+}
+
+/// Fails with `PreconditionFailed` if the inbox is not in the state that a change is meant for.
+async fn require_state(tx: &mut Tx, inbox: &Inbox, condition: &Condition<State>) -> Result<(), Error> {
+    if !condition.is_some() {
+        return Ok(());
+    }
+    condition.require(&state_of(tx, inbox.clone()).await?)
 }
 
 /// Changes the display name and the metadata. Fails with `Invalid` if the metadata would take more than 16 KiB.
@@ -185,10 +211,12 @@ pub async fn describe(
     caller: &Caller,
     id: InboxId,
     change: &Description,
+    condition: &Condition<State>,
 ) -> Result<(), Error> {
     require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
     let inbox = reached_to_change(&mut tx, caller, id).await?;
+    require_state(&mut tx, &inbox, condition).await?;
     let metadata = match &change.metadata {
         Edit::Set(patch) => inbox.metadata.patched(patch).map_err(|rule| Error::Invalid {
             field: "metadata",
@@ -203,7 +231,12 @@ pub async fn describe(
 }
 
 /// Deletes an inbox: its addresses become tombstones, its key stops working.
-pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<Changed<Deletion>, Error> {
+pub async fn delete(
+    service: &Service,
+    caller: &Caller,
+    id: InboxId,
+    condition: &Condition<State>,
+) -> Result<Changed<Deletion>, Error> {
     require(caller, WRITE)?;
     let deletion = service.deletions.claim(caller, Subject::Inbox(id)).await;
     let mut tx = service.db.write().await?;
@@ -212,6 +245,7 @@ pub async fn delete(service: &Service, caller: &Caller, id: InboxId) -> Result<C
         Err(Error::NotFound(what)) => return deletion.resume(&mut tx, caller, what).await,
         Err(error) => return Err(error),
     };
+    require_state(&mut tx, &inbox, condition).await?;
     let publish = delete_all_of(service, &mut tx, inbox.tenant, Owner::Inbox(id))
         .await?
         .publish;

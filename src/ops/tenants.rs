@@ -2,6 +2,7 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
+    condition::Condition,
     deletions::{Deletion, Subject},
     edit::Edit,
     inboxes::{Page, delete_all_of},
@@ -184,12 +185,14 @@ pub async fn change(
     caller: &Caller,
     id: TenantId,
     change: &Change,
+    condition: &Condition<Tenant>,
 ) -> Result<Changed<()>, Error> {
     require(caller, MANAGE)?;
     let mut tx = service.db.write().await?;
     // Before it is read: another change of it must not be undone by this one.
     tx.lock_tenant(id).await?;
     let mut tenant = tx.tenant(id).await?.ok_or(Error::NotFound("tenant"))?;
+    condition.require(&tenant)?;
     let was_suspended = tenant.suspended_at.is_some();
     if let Some(name) = &change.name {
         tenant.name = name.clone();
@@ -233,10 +236,21 @@ pub async fn change(
 
 /// Deletes a tenant with everything that it owns. Its addresses become tombstones, within its limit, which no one gets
 /// while they hold.
-pub async fn delete(service: &Service, caller: &Caller, id: TenantId) -> Result<Changed<Deletion>, Error> {
+pub async fn delete(
+    service: &Service,
+    caller: &Caller,
+    id: TenantId,
+    condition: &Condition<Tenant>,
+) -> Result<Changed<Deletion>, Error> {
     require(caller, MANAGE)?;
     let deletion = service.deletions.claim(caller, Subject::Tenant(id)).await;
     let mut tx = service.db.write().await?;
+    if condition.is_some() {
+        tx.lock_tenant(id).await?;
+        if let Some(tenant) = tx.tenant(id).await? {
+            condition.require(&tenant)?;
+        }
+    }
     if !tx.delete_tenant(id, service.now()).await? {
         return deletion.resume(&mut tx, caller, "tenant").await;
     }

@@ -2,6 +2,7 @@
 
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service,
+    condition::Condition,
     deletions::{Deletion, Subject},
     inboxes::{Page, delete_all_of},
 };
@@ -130,10 +131,11 @@ pub async fn change(
     caller: &Caller,
     id: WorkspaceId,
     change: &Change,
+    condition: &Condition<Workspace>,
 ) -> Result<(), Error> {
     let tenant = tenant_of(caller)?;
     let mut tx = service.db.write().await?;
-    reached_to_change(&mut tx, tenant, id).await?;
+    condition.require(&reached_to_change(&mut tx, tenant, id).await?)?;
     if let Some(name) = &change.name {
         tx.rename_workspace(id, name).await?;
     }
@@ -149,14 +151,19 @@ pub async fn change(
 ///
 /// Its addresses become tombstones: the tenant's key may give them to another of its workspaces, and no one else gets
 /// them while they hold.
-pub async fn delete(service: &Service, caller: &Caller, id: WorkspaceId) -> Result<Changed<Deletion>, Error> {
+pub async fn delete(
+    service: &Service,
+    caller: &Caller,
+    id: WorkspaceId,
+    condition: &Condition<Workspace>,
+) -> Result<Changed<Deletion>, Error> {
     let tenant = tenant_of(caller)?;
     let deletion = service.deletions.claim(caller, Subject::Workspace(id)).await;
     let mut tx = service.db.write().await?;
     tx.lock_tenant(tenant).await?;
     match tx.workspace(tenant, id).await? {
         Some(workspace) if workspace.is_default => return Err(Error::DefaultWorkspace),
-        Some(_) => {}
+        Some(workspace) => condition.require(&workspace)?,
         None => return deletion.resume(&mut tx, caller, "workspace").await,
     }
     let deleted = delete_all_of(service, &mut tx, tenant, Owner::Workspace(id)).await?;

@@ -51,6 +51,8 @@ pub struct NewSecrets<'a> {
 /// The secrets of an inbox, as they are read.
 #[derive(Debug)]
 pub struct Secrets {
+    /// What Dovecot checks a password against.
+    pub password_hash: PasswordHash,
     /// The recoverable password, sealed; none if the service keeps none.
     pub sealed_password: Option<Vec<u8>>,
 }
@@ -353,14 +355,20 @@ impl Tx {
 
     /// The secrets of a live inbox.
     pub async fn inbox_secrets(&mut self, id: InboxId) -> Result<Option<Secrets>, Error> {
-        let sealed: Option<Option<Vec<u8>>> = on!(self, db => sqlx::query_scalar(
-                "SELECT sealed_password FROM inboxes WHERE id = $1 AND deleted_at IS NULL",
+        let row: Option<(String, Option<Vec<u8>>)> = on!(self, db => sqlx::query_as(
+                "SELECT password_hash, sealed_password FROM inboxes WHERE id = $1 AND deleted_at IS NULL",
             )
             .bind(id.0)
             .fetch_optional(db)
             .await)
         .map_err(Error::while_doing("read the secrets of an inbox"))?;
-        Ok(sealed.map(|sealed_password| Secrets { sealed_password }))
+        row.map(|(hash, sealed_password)| {
+            Ok(Secrets {
+                password_hash: PasswordHash::parse(&hash).map_err(Error::row("the secrets of an inbox"))?,
+                sealed_password,
+            })
+        })
+        .transpose()
     }
 
     /// Replaces the secrets of a live inbox and begins a new generation of its credentials. `false` if there is no such

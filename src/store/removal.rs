@@ -66,7 +66,6 @@ impl DeletedRows {
                      EXISTS (SELECT 1 FROM addresses a WHERE a.inbox_id = r.id)
                      OR EXISTS (SELECT 1 FROM addresses a WHERE a.left_by = r.id)
                      OR EXISTS (SELECT 1 FROM domains d WHERE d.catch_all_inbox_id = r.id)
-                     OR EXISTS (SELECT 1 FROM idempotent_requests q WHERE q.inbox_id = r.id)
                      OR EXISTS (SELECT 1 FROM api_keys k JOIN idempotent_requests q ON q.caller_key_id = k.id
                          WHERE k.inbox_id = r.id) THEN 0 ELSE 1 END
                  FROM inboxes r WHERE r.deleted_at IS NOT NULL AND r.deleted_at <= $1

@@ -167,6 +167,23 @@ on_both_databases! {
         assert_eq!((upper.status, upper.text("address")), (201, "eve@acme.example"));
     }
 
+    async fn upper_case_in_a_path_means_what_it_means_to_smtp(daemon) {
+        let acme = daemon.tenant("Acme").await;
+        let scout = acme.post("/v1/inboxes", &json!({"username": "scout"})).await;
+        let path = format!("/v1/inboxes/{}/addresses", scout.id());
+        acme.post(&path, &json!({"email": "front-desk@inboxd.test", "primary": false})).await;
+        let found = acme.get("/v1/inboxes?email=FRONT-Desk@INBOXD.test").await;
+        assert_eq!(found.body["inboxes"][0]["id"], scout.id());
+        // Only the case of ASCII letters makes no difference to SMTP: the first is a KELVIN SIGN.
+        for other in ["front-des%E2%84%AA@inboxd.test", "front-desk+x@inboxd.test", "x"] {
+            assert_eq!(acme.delete(&format!("{path}/{other}")).await.error(), (404, "NOT_FOUND"), "{other}");
+        }
+        let removed = acme.delete(&format!("{path}/FRONT-DESK@Inboxd.Test")).await;
+        assert_eq!((removed.status, removed.text("address")), (200, "front-desk@inboxd.test"));
+        let canonical = acme.delete(&format!("{path}/SCOUT@inboxd.test")).await;
+        assert_eq!(canonical.error(), (409, "CANONICAL_ADDRESS"));
+    }
+
     async fn a_suspended_tenants_addresses_come_back_with_it(daemon) {
         let admin = daemon.api(&daemon.super_admin);
         let tenant = admin.post("/v1/tenants", &json!({"name": "Acme"})).await;

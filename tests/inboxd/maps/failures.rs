@@ -16,7 +16,7 @@ use std::{
 
 use inboxd::{
     model::address::Address,
-    ops::inboxes,
+    ops::{condition::Condition, inboxes},
     publish::{self, SessionEnder, SessionsError},
 };
 
@@ -306,7 +306,7 @@ async fn sessions_that_take_their_time_hold_up_nobody_else() {
     running.publisher.publish(keys).await.unwrap();
 
     let caller = tenant_caller(rig.acme.id);
-    let deleted = inboxes::delete(&rig.service, &caller, scout.inbox.id)
+    let deleted = inboxes::delete(&rig.service, &caller, scout.inbox.id, &Condition::none())
         .await
         .unwrap();
     let publisher = running.publisher.clone();

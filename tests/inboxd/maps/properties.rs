@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use inboxd::{
     model::{ids::InboxId, maps::MapKey},
-    ops::{create_inbox::Outcome, inboxes, tenants},
+    ops::{condition::Condition, create_inbox::Outcome, inboxes, tenants},
 };
 use proptest::prelude::*;
 
@@ -80,7 +80,10 @@ async fn run(steps: Vec<(Step, bool)>) {
             Step::Delete { tenant, name } => match inboxes_of.remove(&(tenant, name)) {
                 Some(id) => {
                     let caller = tenant_caller(tenants[tenant]);
-                    inboxes::delete(&rig.service, &caller, id).await.unwrap().publish
+                    inboxes::delete(&rig.service, &caller, id, &Condition::none())
+                        .await
+                        .unwrap()
+                        .publish
                 }
                 None => vec![],
             },
@@ -97,7 +100,14 @@ async fn run(steps: Vec<(Step, bool)>) {
                     suspended: Some(suspended),
                     ..tenants::Change::default()
                 };
-                let changed = tenants::change(&rig.service, &super_admin(), tenants[tenant], &change).await;
+                let changed = tenants::change(
+                    &rig.service,
+                    &super_admin(),
+                    tenants[tenant],
+                    &change,
+                    &Condition::none(),
+                )
+                .await;
                 changed.unwrap().publish
             }
             Step::Crash => {

@@ -14,7 +14,7 @@ use inboxd::{
         maps::{Mailbox, MapKey},
         sasl_name::SaslName,
     },
-    ops::{inboxes, tenants},
+    ops::{condition::Condition, inboxes, tenants},
     store::{Claimant, SessionsToEnd},
 };
 
@@ -96,9 +96,15 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
             suspended: Some(suspended),
             ..tenants::Change::default()
         };
-        let changed = tenants::change(&rig.service, &super_admin(), rig.acme.id, &change)
-            .await
-            .unwrap();
+        let changed = tenants::change(
+            &rig.service,
+            &super_admin(),
+            rig.acme.id,
+            &change,
+            &Condition::none(),
+        )
+        .await
+        .unwrap();
         publish(changed.publish).await;
         assert_eq!(entry().unwrap().contains("@inboxd.test:*:5000"), is_locked);
         assert_eq!(
@@ -112,7 +118,9 @@ async fn every_change_is_in_the_maps_when_publishing_returns() {
         }
     }
 
-    let deleted = inboxes::delete(&rig.service, &caller, id).await.unwrap();
+    let deleted = inboxes::delete(&rig.service, &caller, id, &Condition::none())
+        .await
+        .unwrap();
     publish(deleted.publish).await;
     assert!(entry().is_err());
     for table in ["recipients", "aliases", "sender_logins"] {

@@ -13,7 +13,7 @@ use inboxd::{
     clock::{Clock as _, Machine},
     maps::{Layout, Maps},
     model::maps::MapKey,
-    ops::inboxes,
+    ops::{condition::Condition, inboxes},
     store::SessionsToEnd,
 };
 
@@ -250,9 +250,14 @@ async fn what_a_crash_left_marked_is_published_at_start() {
     let gone = rig.create("gone").await;
     Running::start(db, &rig.layout).await.stop().await;
     rig.create("new").await;
-    inboxes::delete(&rig.service, &tenant_caller(rig.acme.id), gone)
-        .await
-        .unwrap();
+    inboxes::delete(
+        &rig.service,
+        &tenant_caller(rig.acme.id),
+        gone,
+        &Condition::none(),
+    )
+    .await
+    .unwrap();
     Running::start(db, &rig.layout).await.stop().await;
     assert_equal(db, &rig.layout).await;
     let left = db.read().await.unwrap().unpublished(None, 10).await.unwrap();

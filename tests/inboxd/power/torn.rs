@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use inboxd::ops::inboxes;
+use inboxd::ops::{condition::Condition, inboxes};
 
 use crate::{
     maps::Rig,
@@ -83,9 +83,14 @@ async fn a_table_with_some_pages_of_a_commit_is_made_whole_at_start_and_stays_so
             running.publisher.publish(keys).await.unwrap();
         }
         let gone = ids.remove(usize::try_from(numbers.next()).unwrap_or(0) % ids.len());
-        let deleted = inboxes::delete(&rig.service, &tenant_caller(rig.acme.id), gone)
-            .await
-            .unwrap();
+        let deleted = inboxes::delete(
+            &rig.service,
+            &tenant_caller(rig.acme.id),
+            gone,
+            &Condition::none(),
+        )
+        .await
+        .unwrap();
         running.publisher.publish(deleted.publish).await.unwrap();
         assert_equal(db, &rig.layout).await;
         running.stop().await;

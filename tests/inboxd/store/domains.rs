@@ -16,6 +16,7 @@ use inboxd::{
     model::{domain::DomainStatus, limits::Limited, names::Label, tenant::Tenant},
     ops::{
         Changed, Error, Service,
+        condition::Condition,
         domains::{Registered, read, register, verify},
         edit::Edit,
         hang_up,
@@ -120,9 +121,15 @@ impl Rig {
             },
             ..Change::default()
         };
-        tenants::change(&self.service, &super_admin(), tenant.id, &change)
-            .await
-            .unwrap();
+        tenants::change(
+            &self.service,
+            &super_admin(),
+            tenant.id,
+            &change,
+            &Condition::none(),
+        )
+        .await
+        .unwrap();
     }
 
     async fn register(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {

@@ -4,13 +4,14 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         api_key::{ApiKey, KeyKind, Scope},
-        ids::KeyId,
+        ids::{InboxId, KeyId},
         limits::Limits,
+        made::Made,
     },
-    store::{NewKey, Started},
+    store::{KeptAnswer, NewKey, Started},
 };
 
-use crate::support::store::{Store, fresh_id, on_both};
+use crate::support::store::{Store, fresh_id, hash, on_both};
 
 async fn caller(store: &Store) -> KeyId {
     let id = KeyId(fresh_id());
@@ -28,16 +29,24 @@ async fn caller(store: &Store) -> KeyId {
     id
 }
 
-fn started(caller: KeyId, path: &'static str, key: &str) -> Started {
+fn started(caller: KeyId, path: &str, key: &str) -> Started {
     Started {
         id: fresh_id(),
         caller,
-        path,
+        path: path.to_owned(),
         idempotency_key: key.to_owned(),
         request_hash: [7; 32],
         started_at: Machine.now(),
+        owner: caller.0,
     }
 }
+
+fn about_nothing() -> Made {
+    Made::inbox(InboxId(fresh_id()))
+}
+
+/// Answers that these tests keep of one owner.
+const KEEP: u32 = 100;
 
 #[tokio::test]
 async fn a_request_is_started_once_by_caller_path_and_key() {
@@ -46,9 +55,9 @@ async fn a_request_is_started_once_by_caller_path_and_key() {
         let first = started(one, "/v1/inboxes", "k1");
         let mut tx = store.db.write().await.unwrap();
         assert!(tx.kept_request(&first).await.unwrap().is_none());
-        assert!(tx.start_idempotent(&first).await.unwrap());
+        assert!(tx.start_idempotent(&first, KEEP).await.unwrap());
         assert!(
-            !tx.start_idempotent(&started(one, "/v1/inboxes", "k1"))
+            !tx.start_idempotent(&started(one, "/v1/inboxes", "k1"), KEEP)
                 .await
                 .unwrap()
         );
@@ -57,7 +66,10 @@ async fn a_request_is_started_once_by_caller_path_and_key() {
             started(one, "/v1/workspaces", "k1"),
             started(one, "/v1/inboxes", "K1"),
         ] {
-            assert!(tx.start_idempotent(&different).await.unwrap(), "{different:?}");
+            assert!(
+                tx.start_idempotent(&different, KEEP).await.unwrap(),
+                "{different:?}"
+            );
         }
         let kept = tx
             .kept_request(&started(one, "/v1/inboxes", "k1"))
@@ -66,7 +78,7 @@ async fn a_request_is_started_once_by_caller_path_and_key() {
             .unwrap();
         assert_eq!((kept.id, kept.started_at), (first.id, first.started_at));
         assert_eq!(kept.request_hash, first.request_hash);
-        assert!(kept.answer.is_none() && kept.inbox.is_none(), "still running");
+        assert!(kept.answer.is_none(), "still running");
     })
     .await;
 }
@@ -80,21 +92,24 @@ async fn an_answer_is_kept_until_it_is_forgotten() {
             .await;
         let first = started(caller(&store).await, "/v1/inboxes", "k1");
         let mut tx = store.db.write().await.unwrap();
-        assert!(tx.start_idempotent(&first).await.unwrap());
-        tx.keep_answer(first.id, 201, b"\0sealed", Some(inbox))
-            .await
-            .unwrap();
+        assert!(tx.start_idempotent(&first, KEEP).await.unwrap());
+        let made = Made::inbox(inbox).showing_password(&hash(1)).acknowledging();
+        tx.keep_answer(first.id, 201, b"\0sealed", &made).await.unwrap();
         let kept = tx.kept_request(&first).await.unwrap().unwrap();
-        assert_eq!(kept.answer, Some((201, b"\0sealed".to_vec())));
-        assert_eq!(kept.inbox, Some(inbox));
+        let answer = KeptAnswer {
+            status: 201,
+            sealed: b"\0sealed".to_vec(),
+            made: made.clone(),
+        };
+        assert_eq!(kept.answer, Some(answer));
         assert!(
-            tx.keep_answer(fresh_id(), 200, b"", None).await.is_err(),
+            tx.keep_answer(fresh_id(), 200, b"", &made).await.is_err(),
             "no such request"
         );
         tx.forget_request(first.id).await.unwrap();
         tx.forget_request(first.id).await.unwrap();
         assert!(tx.kept_request(&first).await.unwrap().is_none());
-        assert!(tx.start_idempotent(&first).await.unwrap());
+        assert!(tx.start_idempotent(&first, KEEP).await.unwrap());
     })
     .await;
 }
@@ -111,9 +126,11 @@ async fn old_requests_are_forgotten_by_age_or_only_the_unfinished() {
                 started_at: now.plus_seconds(-age_s),
                 ..started(caller, "/v1/inboxes", key)
             };
-            assert!(tx.start_idempotent(&request).await.unwrap());
+            assert!(tx.start_idempotent(&request, KEEP).await.unwrap());
             if key.ends_with("-done") {
-                tx.keep_answer(request.id, 201, b"x", None).await.unwrap();
+                tx.keep_answer(request.id, 201, b"x", &about_nothing())
+                    .await
+                    .unwrap();
             }
             requests.push(request);
         }
@@ -125,6 +142,39 @@ async fn old_requests_are_forgotten_by_age_or_only_the_unfinished() {
         assert_eq!(tx.forget_requests_before(time, false).await.unwrap(), 1);
         assert!(tx.kept_request(&requests[1]).await.unwrap().is_none());
         for left in &requests[2..] {
+            assert!(tx.kept_request(left).await.unwrap().is_some());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_oldest_answers_of_an_owner_go_and_running_requests_stay() {
+    on_both(async |store| {
+        let (one, other) = (caller(&store).await, caller(&store).await);
+        let mut tx = store.db.write().await.unwrap();
+        let running = started(one, "/v1/inboxes", "running");
+        assert!(tx.start_idempotent(&running, 3).await.unwrap());
+        let foreign = started(other, "/v1/inboxes", "k");
+        assert!(tx.start_idempotent(&foreign, 3).await.unwrap());
+        tx.keep_answer(foreign.id, 201, b"x", &about_nothing())
+            .await
+            .unwrap();
+        let mut answered = Vec::new();
+        for number in 0..6 {
+            let request = started(one, "/v1/inboxes", &format!("k{number}"));
+            assert!(tx.start_idempotent(&request, 3).await.unwrap());
+            tx.keep_answer(request.id, 201, b"x", &about_nothing())
+                .await
+                .unwrap();
+            answered.push(request);
+        }
+        let mut kept = Vec::new();
+        for request in &answered {
+            kept.push(tx.kept_request(request).await.unwrap().is_some());
+        }
+        assert_eq!(kept, [false, false, false, true, true, true]);
+        for left in [&running, &foreign] {
             assert!(tx.kept_request(left).await.unwrap().is_some());
         }
     })

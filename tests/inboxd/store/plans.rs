@@ -16,6 +16,7 @@ use inboxd::{
         domain::{Challenge, DkimKey, Domain, DomainStatus},
         ids::{DkimKeyId, DomainId, InboxId, KeyId},
         limits::Limits,
+        made::Made,
         maps::MapKey,
         metadata::Metadata,
         names::Slug,
@@ -411,14 +412,17 @@ async fn call_everything(store: &Store) {
     let started = Started {
         id: fresh_id(),
         caller,
-        path: "/v1/inboxes",
+        path: "/v1/inboxes".to_owned(),
         idempotency_key: "k".to_owned(),
         request_hash: [0; 32],
         started_at: now,
+        owner: tenant.id.0,
     };
-    tx.start_idempotent(&started).await.unwrap();
+    tx.start_idempotent(&started, 1).await.unwrap();
     tx.kept_request(&started).await.unwrap().unwrap();
-    tx.keep_answer(started.id, 201, b"x", Some(inbox)).await.unwrap();
+    tx.keep_answer(started.id, 201, b"x", &Made::inbox(inbox))
+        .await
+        .unwrap();
     for unfinished in [false, true] {
         tx.forget_requests_before(now.plus_seconds(-1), unfinished)
             .await

@@ -9,7 +9,10 @@ use inboxd::{
         names::{Label, Slug},
         tenant::Tenant,
     },
-    ops::{Error, PAGE_MAX_OCTETS, Service, create_inbox::Outcome, edit::Edit, inboxes, tenants, workspaces},
+    ops::{
+        Error, PAGE_MAX_OCTETS, Service, condition::Condition, create_inbox::Outcome, edit::Edit, inboxes,
+        tenants, workspaces,
+    },
     store::{InboxFilter, Owner},
 };
 use serde_json::json;
@@ -60,7 +63,8 @@ async fn an_inbox_is_deleted_once_and_counted_once() {
         for _ in 0..ROUNDS {
             let id = created(&service, acme.id, "scout").await.0.inbox.id;
             let delete = |service: Arc<Service>| async move {
-                let deleted = inboxes::delete(&service, &tenant_caller(acme.id), id).await;
+                let deleted =
+                    inboxes::delete(&service, &tenant_caller(acme.id), id, &Condition::none()).await;
                 deleted.unwrap().publish
             };
             let (one, other) = race(delete(Arc::clone(&service)), delete(Arc::clone(&service))).await;
@@ -86,7 +90,10 @@ async fn no_inbox_outlives_its_workspace() {
                         .await
                         .map(|_| ())
                 },
-                async move { workspaces::delete(&deleting, &tenant_caller(acme.id), workspace).await },
+                async move {
+                    workspaces::delete(&deleting, &tenant_caller(acme.id), workspace, &Condition::none())
+                        .await
+                },
             )
             .await;
             assert!(deleted.is_ok(), "{deleted:?}");
@@ -110,11 +117,14 @@ async fn deleting_and_creating_one_name_at_the_same_time_both_succeed() {
             let id = made.inbox.id;
             made.claim.sent();
             let (creating, deleting) = (Arc::clone(&service), Arc::clone(&service));
-            let (again, deleted) = race(
-                async move { create(&creating, acme.id, None, "scout").await.map(|_| ()) },
-                async move { inboxes::delete(&deleting, &tenant_caller(acme.id), id).await },
-            )
-            .await;
+            let (again, deleted) =
+                race(
+                    async move { create(&creating, acme.id, None, "scout").await.map(|_| ()) },
+                    async move {
+                        inboxes::delete(&deleting, &tenant_caller(acme.id), id, &Condition::none()).await
+                    },
+                )
+                .await;
             assert!(again.is_ok() && deleted.is_ok(), "{again:?} {deleted:?}");
             let mut tx = store.db.read().await.unwrap();
             let left = tx
@@ -124,7 +134,7 @@ async fn deleting_and_creating_one_name_at_the_same_time_both_succeed() {
                 .inboxes;
             drop(tx);
             for inbox in left {
-                inboxes::delete(&service, &tenant_caller(acme.id), inbox.id)
+                inboxes::delete(&service, &tenant_caller(acme.id), inbox.id, &Condition::none())
                     .await
                     .unwrap();
             }
@@ -176,7 +186,7 @@ async fn changes_of_different_things_do_not_undo_each_other() {
                 ..tenants::Change::default()
             };
             let change = |service: Arc<Service>, change: tenants::Change| async move {
-                tenants::change(&service, &super_admin(), acme.id, &change)
+                tenants::change(&service, &super_admin(), acme.id, &change, &Condition::none())
                     .await
                     .unwrap();
             };
@@ -194,7 +204,7 @@ async fn changes_of_different_things_do_not_undo_each_other() {
                     display_name: Edit::Keep,
                     metadata: Edit::Set(patch.as_object().cloned().unwrap()),
                 };
-                inboxes::describe(&service, &tenant_caller(acme.id), id, &change)
+                inboxes::describe(&service, &tenant_caller(acme.id), id, &change, &Condition::none())
                     .await
                     .unwrap();
             };
@@ -224,7 +234,7 @@ async fn two_workspaces_that_want_one_slug_get_an_answer_each() {
                     name: None,
                     slug: Some(Slug::parse(&format!("slug{round}")).unwrap()),
                 };
-                workspaces::change(&service, &tenant_caller(acme.id), id, &change).await
+                workspaces::change(&service, &tenant_caller(acme.id), id, &change, &Condition::none()).await
             };
             let results = race(
                 rename(Arc::clone(&service), one),
@@ -259,7 +269,7 @@ async fn marks_are_cleared_while_a_tenant_is_suspended_and_resumed() {
                         suspended: Some(round % 2 == 0),
                         ..tenants::Change::default()
                     };
-                    tenants::change(&changing, &super_admin(), acme.id, &change)
+                    tenants::change(&changing, &super_admin(), acme.id, &change, &Condition::none())
                         .await
                         .unwrap();
                 },
@@ -325,7 +335,7 @@ async fn a_tenant_that_is_deleted_takes_what_is_made_meanwhile_with_it() {
                         .await
                         .map(|_| ())
                 },
-                async move { tenants::delete(&deleting, &super_admin(), acme.id).await },
+                async move { tenants::delete(&deleting, &super_admin(), acme.id, &Condition::none()).await },
             )
             .await;
             assert!(deleted.is_ok(), "{deleted:?}");

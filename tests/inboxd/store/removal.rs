@@ -9,6 +9,7 @@ use inboxd::{
         domain::{Challenge, Domain},
         ids::{DomainId, InboxId, KeyId, WorkspaceId},
         limits::Limits,
+        made::Made,
         maps::MapKey,
         tenant::Tenant,
     },
@@ -105,18 +106,20 @@ async fn delete(store: &Store, inbox: InboxId, held_until: Timestamp, at: Timest
     tx.commit().await.unwrap();
 }
 
-/// Keeps an answer for a request of a key, which created an inbox.
-async fn keep_answer(tx: &mut Tx, caller: KeyId, inbox: Option<InboxId>) -> Uuid {
+/// Keeps an answer for a request of a key.
+async fn keep_answer(tx: &mut Tx, caller: KeyId) -> Uuid {
     let started = Started {
         id: fresh_id(),
         caller,
-        path: "/v1/inboxes",
+        path: "/v1/inboxes".to_owned(),
         idempotency_key: "k".to_owned(),
         request_hash: [0; 32],
         started_at: Machine.now(),
+        owner: caller.0,
     };
-    assert!(tx.start_idempotent(&started).await.unwrap());
-    tx.keep_answer(started.id, 201, b"x", inbox).await.unwrap();
+    assert!(tx.start_idempotent(&started, 10).await.unwrap());
+    let made = Made::inbox(InboxId(fresh_id()));
+    tx.keep_answer(started.id, 201, b"x", &made).await.unwrap();
     started.id
 }
 
@@ -127,7 +130,7 @@ fn sorted<const N: usize>(ids: [Uuid; N]) -> Vec<Uuid> {
 }
 
 #[tokio::test]
-async fn an_inbox_ends_with_its_last_tombstone_and_kept_answer() {
+async fn an_inbox_ends_with_its_last_tombstone_and_the_answers_kept_for_its_keys() {
     on_both(async |store| {
         let service = service(&store.db);
         let acme = store.tenant("Acme", Limits::default()).await;
@@ -142,15 +145,15 @@ async fn an_inbox_ends_with_its_last_tombstone_and_kept_answer() {
         let new = store.inbox(&acme, home, &new).await;
         let live = store.inbox(&acme, home, &live).await;
         let mut tx = store.db.write().await.unwrap();
-        let caller = add_key(&mut tx, Scope::Tenant { tenant: acme.id }, None).await;
-        let answer = keep_answer(&mut tx, caller, Some(answered)).await;
-        // One that its deletion did not see, because it was made in the same moment.
-        let scope = Scope::Inbox {
+        let own = |inbox| Scope::Inbox {
             tenant: acme.id,
             workspace: home,
-            inbox: ended,
+            inbox,
         };
-        add_key(&mut tx, scope, None).await;
+        let caller = add_key(&mut tx, own(answered), None).await;
+        let answer = keep_answer(&mut tx, caller).await;
+        // One that its deletion did not see, because it was made in the same moment.
+        add_key(&mut tx, own(ended), None).await;
         tx.commit().await.unwrap();
         delete(&store, ended, yesterday, yesterday).await;
         delete(&store, held, tomorrow, yesterday).await;
@@ -195,7 +198,7 @@ async fn keys_domains_and_workspaces_end_when_nothing_refers_to_them() {
             add_key(&mut tx, scope, Some(now)).await,
         );
         let answered = add_key(&mut tx, scope, None).await;
-        let answer = keep_answer(&mut tx, answered, None).await;
+        let answer = keep_answer(&mut tx, answered).await;
         assert!(tx.revoke_key(answered, yesterday).await.unwrap());
         // More than one page.
         for _ in 0..250 {
