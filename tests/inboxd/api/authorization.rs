@@ -217,6 +217,12 @@ fn rows_of_own() -> Vec<Row> {
             [403, 200, 200, 403],
         ),
         Row(
+            "POST",
+            "/v1/domains/{name}.example/release",
+            none(),
+            [404, 403, 403, 403],
+        ),
+        Row(
             "DELETE",
             "/v1/domains/{name}-too.example",
             none(),
@@ -394,6 +400,12 @@ fn rows_of_foreign() -> Vec<Row> {
             "/v1/domains/{name}.example/dkim/rotate",
             none(),
             [403, 404, 404, 403],
+        ),
+        Row(
+            "POST",
+            "/v1/domains/{name}.example/release",
+            none(),
+            [404, 403, 403, 403],
         ),
         Row(
             "DELETE",

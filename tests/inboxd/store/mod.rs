@@ -4,6 +4,7 @@ mod addresses;
 mod concurrency;
 mod domains;
 mod group;
+mod handover;
 mod idempotency;
 mod inboxes;
 mod keys;
