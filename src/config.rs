@@ -161,6 +161,8 @@ section! {
         spf: String = "mx".to_owned(),
         /// Days within which a registration has to be proved.
         pending_days: u32 = 14,
+        /// Seconds in which a holder can publish its challenge again when another tenant has proved its domain.
+        handover_notice_s: u32 = 259_200,
         /// Seconds between two checks of a verified domain.
         check_interval_s: u32 = 3600,
     }
@@ -785,6 +787,7 @@ impl DomainKeys {
             mx_host,
             spf: SpfTerms::parse(&self.spf).map_err(|rule| Error::value("domains.spf", rule))?,
             pending_days: self.pending_days,
+            handover_notice_seconds: self.handover_notice_s,
             check_seconds: self.check_interval_s,
         })
     }

@@ -23,7 +23,7 @@ use self::spf::{Client, Resolved};
 use crate::model::{
     address::DomainName,
     dns_records::{
-        Purpose, Wanted,
+        DnsRecord, Purpose, Wanted,
         judge::{self, Answer, Judgement, Mx},
         records,
     },
@@ -176,13 +176,18 @@ impl Dns {
     pub async fn check(&self, wanted: &Wanted) -> Vec<Judgement> {
         let records = records(wanted);
         let checks = records.iter().map(async |record| match &record.purpose {
-            Purpose::Ownership => judge::ownership(&record.value, &self.txt(&record.name).await),
+            Purpose::Ownership => self.ownership(record).await,
             Purpose::Mx => self.mx(wanted).await,
             Purpose::Spf => self.spf(wanted).await,
             Purpose::Dkim(key) => judge::dkim(key, &self.txt(&record.name).await),
             Purpose::Dmarc => self.dmarc(wanted).await,
         });
         join_all(checks).await
+    }
+
+    /// What DNS says now of a record that proves who owns a domain.
+    pub async fn ownership(&self, record: &DnsRecord) -> Judgement {
+        judge::ownership(&record.value, &self.txt(&record.name).await)
     }
 
     async fn mx(&self, wanted: &Wanted) -> Judgement {

@@ -155,6 +155,7 @@ fn calls() -> OpenApiRouter<App> {
             domains::delete_domain
         ))
         .routes(routes!(domains::verify_domain))
+        .routes(routes!(domains::release_domain))
         .routes(routes!(domains::domain_zone))
         .routes(routes!(domains::rotate_dkim))
         .routes(routes!(workspaces::create_workspace, workspaces::list_workspaces))

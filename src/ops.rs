@@ -101,6 +101,8 @@ pub struct DomainSettings {
     pub spf: SpfTerms,
     /// Days within which a registration has to be proved.
     pub pending_days: u32,
+    /// How long a holder is given to publish its challenge again when another tenant has proved its domain, in seconds.
+    pub handover_notice_seconds: u32,
     /// Pause between two checks of a domain that is verified, in seconds.
     pub check_seconds: u32,
 }
@@ -231,11 +233,13 @@ pub enum Error {
         /// The last fallback tried.
         last: LocalPart,
     },
-    /// Somebody else has proved the domain.
-    #[error("domain: {0} is registered and verified already, by somebody else")]
+    /// Another workspace has verified the domain.
+    #[error("domain: {0} is verified already, by another, who keeps it as long as its challenge is in DNS")]
     DomainTaken(DomainName),
-    /// Another tenant has proved a domain above it.
-    #[error("domain: {domain} is below {above}, which is somebody else's")]
+    /// Another tenant has verified a domain above it.
+    #[error(
+        "domain: {domain} is below {above}, which is verified already, by another, who keeps it as long as its challenge is in DNS"
+    )]
     DomainBelow {
         /// What was asked for.
         domain: DomainName,

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bulk;
+mod contests;
 mod dkim_keys;
 mod domains;
 mod fresh;
@@ -44,6 +45,7 @@ use self::group::{Group, Member};
 pub use self::{
     addresses::Claimant,
     bulk::{BULK_ROWS_MAX, Holder, ImportedInbox},
+    contests::{ContestsDue, Taken},
     domains::{DomainFilter, DomainSearch},
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, KeptAnswer, Started},

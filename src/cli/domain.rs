@@ -1,4 +1,5 @@
-//! `inboxd domain`: the default domain, which is the operator's own. Custom domains have the API.
+//! `inboxd domain`: the default domain, which is the operator's own, and custom domains that an operator releases; all
+//! else of custom domains is the API's.
 
 use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
@@ -11,6 +12,7 @@ use crate::{
     daemon::{self, sealing_key},
     dns::Dns,
     model::{
+        address::DomainName,
         dns_records::{DnsRecord, judge::Judgement, zone},
         domain::RecordStatus,
     },
@@ -28,6 +30,16 @@ pub(super) enum DomainCommand {
     ///
     /// Exit status: 0 if everything is there that mail needs, 1 if not.
     Check {
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Take a custom domain from the tenant that has it, at once; whoever proves it next has it
+    ///
+    /// Deletes that tenant's inboxes at the domain, as a hand-over does. The daemon takes it up within seconds. Exit status:
+    /// 0 if it was released, 1 if no tenant has it.
+    Release {
+        /// The domain
+        name: String,
         #[command(flatten)]
         source: Source,
     },
@@ -58,6 +70,19 @@ pub(super) fn domain(command: DomainCommand) -> Result<ExitCode, Failure> {
                 note("inboxd: other keys sign from now on; the daemon takes them up within seconds");
             }
             Ok(ExitCode::from(u8::from(!is_complete)))
+        }
+        DomainCommand::Release { name, source } => {
+            let config = source.load()?;
+            let name = DomainName::parse(&name).map_err(|rule| format!("NAME: {rule}"))?;
+            let released = block_on(with_service(&config, async |service| {
+                Ok(domains::release_by_command(&service, &name).await?)
+            }))?;
+            if released {
+                print(&format!("released {name}\n"))?;
+            } else {
+                eprintln!("inboxd: no tenant has verified {name}");
+            }
+            Ok(ExitCode::from(u8::from(!released)))
         }
         DomainCommand::RotateDkim { source } => {
             let config = source.load()?;

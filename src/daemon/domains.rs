@@ -40,6 +40,13 @@ pub(super) async fn watch(service: Arc<Service>, publisher: Publisher, stopped: 
     let pause = interval.min(Duration::from_secs(LOOK_PAUSE_MAX_S));
     // Custom domains say in the store when they were checked last.
     let mut default_due = Instant::now();
+    // An earlier run may have ended between two steps of a hand-over.
+    tokio::select! {
+        () = &mut until => return,
+        finished = finish_hand_overs(&service, &publisher) => if let Err(error) = finished {
+            tracing::warn!(error = telemetry::chain(&error), "cannot finish handing over domains");
+        },
+    }
     loop {
         tokio::select! {
             () = &mut until => return,
@@ -64,6 +71,9 @@ async fn look(service: &Arc<Service>, publisher: &Publisher, is_default_due: boo
     }
     let check_seconds = i64::from(service.settings.domains.check_seconds);
     let checked_before = service.now().plus_seconds(-check_seconds);
+    let contests = domains::recheck_contests(service, checked_before, CHECKED_MAX).await?;
+    publish(publisher, contests.publish).await?;
+    finish_hand_overs(service, publisher).await?;
     loop {
         let checked = domains::recheck(service, checked_before, CHECKED_MAX).await?;
         publish(publisher, checked.publish).await?;
@@ -71,6 +81,21 @@ async fn look(service: &Arc<Service>, publisher: &Publisher, is_default_due: boo
             return Ok(());
         }
     }
+}
+
+/// Publishes what is left of hand-overs, and then shows their domains as verified. One that cannot be published holds up
+/// no other.
+async fn finish_hand_overs(service: &Service, publisher: &Publisher) -> Result<(), Error> {
+    for unfinished in domains::unfinished_hand_overs(service).await? {
+        let domain = unfinished.value.domain.name.clone();
+        match publish(publisher, unfinished.publish).await {
+            Ok(()) => drop(domains::finish_hand_over(service, unfinished.value).await?),
+            Err(error) => {
+                tracing::warn!(%domain, error = telemetry::chain(&error), "cannot finish handing over a domain");
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn publish(publisher: &Publisher, keys: Vec<MapKey>) -> Result<(), Error> {

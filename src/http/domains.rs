@@ -69,9 +69,10 @@ pub(super) struct DomainView {
     /// A-labels, lower case.
     #[schema(example = "acme.example")]
     domain: String,
-    /// `pending`: its ownership is not proved yet; `verified`: it is, and mail is accepted; `degraded`: the same, but a
-    /// required record is missing that was there; `failed`: it was not proved in time and has to be registered again.
-    #[schema(value_type = String, pattern = "^(pending|verified|degraded|failed)$")]
+    /// `pending`: its ownership is not proved yet; `contested`: it is, and another tenant has the domain, or one above it, whose
+    /// challenge is missing from DNS; `verified`: it is proved, and mail is accepted; `degraded`: the same, but a required
+    /// record is missing that was there; `failed`: it was not proved in time and has to be registered again.
+    #[schema(value_type = String, pattern = "^(pending|contested|verified|degraded|failed)$")]
     status: &'static str,
     workspace_id: Uuid,
     /// What is to be published, and what DNS said of it when it was asked last.
@@ -91,6 +92,13 @@ pub(super) struct DomainView {
     /// Since when a required record is missing that was there.
     #[schema(format = DateTime)]
     degraded_since: Option<String>,
+    /// Since when this registration contests that of another tenant, or, of a verified one, another tenant has proved the
+    /// domain, or one below it, while the challenge here is missing from DNS.
+    #[schema(format = DateTime)]
+    contested_since: Option<String>,
+    /// When the contested domain is handed over, unless the holder's challenge is in DNS again by then.
+    #[schema(format = DateTime)]
+    handover_at: Option<String>,
 }
 
 /// A DNS record.
@@ -134,12 +142,21 @@ pub(super) struct DeletedDomain {
     domain: String,
 }
 
+/// What was released.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ReleasedDomain {
+    /// Always true.
+    released: bool,
+    domain: String,
+}
+
 impl From<Registered> for DomainView {
     fn from(registered: Registered) -> Self {
         let Registered {
             domain,
             status,
             records,
+            contest,
         } = registered;
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
         Self {
@@ -151,9 +168,11 @@ impl From<Registered> for DomainView {
             catch_all: domain.catch_all.map(|inbox| inbox.0),
             created_at: domain.created_at.to_string(),
             updated_at: domain.updated_at.to_string(),
-            verified_at: time(domain.verified_at),
+            verified_at: time(domain.verified_at.filter(|_| domain.is_usable())),
             checked_at: time(domain.checked_at),
             degraded_since: time(domain.degraded_since),
+            contested_since: time(contest.map(|(since, _)| since)),
+            handover_at: time(contest.map(|(_, due)| due)),
         }
     }
 }
@@ -207,6 +226,7 @@ problems!(
     PUBLISHING,
     [Code::DomainNotVerified]
 );
+problems!(ReleaseProblems = KEYED, OF_ONE, PUBLISHING);
 problems!(
     DeleteProblems = KEYED,
     OF_ONE,
@@ -321,7 +341,8 @@ pub(super) async fn get_domain(
 /// Verify a domain
 ///
 /// Asks DNS now. When this answers that the domain is verified, mail to its addresses is accepted. Those who ask at the
-/// same time share one check. A registration that was not proved in time cannot be verified: register the domain again.
+/// same time share one check. While another tenant has the domain, or one above it, this is 409 for as long as its challenge
+/// is in DNS, and otherwise `contested` until `handoverAt`. A registration that was not proved in time cannot be verified: register the domain again.
 #[utoipa::path(get, path = "/v1/domains/{domain}/verify", tag = "domains", params(("domain" = String, Path)),
     responses((status = 200, description = "What DNS says", body = DomainView), VerifyProblems))]
 pub(super) async fn verify_domain(
@@ -333,10 +354,42 @@ pub(super) async fn verify_domain(
     caller.may(ops::MANAGE)?;
     query.only(&[])?;
     let name = name_of(&path)?;
+    let worker = app.clone();
     let registered = app
-        .change(move |service| async move { ops::verify(&service, &caller.0, &name).await })
+        .to_the_end(async move {
+            let changed = ops::verify(&worker.service, &caller.0, &name).await?;
+            let registered = worker.published(changed).await?;
+            Ok(ops::finish_hand_over(&worker.service, registered).await?)
+        })
         .await?;
     Ok(Json(registered.into()))
+}
+
+/// Release a domain
+///
+/// Takes a verified domain from its holder at once: whoever proves it next has it. The holder's inboxes whose canonical
+/// address is at the domain are deleted, and its addresses are taken from the others; mail that is stored stays under the
+/// inboxes' ids. When this answers, no mail for the domain is accepted any more.
+#[utoipa::path(post, path = "/v1/domains/{domain}/release", tag = "domains", params(("domain" = String, Path)),
+    responses((status = 200, description = "Released", body = ReleasedDomain), ReleaseProblems))]
+pub(super) async fn release_domain(
+    State(app): State<App>,
+    caller: Authenticated,
+    path: NameInPath,
+    query: Query,
+) -> Result<Response, Problem> {
+    caller.may(ops::RELEASE)?;
+    query.only(&[])?;
+    let name = name_of(&path)?;
+    let domain = name.to_string();
+    let release = app
+        .change(move |service| async move { ops::release_with_key(&service, &caller.0, &name).await })
+        .await?;
+    let body = ReleasedDomain {
+        released: true,
+        domain,
+    };
+    deleted(release, &body)
 }
 
 /// Read a domain's records as a zone file

@@ -72,7 +72,7 @@ codes! {
     DomainNotVerified = CONFLICT, "DOMAIN_NOT_VERIFIED", "The domain is the workspace's, but not verified yet.";
     AddressTaken = CONFLICT, "ADDRESS_TAKEN", "Another inbox has the address, or it is kept for whoever had it.";
     CanonicalAddress = CONFLICT, "CANONICAL_ADDRESS", "The canonical address is the inbox's for as long as it lives.";
-    DomainTaken = CONFLICT, "DOMAIN_TAKEN", "Somebody else has proved the domain, or one above it.";
+    DomainTaken = CONFLICT, "DOMAIN_TAKEN", "Another has proved the domain, or one above it, and its challenge is still in DNS.";
     DomainLapsed = CONFLICT, "DOMAIN_LAPSED", "The registration was not proved in time; register the domain again.";
     DomainInUse = CONFLICT, "DOMAIN_IN_USE", "Inboxes have their canonical address at the domain; `inboxes` says how many.";
     DefaultWorkspace = CONFLICT, "DEFAULT_WORKSPACE", "The default workspace cannot be deleted.";

@@ -79,6 +79,28 @@ pub struct Domain {
     pub verified_at: Option<Timestamp>,
     /// Since when a record is missing that it needs and had.
     pub degraded_since: Option<Timestamp>,
+    /// That it is proved while another tenant has the domain, or one above it.
+    pub contest: Option<Contest>,
+    /// Since when another tenant's registration contests this one.
+    pub contested_since: Option<Timestamp>,
+    /// Since when it is verified in place of another registration, as long as the mail servers may not see that.
+    pub taking_over_since: Option<Timestamp>,
+}
+
+/// That a registration is proved while the challenge of a holder, who has the domain or one above it, is missing from DNS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Contest {
+    /// The holder's registration.
+    pub holder: DomainId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Contest {
+    /// When the domain is handed over, if nothing changes in DNS.
+    pub fn due(self, notice_seconds: u32) -> Timestamp {
+        self.since.plus_seconds(i64::from(notice_seconds))
+    }
 }
 
 /// How far a domain is.
@@ -90,17 +112,25 @@ pub enum DomainStatus {
     Verified,
     /// The same, but a record is missing that it needs and had.
     Degraded,
+    /// It is proved, and another tenant has the domain: it is handed over when the notice is over.
+    Contested,
     /// It was not proved in time: it has to be registered again.
     Failed,
 }
 
 impl DomainStatus {
-    const ALL: [Self; 4] = [Self::Pending, Self::Verified, Self::Degraded, Self::Failed];
+    const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Verified,
+        Self::Degraded,
+        Self::Contested,
+        Self::Failed,
+    ];
 
     /// Parses the API's name of it.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
-        found.ok_or_else(|| Refused::because("must be pending, verified, degraded or failed"))
+        found.ok_or_else(|| Refused::because("must be pending, verified, degraded, contested or failed"))
     }
 
     /// As the API names it.
@@ -109,14 +139,23 @@ impl DomainStatus {
             Self::Pending => "pending",
             Self::Verified => "verified",
             Self::Degraded => "degraded",
+            Self::Contested => "contested",
             Self::Failed => "failed",
         }
     }
 }
 
 impl Domain {
+    /// Whether addresses can be made at it: it is verified, and the mail servers see that.
+    pub fn is_usable(&self) -> bool {
+        self.verified_at.is_some() && self.taking_over_since.is_none()
+    }
+
     /// How far it is. A registration that is not proved within so many days has lapsed.
     pub fn status(&self, now: Timestamp, pending_days: u32) -> DomainStatus {
+        if self.contest.is_some() || self.taking_over_since.is_some() {
+            return DomainStatus::Contested;
+        }
         match (self.verified_at, self.degraded_since) {
             (Some(_), Some(_)) => DomainStatus::Degraded,
             (Some(_), None) => DomainStatus::Verified,

@@ -3,6 +3,7 @@
 mod checked;
 mod default;
 mod dkim;
+mod handover;
 mod register;
 
 use std::sync::Arc;
@@ -11,6 +12,10 @@ use self::dkim::NewKey;
 pub use self::{
     checked::recheck,
     default::{check_default, default_records, ensure_default_keys, rotate_default},
+    handover::{
+        RELEASE, finish_hand_over, recheck_contests, release_by_command, release_with_key,
+        unfinished_hand_overs,
+    },
     register::register,
 };
 use super::{
@@ -21,6 +26,7 @@ use super::{
     require,
 };
 use crate::{
+    clock::Timestamp,
     model::{
         address::DomainName,
         api_key::{Caller, KeyKind, Scope},
@@ -47,6 +53,8 @@ pub struct Registered {
     pub status: DomainStatus,
     /// What is to be published, and what DNS said of each when it was asked last.
     pub records: Vec<(DnsRecord, Option<Finding>)>,
+    /// Since when the registration contests another one or is contested by one, and when the domain is handed over.
+    pub contest: Option<(Timestamp, Timestamp)>,
 }
 
 impl Registered {
@@ -59,7 +67,13 @@ impl Registered {
                 (record, finding.cloned())
             })
             .collect();
+        let contest = domain
+            .contest
+            .map(|contest| contest.since)
+            .or(domain.contested_since);
+        let notice = i64::from(service.settings.domains.handover_notice_seconds);
         Self {
+            contest: contest.map(|since| (since, since.plus_seconds(notice))),
             status: domain.status(service.now(), service.settings.domains.pending_days),
             records,
             domain,
@@ -184,7 +198,11 @@ pub async fn read(service: &Service, caller: &Caller, name: &DomainName) -> Resu
     Ok(Registered::of(service, domain, &keys))
 }
 
-/// Asks DNS now, and writes what it says. A domain whose challenge is found is verified from then on.
+/// Asks DNS now, and writes what it says. A domain whose challenge is found is verified from then on, unless another tenant
+/// has it, or one above it: while the challenge of that one is missing, the domain is contested, and handed over when the
+/// notice is over. When what comes with a hand-over is published, [`finish_hand_over`] is to be called.
+///
+/// Fails with [`Error::DomainTaken`] or [`Error::DomainBelow`] while the other one's challenge is in DNS.
 ///
 /// Those who ask for the same registration at the same time share one check. It is written also when all of them have
 /// hung up.
@@ -212,7 +230,9 @@ fn require_current(service: &Service, domain: &Domain) -> Result<(), Error> {
             domain: domain.name.clone(),
             pending_days,
         }),
-        DomainStatus::Pending | DomainStatus::Verified | DomainStatus::Degraded => Ok(()),
+        DomainStatus::Pending | DomainStatus::Contested | DomainStatus::Verified | DomainStatus::Degraded => {
+            Ok(())
+        }
     }
 }
 
@@ -266,7 +286,7 @@ pub async fn set_catch_all(
     let mut tx = service.db.write().await?;
     let mut domain = reached_to_change(&mut tx, caller, name).await?;
     require_state(service, &mut tx, &domain, condition).await?;
-    if domain.verified_at.is_none() {
+    if !domain.is_usable() {
         return Err(Error::DomainNotVerified {
             field: "domain",
             domain: name.clone(),

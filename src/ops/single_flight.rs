@@ -247,7 +247,7 @@ mod tests {
         while !flights.lock().is_empty() {
             tokio::task::yield_now().await;
         }
-        // Begun, it ends for nobody.
+        // Begun, it goes on without any caller.
         turns.add_permits(1);
         let (caller, asked) = asking();
         work.until_begun(1).await;

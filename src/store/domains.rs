@@ -11,7 +11,7 @@ use crate::{
     model::{
         address::{Address, DomainName},
         dkim::SealedSigningKey,
-        domain::{Challenge, Domain, DomainStatus, findings_from_json, findings_to_json},
+        domain::{Challenge, Contest, Domain, DomainStatus, findings_from_json, findings_to_json},
         ids::{DomainId, InboxId, TenantId, WorkspaceId},
         maps::DomainState,
     },
@@ -38,7 +38,7 @@ pub struct DomainSearch<'a> {
 }
 
 #[derive(FromRow)]
-struct DomainRow {
+pub(super) struct DomainRow {
     id: Uuid,
     tenant_id: Uuid,
     workspace_id: Uuid,
@@ -51,6 +51,10 @@ struct DomainRow {
     checked_at: Option<i64>,
     verified_at: Option<i64>,
     degraded_since: Option<i64>,
+    contests: Option<Uuid>,
+    contested_since: Option<i64>,
+    taking_over_since: Option<i64>,
+    contested_by_another_since: Option<i64>,
 }
 
 /// `$where` picks from `domains d`.
@@ -58,12 +62,16 @@ macro_rules! select_domains {
     ($where:expr) => {
         concat!(
             "SELECT d.id, d.tenant_id, d.workspace_id, d.name, d.challenge, d.catch_all_inbox_id, d.findings, d.created_at,
-                 d.updated_at, d.checked_at, d.verified_at, d.degraded_since FROM domains d
-             WHERE d.deleted_at IS NULL AND ",
+                 d.updated_at, d.checked_at, d.verified_at, d.degraded_since, d.contests, d.contested_since, d.taking_over_since,
+                 (SELECT MIN(c.contested_since) FROM domains c WHERE c.contests = d.id AND c.deleted_at IS NULL)
+                     AS contested_by_another_since
+             FROM domains d WHERE d.deleted_at IS NULL AND ",
             $where
         )
     };
 }
+
+pub(super) use select_domains;
 
 /// A page of registrations, of one status where it is given. `$more` narrows it, with `$6` and `$7`.
 macro_rules! select_page {
@@ -71,7 +79,8 @@ macro_rules! select_page {
         select_domains!(concat!(
             "d.tenant_id = $1 AND d.id < $2",
             $more,
-            " AND ($4 IS NULL OR $4 = CASE WHEN d.verified_at IS NULL AND d.created_at > $5 THEN 'pending'
+            " AND ($4 IS NULL OR $4 = CASE WHEN d.contests IS NOT NULL OR d.taking_over_since IS NOT NULL THEN 'contested'
+                 WHEN d.verified_at IS NULL AND d.created_at > $5 THEN 'pending'
                  WHEN d.verified_at IS NULL THEN 'failed' WHEN d.degraded_since IS NULL THEN 'verified'
                  ELSE 'degraded' END) ORDER BY d.id DESC LIMIT $3"
         ))
@@ -92,8 +101,9 @@ macro_rules! clear_catch_alls {
 }
 
 impl DomainRow {
-    fn parse(self) -> Result<Domain, Error> {
+    pub(super) fn parse(self) -> Result<Domain, Error> {
         let what = "a domain";
+        let contest = self.contests.zip(self.contested_since);
         Ok(Domain {
             id: DomainId(self.id),
             tenant: TenantId(self.tenant_id),
@@ -107,19 +117,27 @@ impl DomainRow {
             checked_at: self.checked_at.map(Timestamp::from_micros),
             verified_at: self.verified_at.map(Timestamp::from_micros),
             degraded_since: self.degraded_since.map(Timestamp::from_micros),
+            contest: contest.map(|(holder, since)| Contest {
+                holder: DomainId(holder),
+                since: Timestamp::from_micros(since),
+            }),
+            contested_since: self.contested_by_another_since.map(Timestamp::from_micros),
+            taking_over_since: self.taking_over_since.map(Timestamp::from_micros),
         })
     }
 }
 
 impl Tx {
-    /// Whether a workspace has registered a domain: `None` if not, else since when it is verified, if it is.
+    /// Whether a workspace has registered a domain: `None` if not, else since when it is verified, if it is, and the mail
+    /// servers see that.
     pub async fn domain_of_workspace(
         &mut self,
         workspace: WorkspaceId,
         domain: &DomainName,
     ) -> Result<Option<Option<Timestamp>>, Error> {
         let verified_at: Option<Option<i64>> = on!(self, db => sqlx::query_scalar(
-                "SELECT verified_at FROM domains WHERE workspace_id = $1 AND name = $2 AND deleted_at IS NULL",
+                "SELECT CASE WHEN taking_over_since IS NULL THEN verified_at END FROM domains
+                 WHERE workspace_id = $1 AND name = $2 AND deleted_at IS NULL",
             )
             .bind(workspace.0)
             .bind(domain.as_str())
@@ -149,8 +167,8 @@ impl Tx {
         Ok(rows == 1)
     }
 
-    /// The registration of a domain that a tenant, or one workspace of it, has: of several the verified one, else the
-    /// newest.
+    /// The registration of a domain that a tenant, or one workspace of it, has: of several the verified one, else one
+    /// that is proved, else the newest.
     pub async fn domain_named(
         &mut self,
         filter: DomainFilter,
@@ -170,7 +188,7 @@ impl Tx {
         .map_err(Error::while_doing("read a domain"))?;
         let found = rows
             .into_iter()
-            .max_by_key(|row| (row.verified_at.is_some(), row.id));
+            .max_by_key(|row| (row.verified_at.is_some(), row.contests.is_some(), row.id));
         found.map(DomainRow::parse).transpose()
     }
 
@@ -218,7 +236,7 @@ impl Tx {
     }
 
     /// How many domains count against a tenant's cap: those that are verified, and those that may still be, because they
-    /// were registered later than this.
+    /// are proved, or were registered later than this.
     pub async fn count_domains(
         &mut self,
         tenant: TenantId,
@@ -226,7 +244,7 @@ impl Tx {
     ) -> Result<u32, Error> {
         let found: i64 = on!(self, db => sqlx::query_scalar(
                 "SELECT COUNT(*) FROM domains WHERE tenant_id = $1 AND deleted_at IS NULL
-                     AND (verified_at IS NOT NULL OR created_at > $2)",
+                     AND (verified_at IS NOT NULL OR contests IS NOT NULL OR created_at > $2)",
             )
             .bind(tenant.0)
             .bind(registered_after.as_micros())
@@ -246,35 +264,6 @@ impl Tx {
             .await)
         .map_err(Error::while_doing("count the verified domains of a tenant"))?;
         Ok(super::count(found))
-    }
-
-    /// Who has verified which of these domains. At most [`super::ROWS_MAX`] names.
-    pub async fn verified_among(
-        &mut self,
-        names: &[DomainName],
-    ) -> Result<Vec<(DomainName, TenantId, WorkspaceId)>, Error> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sql = format!(
-            "SELECT name, tenant_id, workspace_id FROM domains
-             WHERE verified_at IS NOT NULL AND deleted_at IS NULL AND name IN ({})",
-            values::list(names.len(), 1)
-        );
-        let rows: Vec<(String, Uuid, Uuid)> = on!(self, db => {
-            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(false);
-            for name in names {
-                query = query.bind(name.as_str());
-            }
-            query.fetch_all(db).await
-        })
-        .map_err(Error::while_doing("look up verified domains"))?;
-        rows.into_iter()
-            .map(|(name, tenant, workspace)| {
-                let name = DomainName::parse(&name).map_err(Error::row("a domain"))?;
-                Ok((name, TenantId(tenant), WorkspaceId(workspace)))
-            })
-            .collect()
     }
 
     /// Writes that a domain's ownership is proved. `false` if somebody else has proved it before.

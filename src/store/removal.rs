@@ -58,7 +58,9 @@ impl DeletedRows {
                      AND (r.revoked_at, r.id) > ($2, $3) ORDER BY r.revoked_at, r.id LIMIT $4"
             }
             Self::Domains => {
-                "SELECT r.id, r.deleted_at, 1 FROM domains r WHERE r.deleted_at IS NOT NULL AND r.deleted_at <= $1
+                "SELECT r.id, r.deleted_at, CASE WHEN
+                     EXISTS (SELECT 1 FROM domains c WHERE c.contests = r.id) THEN 0 ELSE 1 END
+                 FROM domains r WHERE r.deleted_at IS NOT NULL AND r.deleted_at <= $1
                      AND (r.deleted_at, r.id) > ($2, $3) ORDER BY r.deleted_at, r.id LIMIT $4"
             }
             Self::Inboxes => {

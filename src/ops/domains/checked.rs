@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     super::{Changed, Error, Service},
     Registered,
+    handover::{self, HoldersProofs, Standing, contested},
     register::require_below_cap,
     require_current, wanted,
 };
@@ -14,11 +15,11 @@ use crate::{
     clock::Timestamp,
     model::{
         dns_records::{DnsRecord, Purpose, Wanted, judge::Judgement, records},
-        domain::{DkimKey, Domain, Finding, RecordStatus, signing},
+        domain::{Contest, DkimKey, Domain, Finding, RecordStatus, signing},
         ids::{DkimKeyId, DomainId},
         maps::MapKey,
     },
-    store::{DomainFilter, SessionsToEnd, Tx},
+    store::{SessionsToEnd, Tx},
 };
 
 /// Domains that the service itself checks at the same time, beside those that callers let it check.
@@ -37,24 +38,57 @@ impl Judged {
         let judgements = service.dns.check(wanted).await;
         Self(records(wanted).into_iter().zip(judgements).collect())
     }
+
+    /// What DNS said now of the challenge.
+    fn ownership(&self) -> RecordStatus {
+        let mut found = self.0.iter();
+        found
+            .find(|(record, _)| record.purpose == Purpose::Ownership)
+            .map_or(RecordStatus::Unknown, |(_, judgement)| judgement.status)
+    }
 }
 
-/// Asks DNS for a registration's records, and writes what it says.
+/// What is left to do when the outcome of a check is written.
+enum Then {
+    /// Nothing.
+    Nothing,
+    /// The caller is refused: others have the domain, or one above it.
+    Refuse(Error),
+    /// The domain is handed over.
+    HandOver,
+}
+
+/// Asks DNS for a registration's records, and writes what it says and what follows from it.
 pub(super) async fn check(service: &Service, id: DomainId) -> Result<Changed<Registered>, Error> {
     let mut tx = service.db.read().await?;
     let domain = tx.domain(id).await?.ok_or(Error::NotFound("domain"))?;
     let keys = tx.dkim_keys(Some(id)).await?;
+    let holders = match domain.verified_at {
+        Some(_) => Vec::new(),
+        None => handover::holders(&mut tx, &domain).await?,
+    };
     drop(tx);
-    let judged = Judged::ask(service, &wanted(&service.settings, &domain, &keys)).await;
+    let wanted = wanted(&service.settings, &domain, &keys);
+    let (judged, proofs) = tokio::join!(
+        Judged::ask(service, &wanted),
+        handover::proofs_of(service, &holders)
+    );
 
     let mut tx = service.db.write().await?;
     tx.lock_tenant(domain.tenant).await?;
     // It may have been deleted, or have lapsed, while DNS was asked.
     let domain = tx.domain(id).await?.ok_or(Error::NotFound("domain"))?;
     require_current(service, &domain)?;
-    let changed = apply(service, &mut tx, domain, &judged).await?;
+    let (changed, then) = apply(service, &mut tx, domain, &judged, &proofs).await?;
     tx.commit().await?;
-    Ok(changed)
+    match then {
+        Then::Nothing => Ok(changed),
+        Then::Refuse(error) => Err(error),
+        Then::HandOver => {
+            let missing = proofs.into_iter().map(|(holder, _)| holder).collect();
+            handover::hand_over(service, id, &missing).await
+        }
+    }
 }
 
 /// Checks verified domains that were last checked before this, as many as this at the most, a few at a time. Returns how
@@ -64,12 +98,14 @@ pub async fn recheck(
     checked_before: Timestamp,
     limit: u32,
 ) -> Result<Changed<usize>, Error> {
-    let due = service
-        .db
-        .read()
-        .await?
-        .domains_to_check(checked_before, limit)
-        .await?;
+    let mut tx = service.db.read().await?;
+    let due = tx.domains_to_check(checked_before, limit).await?;
+    drop(tx);
+    check_all(service, due).await
+}
+
+/// Checks domains, a few at a time.
+pub(super) async fn check_all(service: &Arc<Service>, due: Vec<Domain>) -> Result<Changed<usize>, Error> {
     let checks = due.into_iter().map(|domain| {
         let worker = Arc::clone(service);
         service
@@ -88,28 +124,55 @@ pub async fn recheck(
                 all.value += 1;
                 all.publish.extend_from_slice(&checked.publish);
             }
-            // Deleted while DNS was asked.
-            Err(Error::Shared(error)) if matches!(*error, Error::NotFound(_)) => {}
+            Err(Error::Shared(error)) if is_refusal(&error) => {
+                tracing::debug!(reason = %error, "a check leaves a domain as it is");
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(all)
 }
 
+/// Whether a check ends in a refusal, which is no failure: the registration was deleted while DNS was asked, others have the
+/// domain, or the plan allows no more.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotFound(_)
+            | Error::DomainTaken(_)
+            | Error::DomainBelow { .. }
+            | Error::DomainLapsed { .. }
+            | Error::PlanLimit { .. }
+    )
+}
+
 /// Writes what DNS said. The tenant is locked.
-pub(super) async fn apply(
+async fn apply(
     service: &Service,
     tx: &mut Tx,
     mut domain: Domain,
     judged: &Judged,
-) -> Result<Changed<Registered>, Error> {
+    proofs: &HoldersProofs,
+) -> Result<(Changed<Registered>, Then), Error> {
     let now = service.now();
     let mut keys = tx.dkim_keys(Some(domain.id)).await?;
     let before = signing_ids(&keys);
     let was_verified = domain.verified_at.is_some();
     let findings = findings(&domain, judged);
-    if !was_verified && is_verified(&findings, "ownership") {
-        prove(tx, &mut domain, now).await?;
+    let mut then = Then::Nothing;
+    match (was_verified, judged.ownership()) {
+        (false, RecordStatus::Verified) => then = claim(service, tx, &mut domain, proofs, now).await?,
+        // What was proved is not any more.
+        (false, RecordStatus::Missing | RecordStatus::Wrong) => {
+            contest(service, tx, &mut domain, None).await?;
+        }
+        (true, RecordStatus::Verified) => {
+            if tx.end_contests_with(domain.id).await? > 0 {
+                tracing::info!(domain = %domain.name, "a contest has ended: the holder's challenge is in DNS again");
+            }
+            domain.contested_since = None;
+        }
+        (true, RecordStatus::Missing | RecordStatus::Wrong) | (_, RecordStatus::Unknown) => {}
     }
     if domain.verified_at.is_some() {
         settle_keys(tx, &mut keys, judged, now).await?;
@@ -126,7 +189,7 @@ pub(super) async fn apply(
     domain.findings = findings;
     domain.checked_at = Some(now);
     tx.write_findings(&domain).await?;
-    let publish = if domain.verified_at.is_some() != was_verified || signing_ids(&keys) != before {
+    let mut publish = if domain.verified_at.is_some() != was_verified || signing_ids(&keys) != before {
         let key = (MapKey::Domain(domain.name.clone()), SessionsToEnd::None);
         service.mark_each(tx, [key]).await?
     } else if was_verified {
@@ -135,20 +198,68 @@ pub(super) async fn apply(
     } else {
         Vec::new()
     };
-    Ok(Changed {
-        value: Registered::of(service, domain, &keys),
-        publish,
-    })
+    if domain.taking_over_since.is_some() {
+        publish.extend(tx.unpublished_at(&domain.name).await?);
+    }
+    let value = Registered::of(service, domain, &keys);
+    Ok((Changed { value, publish }, then))
 }
 
-/// Writes that a domain is its tenant's, unless another one has proved it, or one above it, before, or the tenant has as
-/// many verified domains as it may: its cap may have been lowered since the registration.
-async fn prove(tx: &mut Tx, domain: &mut Domain, now: Timestamp) -> Result<(), Error> {
-    let filter = DomainFilter {
-        tenant: domain.tenant,
-        workspace: Some(domain.workspace),
+/// What follows from a challenge that is found: the domain is its tenant's, or it is contested, if others have it.
+async fn claim(
+    service: &Service,
+    tx: &mut Tx,
+    domain: &mut Domain,
+    proofs: &HoldersProofs,
+    now: Timestamp,
+) -> Result<Then, Error> {
+    let holders = handover::holders(tx, domain).await?;
+    if holders.is_empty() {
+        contest(service, tx, domain, None).await?;
+        prove(tx, domain, now).await?;
+        return Ok(Then::Nothing);
+    }
+    let notice = service.settings.domains.handover_notice_seconds;
+    let (next, then) = match contested(domain, &holders, proofs, now, notice) {
+        Standing::Refused(error) => (None, Then::Refuse(error)),
+        Standing::Contests(next) => (Some(next), Then::Nothing),
+        Standing::Due(next) => (Some(next), Then::HandOver),
     };
-    super::register::require_free(tx, filter, &domain.name).await?;
+    contest(service, tx, domain, next).await?;
+    Ok(then)
+}
+
+/// Writes whether a registration contests another one from now on.
+async fn contest(
+    service: &Service,
+    tx: &mut Tx,
+    domain: &mut Domain,
+    next: Option<Contest>,
+) -> Result<(), Error> {
+    if domain.contest == next {
+        return Ok(());
+    }
+    tx.write_contest(domain.id, next).await?;
+    domain.contest = next;
+    match next {
+        Some(next) => tracing::warn!(
+            event = "domain.contested",
+            domain = %domain.name,
+            tenant = %domain.tenant,
+            holder = %next.holder,
+            due = %next.due(service.settings.domains.handover_notice_seconds),
+            "another tenant has proved a domain whose holder's challenge is missing from DNS"
+        ),
+        None => {
+            tracing::info!(domain = %domain.name, tenant = %domain.tenant, "a contest of a domain has ended");
+        }
+    }
+    Ok(())
+}
+
+/// Writes that a domain is its tenant's, unless another one proves it in the same moment, or the tenant has as many verified
+/// domains as it may: its cap may have been lowered since the registration.
+async fn prove(tx: &mut Tx, domain: &mut Domain, now: Timestamp) -> Result<(), Error> {
     let tenant = tx.tenant(domain.tenant).await?.ok_or(Error::InvalidApiKey)?;
     let current = tx.count_verified_domains(domain.tenant).await?;
     require_below_cap(&tenant, current)?;
@@ -183,12 +294,6 @@ fn findings(domain: &Domain, judged: &Judged) -> Vec<Finding> {
             }
         })
         .collect()
-}
-
-fn is_verified(findings: &[Finding], purpose: &str) -> bool {
-    findings.iter().any(|finding| {
-        finding.status == RecordStatus::Verified && finding.record.split(' ').next() == Some(purpose)
-    })
 }
 
 /// Whether a record is missing or wrong that is required, and was there before.

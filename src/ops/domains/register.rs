@@ -5,7 +5,7 @@ use crate::{
     model::{
         address::DomainName,
         api_key::Caller,
-        domain::{Challenge, Domain, lapsed_before},
+        domain::{Challenge, Domain, DomainStatus, lapsed_before},
         ids::{DomainId, WorkspaceId},
         limits::Limited,
         suffix::is_public_suffix,
@@ -78,6 +78,9 @@ pub async fn register(
         checked_at: None,
         verified_at: None,
         degraded_since: None,
+        contest: None,
+        contested_since: None,
+        taking_over_since: None,
     };
     if lapsed.is_some() {
         // It begins again, with another challenge and other keys.
@@ -127,16 +130,17 @@ async fn known(
     filter: DomainFilter,
     name: &DomainName,
 ) -> Result<Known, Error> {
-    let lapsed = lapsed_before(service.now(), service.settings.domains.pending_days);
+    let pending_days = service.settings.domains.pending_days;
+    let lapsed = lapsed_before(service.now(), pending_days);
     let found = tx.domain_named(filter, name).await?;
     let found = match found {
-        Some(domain) if domain.verified_at.is_some() || domain.created_at > lapsed => {
+        Some(domain) if domain.status(service.now(), pending_days) != DomainStatus::Failed => {
             let keys = tx.dkim_keys(Some(domain.id)).await?;
             return Ok(Known::Current(Registered::of(service, domain, &keys)));
         }
         found => found,
     };
-    require_free(tx, filter, name).await?;
+    require_no_sibling(tx, filter, name).await?;
     let tenant = tx.tenant(filter.tenant).await?.ok_or(Error::InvalidApiKey)?;
     let current = tx.count_domains(filter.tenant, lapsed).await?;
     require_below_cap(&tenant, current)?;
@@ -155,7 +159,7 @@ pub(super) fn require_below_cap(tenant: &Tenant, current: u32) -> Result<(), Err
     }
 }
 
-/// Whether a domain can be anybody's own at all.
+/// Requires a domain that a tenant can own at all.
 fn require_registrable(settings: &Settings, name: &DomainName) -> Result<(), Error> {
     let refused = |rule: String| {
         Err(Error::Invalid {
@@ -180,26 +184,14 @@ fn require_registrable(settings: &Settings, name: &DomainName) -> Result<(), Err
     Ok(())
 }
 
-/// Whether nobody else has proved a domain, and no other tenant one above it.
-pub(super) async fn require_free(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> Result<(), Error> {
-    let mut names = name.parents();
-    names.push(name.clone());
-    for (verified, tenant, workspace) in tx.verified_among(&names).await? {
-        let is_own = if verified == *name {
-            Some(workspace) == filter.workspace
-        } else {
-            tenant == filter.tenant
-        };
-        if !is_own {
-            return Err(if verified == *name {
-                Error::DomainTaken(name.clone())
-            } else {
-                Error::DomainBelow {
-                    domain: name.clone(),
-                    above: verified,
-                }
-            });
-        }
+/// Requires that no sibling workspace has proved the domain: its tenant decides which of the two has it. A domain of another
+/// tenant may be registered, and is proved when that one's challenge is missing from DNS.
+async fn require_no_sibling(tx: &mut Tx, filter: DomainFilter, name: &DomainName) -> Result<(), Error> {
+    let is_sibling =
+        |holder: &Domain| holder.tenant == filter.tenant && Some(holder.workspace) != filter.workspace;
+    let holders = tx.verified_domains(std::slice::from_ref(name)).await?;
+    if holders.iter().any(is_sibling) {
+        return Err(Error::DomainTaken(name.clone()));
     }
     Ok(())
 }

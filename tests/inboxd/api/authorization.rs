@@ -227,6 +227,12 @@ fn rows_of_own() -> Vec<Row> {
             [403, 200, 200, 403],
         ),
         Row(
+            "POST",
+            "/v1/domains/{name}.example/release",
+            none(),
+            [404, 403, 403, 403],
+        ),
+        Row(
             "DELETE",
             "/v1/domains/{name}-too.example",
             none(),
@@ -409,6 +415,12 @@ fn rows_of_foreign() -> Vec<Row> {
             "/v1/domains/{name}.example/dkim/rotate",
             none(),
             [403, 404, 404, 403],
+        ),
+        Row(
+            "POST",
+            "/v1/domains/{name}.example/release",
+            none(),
+            [404, 403, 403, 403],
         ),
         Row(
             "DELETE",

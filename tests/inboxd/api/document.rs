@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::daemon::{Daemon, Database};
 
 /// Every call of the contract.
-const CALLS: [&str; 40] = [
+const CALLS: [&str; 41] = [
     "DELETE /v1/domains/{domain}",
     "DELETE /v1/inboxes/{id}",
     "DELETE /v1/inboxes/{id}/addresses/{address}",
@@ -38,6 +38,7 @@ const CALLS: [&str; 40] = [
     "PATCH /v1/workspaces/{id}",
     "POST /v1/domains",
     "POST /v1/domains/{domain}/dkim/rotate",
+    "POST /v1/domains/{domain}/release",
     "POST /v1/inboxes",
     "POST /v1/inboxes/{id}/addresses",
     "POST /v1/inboxes/{id}/rotate-key",

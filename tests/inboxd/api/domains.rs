@@ -1,5 +1,14 @@
 //! Custom domains: registered, proved by what a real name server answers, changed, deleted.
 
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use inboxd::{
+    clock::{Clock, Machine, Timestamp},
+    dns::Settings,
+    model::{domain::DomainStatus, ids::TenantId},
+    ops::domains as ops,
+};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -8,7 +17,19 @@ use crate::support::{
     daemon::{DEFAULT_DOMAIN, Daemon, Database},
     dns::DnsServer,
     domains::{MX_HOST, asking, insert_domain, name_server, prove, publish, register, verify, zone_of},
+    service::{Parts, service_of, tenant_caller},
+    store::{domain, open},
+    wait::until,
 };
+
+/// The machine's clock, ahead by more than the notice of a hand-over.
+struct AfterTheNotice;
+
+impl Clock for AfterTheNotice {
+    fn now(&self) -> Timestamp {
+        Machine.now().plus_seconds(73 * 60 * 60)
+    }
+}
 
 /// A daemon that asks a name server of its own.
 pub struct Rig {
@@ -172,8 +193,8 @@ on_both! {
             assert_eq!(found, names, "{query}");
         }
         for (query, field, says) in [
-            ("?status=", "status", "pending, verified, degraded or failed"),
-            ("?status=Verified", "status", "pending, verified, degraded or failed"),
+            ("?status=", "status", "pending, verified, degraded, contested or failed"),
+            ("?status=Verified", "status", "pending, verified, degraded, contested or failed"),
             ("?name=", "name", "domain name"),
             ("?name=one", "name", "domain name"),
             ("?name=*.example", "name", "domain name"),
@@ -205,11 +226,17 @@ on_both! {
         inbox(winner, json!({"username": "ada", "domain": "acme.test"})).await;
         let refused = loser.post("/v1/inboxes", &json!({"username": "eve", "domain": "acme.test"})).await;
         assert_eq!(refused.error(), (409, "DOMAIN_NOT_VERIFIED"));
-        // Nor does anybody else get it, or what is below it.
+        // Nor does another tenant get it, or what is below it, while the winner's challenge is there. All may register it.
         let third = rig.daemon.tenant("Third").await;
-        assert_eq!(register(&third, "acme.test").await.error(), (409, "DOMAIN_TAKEN"));
-        assert_eq!(register(&third, "mail.acme.test").await.error(), (409, "DOMAIN_TAKEN"));
+        for name in ["acme.test", "mail.acme.test"] {
+            let registered = register(&third, name).await;
+            assert_eq!((registered.status, registered.text("status")), (201, "pending"));
+            let zones = format!("{}\n{}", zone_of(winner, "acme.test").await, zone_of(&third, name).await);
+            rig.server.set_zone("acme.test", &zones).await;
+            assert_eq!(verify(&third, name).await.error(), (409, "DOMAIN_TAKEN"));
+        }
         assert_eq!(register(winner, "mail.acme.test").await.status, 201);
+        rig.server.set_zone("acme.test", &format!("{}\n{}", challenge(&first), challenge(&second))).await;
         // Until its owner lets it go.
         let ada = winner.get("/v1/inboxes?email=ada@acme.test").await.body["inboxes"][0]["id"].as_str().unwrap().to_owned();
         assert_eq!(winner.delete("/v1/domains/acme.test").await.error(), (409, "DOMAIN_IN_USE"));
@@ -304,6 +331,72 @@ on_both! {
         assert_eq!(names(&acme.post(path, &json!({})).await).len(), 6);
     }
 
+    async fn a_hand_over_whose_daemon_died_is_finished_by_the_next_one(rig) {
+        let (former, owner) = (rig.daemon.tenant("Former owner").await, rig.daemon.tenant("Owner now").await);
+        prove(&mut rig.server, &former, "acme.test").await;
+        let ceo = inbox(&former, json!({"username": "ceo", "domain": "acme.test"})).await;
+        register(&owner, "acme.test").await;
+        publish(&mut rig.server, &owner, "acme.test").await;
+        assert_eq!(verify(&owner, "acme.test").await.text("status"), "contested");
+        let tenant = owner.get("/v1/me").await.text("tenantId").parse().unwrap();
+        rig.daemon.kill();
+
+        // The transaction of the hand-over, and nothing behind it.
+        let db = open(&rig.daemon.store_url).await;
+        let parts = Parts {
+            clock: Arc::new(AfterTheNotice),
+            dns: Settings { servers: vec![rig.server.address()], timeout: Duration::from_secs(10) },
+            ..Parts::default()
+        };
+        let service = service_of(&db, parts);
+        let handed_over = ops::verify(&service, &tenant_caller(TenantId(tenant)), &domain("acme.test")).await.unwrap();
+        assert_eq!((handed_over.publish.len(), handed_over.value.status), (2, DomainStatus::Contested));
+        drop(service);
+        db.close().await;
+
+        rig.daemon.up().await;
+        until("the next daemon finishes it", || async {
+            let read = owner.get("/v1/domains/acme.test").await;
+            (read.text("status") == "verified").then_some(())
+        })
+        .await;
+        assert_eq!(former.get(&format!("/v1/inboxes/{}", ceo.id())).await.error(), (404, "NOT_FOUND"));
+        inbox(&owner, json!({"username": "ceo", "domain": "acme.test"})).await;
+        let (status, said) = rig.daemon.command(&["maps", "check", "--no-dovecot"]).await;
+        assert_eq!(status, 0, "{said}");
+    }
+
+    async fn an_operator_releases_a_domain_by_key_and_by_command(rig) {
+        let acme = rig.daemon.tenant("Acme").await;
+        let operator = rig.daemon.api(&rig.daemon.super_admin);
+        let path = "/v1/domains/acme.test/release";
+        assert_eq!(acme.post(path, &json!({})).await.error(), (403, "FORBIDDEN"));
+        assert_eq!(operator.post(path, &json!({})).await.error(), (404, "NOT_FOUND"));
+        prove(&mut rig.server, &acme, "acme.test").await;
+        inbox(&acme, json!({"username": "ada", "domain": "acme.test"})).await;
+        let released = operator.post(path, &json!({})).await;
+        assert_eq!((released.status, &released.body), (200, &json!({"released": true, "domain": "acme.test"})));
+        let check = async || {
+            let (status, said) = rig.daemon.command(&["maps", "check", "--no-dovecot"]).await;
+            (status == 0).then_some(said)
+        };
+        check().await.expect("what was answered is published");
+        assert_eq!(acme.get("/v1/domains/acme.test").await.error(), (404, "NOT_FOUND"));
+        let log = rig.daemon.log();
+        assert!(log.contains("a domain was released by the operator"), "{log}");
+        assert_eq!(operator.post(path, &json!({})).await.error(), (404, "NOT_FOUND"));
+
+        prove(&mut rig.server, &acme, "acme.test").await;
+        let (status, said) = rig.daemon.command(&["domain", "release", "acme.test"]).await;
+        assert_eq!((status, said.trim()), (0, "released acme.test"));
+        assert_eq!(acme.get("/v1/domains/acme.test").await.error(), (404, "NOT_FOUND"));
+        until("the daemon has published it", check).await;
+        let (status, said) = rig.daemon.command(&["domain", "release", "acme.test"]).await;
+        assert_eq!(status, 1, "{said}");
+        let (status, said) = rig.daemon.command(&["domain", "release", "acme..test"]).await;
+        assert!(status != 0 && said.contains("NAME"), "{said}");
+    }
+
     async fn a_workspace_takes_its_domains_with_it(rig) {
         let acme = rig.daemon.tenant("Acme").await;
         let workspace = acme.post("/v1/workspaces", &json!({"name": "Second"})).await;
@@ -364,4 +457,101 @@ async fn what_nobody_can_own_is_refused_with_a_reason() {
         (&refused.body["limit"], &refused.body["current"]),
         (&json!("domains"), &json!(2))
     );
+}
+
+async fn changes_hands_although_its_challenger_does_not_ask_again(database: Database) {
+    // The daemon checks domains every second, and hands them over after one.
+    let extra = "domains.handover_notice_s = 1\ndomains.check_interval_s = 1\n";
+    let mut rig = Rig::with(database, extra).await;
+    let (former, owner) = (
+        rig.daemon.tenant("Former owner").await,
+        rig.daemon.tenant("Owner now").await,
+    );
+    prove(&mut rig.server, &former, "acme.test").await;
+    let ceo = inbox(&former, json!({"username": "ceo", "domain": "acme.test"})).await;
+    let registered = register(&owner, "acme.test").await;
+    assert_eq!((registered.status, registered.text("status")), (201, "pending"));
+    assert!(registered.body["contestedSince"].is_null() && registered.body["handoverAt"].is_null());
+    publish(&mut rig.server, &owner, "acme.test").await;
+    let contested = verify(&owner, "acme.test").await;
+    assert_eq!(
+        (contested.status, contested.text("status")),
+        (200, "contested"),
+        "{contested:?}"
+    );
+    assert!(contested.body["verifiedAt"].is_null());
+    let seen = former.get("/v1/domains/acme.test").await;
+    for field in ["contestedSince", "handoverAt"] {
+        assert_eq!(seen.text(field), contested.text(field));
+    }
+    assert_eq!(
+        register(&owner, "acme.test").await.text("status"),
+        "contested",
+        "a repetition finds it"
+    );
+    until("the daemon hands it over", || async {
+        let read = owner.get("/v1/domains/acme.test").await;
+        (read.text("status") == "verified").then_some(())
+    })
+    .await;
+    let log = rig.daemon.log();
+    assert!(
+        log.contains("domain.contested") && log.contains("a domain was handed over"),
+        "{log}"
+    );
+    let ceo_now = inbox(&owner, json!({"username": "ceo", "domain": "acme.test"})).await;
+    assert_eq!(ceo_now.text("email"), "ceo@acme.test");
+    assert_eq!(
+        former.get("/v1/domains/acme.test").await.error(),
+        (404, "NOT_FOUND")
+    );
+    assert_eq!(
+        former.get(&format!("/v1/inboxes/{}", ceo.id())).await.error(),
+        (404, "NOT_FOUND")
+    );
+    let agent = former.with_key(ceo.text("apiKey"));
+    assert_eq!(agent.get("/v1/me").await.error(), (401, "INVALID_API_KEY"));
+    let refused = former
+        .post(
+            "/v1/inboxes",
+            &json!({"username": "still", "domain": "acme.test"}),
+        )
+        .await;
+    assert_eq!(refused.error(), (403, "DOMAIN_NOT_ALLOWED"));
+    let (status, said) = rig.daemon.command(&["maps", "check", "--no-dovecot"]).await;
+    assert_eq!(status, 0, "{said}");
+}
+
+mod a_contested_domain {
+    use super::changes_hands_although_its_challenger_does_not_ask_again as test;
+    use crate::support::daemon::Database;
+
+    #[tokio::test]
+    async fn changes_hands_on_sqlite() {
+        test(Database::Sqlite).await;
+    }
+
+    #[tokio::test]
+    async fn changes_hands_on_postgres() {
+        test(Database::Postgres).await;
+    }
+}
+
+#[tokio::test]
+async fn more_registrations_than_may_wait_are_refused_for_now_and_another_tenants_is_not() {
+    let rig = Rig::with(Database::Sqlite, "").await;
+    let (acme, other) = (rig.daemon.tenant("Acme").await, rig.daemon.tenant("Other").await);
+    let names: Vec<String> = (0..60).map(|number| format!("n{number}.example")).collect();
+    let registrations = names.iter().map(|name| register(&acme, name));
+    let (answers, others) = tokio::join!(join_all(registrations), register(&other, "other.example"));
+    assert_eq!(others.status, 201, "{others:?}");
+    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
+    // One makes its keys, and sixteen may wait for that.
+    assert!(made.len() >= 17, "{} are made", made.len());
+    assert!(!refused.is_empty());
+    for refused in refused {
+        assert_eq!(refused.error(), (429, "RATE_LIMITED"));
+        assert_eq!(refused.headers["retry-after"], "1");
+    }
+    assert_eq!(register(&acme, "later.example").await.status, 201);
 }

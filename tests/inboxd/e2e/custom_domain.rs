@@ -10,7 +10,7 @@ use crate::{
         attempt,
         domains::{asking, name_server, prove, publish, register, verify},
         inbox::Inbox,
-        mail::Message,
+        mail::{Idling, Message},
         wait::until,
         world::World,
     },
@@ -189,6 +189,83 @@ async fn a_session_of_the_former_owner_never_sends_as_the_next_one() {
         world.mail.submit(&next, &reader.email, &message).await.unwrap();
         world.mail.receive(&reader, &message).await;
         assert_eq!(world.messages(&reader).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_domain_that_is_handed_over_is_the_former_owners_no_more() {
+    let mut server = name_server().await;
+    let config = format!("{}domains.handover_notice_s = 0\n", asking(&server));
+    World::run_with(&config, async |world| {
+        let (acme, other) = (world.tenant("Acme").await, world.tenant("Other").await);
+        prove(&mut server, &acme, "acme.test").await;
+        let (former, scout) = (
+            create(&acme, "ceo", "acme.test").await,
+            world.create(&acme, "scout").await,
+        );
+        let addresses = format!("/v1/inboxes/{}/addresses", scout.id);
+        let desk = json!({"email": "desk@acme.test"});
+        assert_eq!(acme.post(&addresses, &desk).await.status, 201);
+        let kept = Message::new("before");
+        world
+            .mail
+            .deliver("friend@example.net", &former.email, &kept)
+            .await;
+        world.mail.receive(&former, &kept).await;
+        let idling = Idling::begin(world.mail.log_in(&former).await).await;
+        let mut sessions = [
+            world.mail.submission_of(&former).await,
+            world.mail.submission_of(&scout).await,
+        ];
+
+        // The domain is the other tenant's in DNS, and nothing of the former one is left there.
+        assert_eq!(register(&other, "acme.test").await.status, 201);
+        publish(&mut server, &other, "acme.test").await;
+        let verified = verify(&other, "acme.test").await;
+        assert_eq!(
+            (verified.status, verified.text("status")),
+            (200, "verified"),
+            "{verified:?}"
+        );
+        idling.assert_ended().await;
+        world
+            .mail
+            .assert_login_refused(&former.email, &former.password)
+            .await;
+        world
+            .mail
+            .assert_auth_refused(&former.email, &former.password)
+            .await;
+        for (session, sender) in sessions.iter_mut().zip(["ceo@acme.test", "desk@acme.test"]) {
+            session.expect(&format!("MAIL FROM:<{sender}>"), "250").await;
+            session
+                .expect(&format!("RCPT TO:<{}>", scout.email), "553 5.7.1")
+                .await;
+        }
+        let mut inbound = world.mail.inbound().await;
+        inbound.expect("MAIL FROM:<friend@example.net>", "250").await;
+        for recipient in ["ceo@acme.test", "desk@acme.test"] {
+            inbound
+                .expect(&format!("RCPT TO:<{recipient}>"), "550 5.1.1")
+                .await;
+        }
+
+        let next = create(&other, "ceo", "acme.test").await;
+        assert_eq!(next.email, former.email);
+        let message = Message::new("for the owner now");
+        world
+            .mail
+            .deliver("friend@example.net", &next.email, &message)
+            .await;
+        world.mail.receive(&next, &message).await;
+        world.mail.assert_works(&next, "of the owner now").await;
+        world.mail.assert_works(&scout, "at the default domain").await;
+        assert_eq!(
+            world.messages(&former).await.len(),
+            1,
+            "its mail stays, and none is added"
+        );
     })
     .await;
 }

@@ -3,7 +3,7 @@
 use inboxd::{
     clock::{Clock as _, Machine, Timestamp},
     model::{
-        domain::{Challenge, Domain, DomainStatus, lapsed_before},
+        domain::{Challenge, Contest, Domain, DomainStatus, lapsed_before},
         ids::{DomainId, WorkspaceId},
         limits::Limits,
         tenant::Tenant,
@@ -29,6 +29,9 @@ async fn registered(
         _ => lapsed_before(now, PENDING_DAYS).plus_seconds(1),
     };
     let mut registered = Domain {
+        contest: None,
+        contested_since: None,
+        taking_over_since: None,
         id: DomainId(fresh_id()),
         tenant: tenant.id,
         workspace,
@@ -50,6 +53,14 @@ async fn registered(
         registered.degraded_since = (status == DomainStatus::Degraded).then_some(now);
         tx.write_findings(&registered).await.unwrap();
     }
+    if status == DomainStatus::Contested {
+        let contest = Contest {
+            holder: registered.id,
+            since: now,
+        };
+        tx.write_contest(registered.id, Some(contest)).await.unwrap();
+        registered.contest = Some(contest);
+    }
     tx.commit().await.unwrap();
     assert_eq!(registered.status(now, PENDING_DAYS), status);
     registered
@@ -57,7 +68,7 @@ async fn registered(
 
 #[tokio::test]
 async fn a_list_is_narrowed_by_name_status_and_workspace() {
-    use DomainStatus::{Degraded, Failed, Pending, Verified};
+    use DomainStatus::{Contested, Degraded, Failed, Pending, Verified};
     on_both(async |store| {
         let now = Machine.now();
         let (acme, other) = (
@@ -71,6 +82,7 @@ async fn a_list_is_narrowed_by_name_status_and_workspace() {
             (home, "b.example", Verified),
             (home, "c.example", Degraded),
             (home, "d.example", Failed),
+            (home, "f.example", Contested),
             (second, "a.example", Pending),
             (second, "b.example", Failed),
             (second, "e.example", Verified),
@@ -90,7 +102,14 @@ async fn a_list_is_narrowed_by_name_status_and_workspace() {
         let mut tx = store.db.read().await.unwrap();
         let names = [None, Some(domain("a.example")), Some(domain("none.example"))];
         for workspace in [None, Some(home), Some(second)] {
-            for status in [None, Some(Pending), Some(Verified), Some(Degraded), Some(Failed)] {
+            for status in [
+                None,
+                Some(Pending),
+                Some(Verified),
+                Some(Degraded),
+                Some(Contested),
+                Some(Failed),
+            ] {
                 for name in &names {
                     let wanted: Vec<DomainId> = all
                         .iter()

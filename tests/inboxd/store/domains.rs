@@ -32,16 +32,16 @@ use crate::support::{
     wait::until,
 };
 
-const DAY_S: i64 = 24 * 60 * 60;
+pub(super) const DAY_S: i64 = 24 * 60 * 60;
 /// How long a name server that is silent is waited for.
 const DNS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The machine's clock, moved.
 #[derive(Default)]
-struct Moved(AtomicI64);
+pub(super) struct Moved(AtomicI64);
 
 impl Moved {
-    fn ahead_s(&self, seconds: i64) {
+    pub(super) fn ahead_s(&self, seconds: i64) {
         self.0.store(seconds, SeqCst);
     }
 }
@@ -54,7 +54,7 @@ impl Clock for Moved {
 
 /// The machine's randomness, counted: no key is made without any.
 #[derive(Default)]
-struct Counted(AtomicUsize);
+pub(super) struct Counted(AtomicUsize);
 
 impl Entropy for Counted {
     fn fill(&self, buffer: &mut [u8]) {
@@ -64,18 +64,18 @@ impl Entropy for Counted {
 }
 
 /// The use cases, a clock that the test moves, and a name server behind a relay.
-struct Rig {
-    service: Arc<Service>,
-    clock: Arc<Moved>,
+pub(super) struct Rig {
+    pub(super) service: Arc<Service>,
+    pub(super) clock: Arc<Moved>,
     entropy: Arc<Counted>,
-    relay: DnsRelay,
-    server: DnsServer,
+    pub(super) relay: DnsRelay,
+    pub(super) server: DnsServer,
     /// The records of each zone, as the owners of the domains publish them.
     published: BTreeMap<String, Vec<String>>,
 }
 
 impl Rig {
-    async fn new(store: &Store) -> Self {
+    pub(super) async fn new(store: &Store) -> Self {
         let server = DnsServer::start().await;
         let relay = DnsRelay::start(server.address());
         let (clock, entropy) = (Arc::new(Moved::default()), Arc::new(Counted::default()));
@@ -101,7 +101,7 @@ impl Rig {
     }
 
     /// A tenant that may have so many domains.
-    async fn tenant(&self, name: &str, domains: u32) -> Tenant {
+    pub(super) async fn tenant(&self, name: &str, domains: u32) -> Tenant {
         let limits = LimitsChange {
             domains: Edit::Set(domains),
             ..LimitsChange::default()
@@ -132,34 +132,47 @@ impl Rig {
         .unwrap();
     }
 
-    async fn register(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {
+    pub(super) async fn register(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {
         let registered = register(&self.service, &tenant_caller(tenant.id), &domain(name), None).await;
         registered.map(|(registered, _is_new)| registered)
     }
 
     /// Registers a domain and publishes its challenge.
-    async fn registered(&mut self, tenant: &Tenant, name: &str) -> Registered {
+    pub(super) async fn registered(&mut self, tenant: &Tenant, name: &str) -> Registered {
         let registered = self.register(tenant, name).await.unwrap();
         self.publish(&registered).await;
         registered
     }
 
-    async fn publish(&mut self, registered: &Registered) {
+    pub(super) async fn publish(&mut self, registered: &Registered) {
         let name = registered.domain.name.to_string();
         let (record, _) = &registered.records[0];
         let text = format!("{}. TXT \"{}\"", record.name, record.value);
-        let records = self.published.entry(name.clone()).or_default();
-        records.push(text);
-        let zone = records.join("\n");
-        self.server.set_zone(&name, &zone).await;
+        self.published.entry(name.clone()).or_default().push(text);
+        self.serve(&name).await;
     }
 
-    async fn verify(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {
+    /// Takes a challenge out of DNS.
+    pub(super) async fn unpublish(&mut self, registered: &Registered) {
+        let name = registered.domain.name.to_string();
+        let challenge = registered.domain.challenge.as_str();
+        let records = self.published.get_mut(&name).unwrap();
+        records.retain(|record| !record.contains(challenge));
+        self.serve(&name).await;
+    }
+
+    /// Lets the name server answer what is published of a domain.
+    pub(super) async fn serve(&mut self, name: &str) {
+        let zone = self.published[name].join("\n");
+        self.server.set_zone(name, &zone).await;
+    }
+
+    pub(super) async fn verify(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {
         let verified = verify(&self.service, &tenant_caller(tenant.id), &domain(name)).await;
         verified.map(|changed: Changed<Registered>| changed.value)
     }
 
-    async fn status(&self, tenant: &Tenant, name: &str) -> DomainStatus {
+    pub(super) async fn status(&self, tenant: &Tenant, name: &str) -> DomainStatus {
         let read = read(&self.service, &tenant_caller(tenant.id), &domain(name)).await;
         read.unwrap().status
     }
@@ -171,7 +184,7 @@ impl Rig {
 }
 
 /// The refusal itself, also where several callers share it.
-fn refusal(error: &Error) -> &Error {
+pub(super) fn refusal(error: &Error) -> &Error {
     match error {
         Error::Shared(error) => refusal(error),
         error => error,

@@ -5,6 +5,7 @@ mod concurrency;
 mod domain_lists;
 mod domains;
 mod group;
+mod handover;
 mod idempotency;
 mod inboxes;
 mod keys;

@@ -468,6 +468,9 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
         checked_at: Some(now),
         verified_at: None,
         degraded_since: None,
+        contest: None,
+        contested_since: None,
+        taking_over_since: None,
     };
     assert!(tx.insert_domain(&acme).await.unwrap());
     tx.renew_domain(&acme).await.unwrap();
@@ -491,7 +494,10 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
         }
     }
     assert_eq!(tx.count_domains(tenant.id, now).await.unwrap(), 1);
-    assert_eq!(tx.verified_among(slice::from_ref(&name)).await.unwrap().len(), 1);
+    assert_eq!(
+        tx.verified_domains(slice::from_ref(&name)).await.unwrap().len(),
+        1
+    );
     assert_eq!(tx.domain_states(&[&name], &name).await.unwrap().len(), 1);
     assert_eq!(tx.all_domain_states(&name).await.unwrap().len(), 1);
     assert_eq!(tx.domains_to_check(now, 10).await.unwrap().len(), 1);

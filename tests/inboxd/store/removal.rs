@@ -81,6 +81,9 @@ async fn add_key(tx: &mut Tx, scope: Scope, revoked_at: Option<Timestamp>) -> Ke
 async fn add_domain(tx: &mut Tx, tenant: &Tenant, workspace: WorkspaceId, name: &str) -> DomainId {
     let now = Machine.now();
     let new = Domain {
+        contest: None,
+        contested_since: None,
+        taking_over_since: None,
         id: DomainId(fresh_id()),
         tenant: tenant.id,
         workspace,

@@ -66,6 +66,7 @@ pub fn service_of(db: &Db, parts: Parts) -> Arc<Service> {
             mx_host: "mail.inboxd.test".to_owned(),
             spf: SpfTerms::parse("mx").unwrap(),
             pending_days: 14,
+            handover_notice_seconds: 259_200,
             check_seconds: 3600,
         },
         default_limits: Limits::default(),
