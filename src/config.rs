@@ -28,6 +28,7 @@ use crate::{
         dns_records::SpfTerms,
         limits::Limits,
         maps::BarrierMode,
+        password_scheme::CostLimits,
     },
     ops::{DomainSettings, Settings},
     stack::{
@@ -41,6 +42,8 @@ use crate::{
 const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 /// Variables with the prefix that mean something else: where the file is, and `inboxd dev`.
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
+/// Most memory of one password hash: what Dovecot's workers have room for (`vsz_limit` in its fragment).
+const HASH_MEMORY_MAX_MIB: u32 = 2048;
 /// Longest name under which verdicts are given: a host name.
 const AUTHSERV_ID_MAX_OCTETS: usize = 253;
 /// What a secret is shown as.
@@ -86,6 +89,8 @@ pub struct Written {
     pub signer: Signer,
     /// `[inbound]`
     pub inbound: Inbound,
+    /// `[import]`
+    pub import: ImportKeys,
     /// `[bootstrap]`
     pub bootstrap: Bootstrap,
     /// `[log]`
@@ -327,6 +332,21 @@ section! {
     }
 }
 section! {
+    /// The most that hashes may cost which are imported.
+    ImportKeys {
+        /// bcrypt's cost.
+        bcrypt_cost_max: u32 = 12,
+        /// Memory of Argon2, and of yescrypt and scrypt.
+        argon2_memory_max_mib: u32 = 256,
+        /// Passes of Argon2.
+        argon2_passes_max: u32 = 10,
+        /// Rounds of SHA-crypt.
+        sha_crypt_rounds_max: u32 = 1_000_000,
+        /// Iterations of PBKDF2 and SCRAM.
+        pbkdf2_iterations_max: u32 = 1_000_000,
+    }
+}
+section! {
     /// What a first start makes for its callers.
     Bootstrap {
         /// File with a super admin key and a demo tenant; empty: none is made.
@@ -425,6 +445,8 @@ pub struct Config {
     pub authserv_id: String,
     /// What follows from the verdicts.
     pub inbound_policy: inbound::Policy,
+    /// The most that hashes may cost which are imported.
+    pub import_costs: CostLimits,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
     /// What is logged, how and where.
@@ -620,6 +642,7 @@ impl Written {
             inbound_socket,
             authserv_id: self.inbound.authserv_id(&self.mx.host)?,
             inbound_policy: self.inbound.policy()?,
+            import_costs: self.import.costs()?,
             bootstrap_file,
             logging: self.log.logging()?,
             written: self,
@@ -814,6 +837,27 @@ impl Publish {
             "off" => Ok(BarrierMode::Off),
             _ => Err(Error::value("publish.barrier", "must be require, report or off")),
         }
+    }
+}
+
+impl ImportKeys {
+    fn costs(&self) -> Result<CostLimits, Error> {
+        if !(1..=HASH_MEMORY_MAX_MIB).contains(&self.argon2_memory_max_mib) {
+            return Err(Error::value(
+                "import.argon2_memory_max_mib",
+                "must be 1 to 2048: more is more than Dovecot's workers have room for",
+            ));
+        }
+        if !(4..=31).contains(&self.bcrypt_cost_max) {
+            return Err(Error::value("import.bcrypt_cost_max", "must be 4 to 31"));
+        }
+        Ok(CostLimits {
+            bcrypt_cost: self.bcrypt_cost_max,
+            memory_mib: self.argon2_memory_max_mib,
+            argon2_passes: self.argon2_passes_max,
+            sha_crypt_rounds: self.sha_crypt_rounds_max,
+            pbkdf2_iterations: self.pbkdf2_iterations_max,
+        })
     }
 }
 
