@@ -329,6 +329,8 @@ section! {
         /// Domains of forwarders whose seal is trusted.
         #[serde(deserialize_with = "list")]
         trusted_arc_sealers: Vec<String> = Vec::new(),
+        /// Most octets that an inbox gets from outside in an hour; 0: no limit.
+        octets_per_inbox_per_hour_max: u64 = 128 * 1024 * 1024,
     }
 }
 section! {

@@ -45,7 +45,7 @@
 //! milter     maps, model, telemetry
 //! publish    maps, model, store, telemetry
 //! signer     clock, maps, milter, model, telemetry
-//! inbound    dns, maps, milter, model, telemetry
+//! inbound    clock, dns, maps, milter, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, inbound, mail, maps, model, ops, stack, telemetry
