@@ -32,7 +32,7 @@ use crate::{
     },
     ops::{DomainSettings, Settings},
     stack::{
-        render::{Postmaster, Reach},
+        render::{Postmaster, Reach, Sessions},
         tls::Certificates,
     },
     telemetry::{LogFormat, LogOutput, Logging},
@@ -42,6 +42,8 @@ use crate::{
 const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 /// Variables with the prefix that mean something else: where the file is, and `inboxd dev`.
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
+/// Most sessions of one kind, so that the sums that follow from them fit.
+const SESSIONS_MAX: u16 = 20_000;
 /// Most memory of one password hash: what Dovecot's workers have room for (`vsz_limit` in its fragment).
 const HASH_MEMORY_MAX_MIB: u32 = 2048;
 /// Longest name under which verdicts are given: a host name.
@@ -243,6 +245,10 @@ section! {
         port: u16 = 993,
         /// `host:port` where the daemon itself connects to; empty: host and port.
         connect: String = String::new(),
+        /// Most sessions at a time.
+        sessions_max: u16 = 4000,
+        /// Most sessions of one inbox from one address.
+        sessions_per_inbox_max: u16 = 50,
     }
 }
 section! {
@@ -254,6 +260,10 @@ section! {
         port: u16 = 587,
         /// `host:port` where the daemon itself connects to; empty: host and port.
         connect: String = String::new(),
+        /// Most sessions at a time.
+        sessions_max: u16 = 600,
+        /// Most sessions from one address.
+        sessions_per_address_max: u16 = 500,
     }
 }
 section! {
@@ -431,6 +441,8 @@ pub struct Config {
     pub smtp: Endpoint,
     /// SMTP as other mail servers speak it.
     pub mx: Endpoint,
+    /// Most sessions of both at a time.
+    pub sessions: Sessions,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
     /// Whom DNS is asked of.
@@ -635,6 +647,7 @@ impl Written {
             imap,
             smtp,
             mx,
+            sessions: self.sessions()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
@@ -656,6 +669,41 @@ impl Written {
         let mut shown = self.clone();
         shown.store.url = hide_password(&self.store.url);
         toml::to_string_pretty(&shown)
+    }
+
+    /// Most sessions at a time: a share is at least one session, and at most all.
+    fn sessions(&self) -> Result<Sessions, Error> {
+        let Self { imap, smtp, .. } = self;
+        for (all, share, key) in [
+            (
+                imap.sessions_max,
+                imap.sessions_per_inbox_max,
+                "imap.sessions_per_inbox_max",
+            ),
+            (
+                smtp.sessions_max,
+                smtp.sessions_per_address_max,
+                "smtp.sessions_per_address_max",
+            ),
+        ] {
+            if !(1..=all).contains(&share) {
+                return Err(Error::value(key, "must be 1 to sessions_max of its section"));
+            }
+        }
+        for (all, key) in [
+            (imap.sessions_max, "imap.sessions_max"),
+            (smtp.sessions_max, "smtp.sessions_max"),
+        ] {
+            if all > SESSIONS_MAX {
+                return Err(Error::value(key, "must be at most 20000"));
+            }
+        }
+        Ok(Sessions {
+            imap: imap.sessions_max,
+            imap_per_inbox: imap.sessions_per_inbox_max,
+            submission: smtp.sessions_max,
+            submission_per_address: smtp.sessions_per_address_max,
+        })
     }
 
     /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what

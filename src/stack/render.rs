@@ -11,6 +11,13 @@ pub const ADMINISTRATION_SOCKET: &str = "http";
 /// it what is spoken there, and of the two kinds that answer such look-ups this one may do less.
 pub const LOOKUP_SOCKET: &str = "inboxd-userdb";
 
+/// Login processes of Dovecot.
+const LOGIN_PROCESSES: u16 = 20;
+/// IMAP connections without a login, beside all sessions, before the oldest are given up.
+const SILENT_CONNECTIONS: u16 = 1000;
+/// Connections that Dovecot's shared services have besides those of sessions: logins, deliveries.
+const OTHER_CLIENTS: u16 = 100;
+
 /// The Dovecot releases whose configuration languages differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DovecotVersion {
@@ -85,6 +92,35 @@ impl Postmaster {
     }
 }
 
+/// Most sessions at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// IMAP sessions; each is a process, and two file descriptors of shared ones.
+    pub imap: u16,
+    /// IMAP sessions of one inbox from one address.
+    pub imap_per_inbox: u16,
+    /// Submission sessions; each is a process.
+    pub submission: u16,
+    /// Submission sessions from one address.
+    pub submission_per_address: u16,
+}
+
+impl Sessions {
+    /// Clients of Dovecot's shared services: IMAP and submission sessions, logins, deliveries.
+    fn clients(self) -> u16 {
+        self.imap
+            .saturating_add(self.submission)
+            .saturating_add(OTHER_CLIENTS)
+    }
+
+    /// Connections of one login process, of which sessions keep one each, too.
+    fn login_clients(self) -> u16 {
+        self.imap
+            .saturating_add(SILENT_CONNECTIONS)
+            .div_ceil(LOGIN_PROCESSES)
+    }
+}
+
 /// Everything the fragments need to know.
 ///
 /// All paths are absolute and hold letters, digits and `/ . _ - +` only, because no two of the languages they end up in
@@ -133,8 +169,8 @@ pub struct MailPlane {
     pub imaps_port: u16,
     /// Postfix's name of the submission service: `submission`, `587`, `127.0.0.1:8082`.
     pub submission_service: String,
-    /// Most submission sessions at a time; `None` is Postfix's `default_process_limit`.
-    pub submission_processes: Option<u16>,
+    /// How many sessions there can be.
+    pub sessions: Sessions,
     /// Whom a submitted message may go to.
     pub reach: Reach,
     /// Largest message in octets.
@@ -217,6 +253,11 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
             ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
             ("IMAPS_PORT", plane.imaps_port.to_string()),
+            ("LOGIN_PROCESSES", LOGIN_PROCESSES.to_string()),
+            ("LOGIN_CLIENTS", plane.sessions.login_clients().to_string()),
+            ("IMAP_SESSIONS", plane.sessions.imap.to_string()),
+            ("CLIENTS", plane.sessions.clients().to_string()),
+            ("SESSIONS_PER_INBOX", plane.sessions.imap_per_inbox.to_string()),
             ("MAIL_ROOT", path("mail_root", &plane.mail_root)?),
             ("MAIL_UID", plane.mail_uid.to_string()),
             ("MAIL_GID", plane.mail_gid.to_string()),
@@ -299,11 +340,10 @@ pub(super) fn postfix_with_fallback(
                 "SUBMISSION_SERVICE",
                 word("submission_service", &plane.submission_service)?,
             ),
+            ("SUBMISSION_PROCESSES", plane.sessions.submission.to_string()),
             (
-                "SUBMISSION_PROCESSES",
-                plane
-                    .submission_processes
-                    .map_or_else(|| "-".to_owned(), |limit| limit.to_string()),
+                "SUBMISSION_PER_ADDRESS",
+                plane.sessions.submission_per_address.to_string(),
             ),
             (
                 "SUBMISSION_RELAY",
@@ -461,7 +501,12 @@ mod tests {
             tls_key: "/etc/ssl/mail.key".into(),
             imaps_port: 993,
             submission_service: "submission".into(),
-            submission_processes: None,
+            sessions: Sessions {
+                imap: 4000,
+                imap_per_inbox: 50,
+                submission: 600,
+                submission_per_address: 500,
+            },
             reach: Reach::World,
             message_size_limit: 26_214_400,
         }
@@ -532,7 +577,11 @@ mod tests {
                 .contents
                 .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/recipients\n")
         );
-        assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
+        assert!(
+            files[1]
+                .contents
+                .contains("\nsubmission inet n - n - 600 smtpd\n")
+        );
         let signer = "{ unix:/run/inboxd-signer/milter, default_action=tempfail,";
         assert!(files[1].contents.contains(signer));
     }
