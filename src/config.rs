@@ -91,6 +91,8 @@ pub struct Written {
     pub signer: Signer,
     /// `[inbound]`
     pub inbound: Inbound,
+    /// `[login_policy]`
+    pub login_policy: LoginPolicyKeys,
     /// `[import]`
     pub import: ImportKeys,
     /// `[bootstrap]`
@@ -344,6 +346,15 @@ section! {
     }
 }
 section! {
+    /// Where Dovecot asks how long a login has to wait.
+    LoginPolicyKeys {
+        /// Address and port; empty: nothing slows password guessing down.
+        listen: String = "127.0.0.1:8085".to_owned(),
+        /// URL by which Dovecot reaches it; empty: made of the address.
+        url: String = String::new(),
+    }
+}
+section! {
     /// The most that hashes may cost which are imported.
     ImportKeys {
         /// bcrypt's cost.
@@ -459,6 +470,8 @@ pub struct Config {
     pub authserv_id: String,
     /// What follows from the verdicts.
     pub inbound_policy: inbound::Policy,
+    /// Where Dovecot asks how long a login has to wait; none: nothing slows password guessing down.
+    pub login_policy: Option<LoginPolicy>,
     /// The most that hashes may cost which are imported.
     pub import_costs: CostLimits,
     /// Where the first start writes keys and addresses; none: it makes no keys.
@@ -467,6 +480,15 @@ pub struct Config {
     pub logging: Logging,
     /// Everything as it was written, for what needs no check.
     pub written: Written,
+}
+
+/// Where Dovecot asks how long a login has to wait.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoginPolicy {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// How Dovecot reaches it, with a slash at its end.
+    pub url: String,
 }
 
 /// The mail servers' certificate.
@@ -657,6 +679,7 @@ impl Written {
             inbound_socket,
             authserv_id: self.inbound.authserv_id(&self.mx.host)?,
             inbound_policy: self.inbound.policy()?,
+            login_policy: self.login_policy.checked()?,
             import_costs: self.import.costs()?,
             bootstrap_file,
             logging: self.log.logging()?,
@@ -887,6 +910,20 @@ impl Publish {
             "off" => Ok(BarrierMode::Off),
             _ => Err(Error::value("publish.barrier", "must be require, report or off")),
         }
+    }
+}
+
+impl LoginPolicyKeys {
+    fn checked(&self) -> Result<Option<LoginPolicy>, Error> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let listen = socket("login_policy.listen", &self.listen)?;
+        let url = url("login_policy.url", &self.url)?.unwrap_or_else(|| format!("http://{listen}"));
+        Ok(Some(LoginPolicy {
+            listen,
+            url: format!("{url}/"),
+        }))
     }
 }
 

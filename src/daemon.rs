@@ -49,7 +49,7 @@ use crate::{
         tls::TlsError,
     },
     store::{self, Db, OnlyDaemon},
-    telemetry,
+    telemetry, throttle,
 };
 
 /// How long a mail server may take to greet before `/readyz` calls it down.
@@ -206,6 +206,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     // Before anything else that takes time: a port that is taken should be known at once.
     let api = listen("api.listen", config.api).await?;
     let metrics_listener = listen_at("metrics.listen", config.metrics).await?;
+    let policy_address = config.login_policy.as_ref().map(|policy| policy.listen);
+    let policy_listener = listen_at("login_policy.listen", policy_address).await?;
 
     let certificate = certificate::PrivateCertificate::of(config);
     if let Some(certificate) = &certificate {
@@ -259,6 +261,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             (http::router(app), Some(serving))
         }
     };
+    let policy_router = throttle::router(Arc::clone(&clock) as _);
+    let serving_policy = policy_listener.map(|listener| serve_beside(listener, policy_router, &stopped));
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
     let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
@@ -283,7 +287,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     watching.await?;
     renewing.await?;
     upkeep.await?;
-    if let Some(task) = serving_metrics {
+    for task in [serving_metrics, serving_policy].into_iter().flatten() {
         task.await?;
     }
     // A rebuild that is under way ends with the publisher, and its caller is told.

@@ -151,6 +151,7 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
             587 => "submission".to_owned(),
             port => port.to_string(),
         },
+        login_policy_url: config.login_policy.as_ref().map(|policy| policy.url.clone()),
         sessions: config.sessions,
         reach: config.reach.clone(),
         message_size_limit: written.mail.message_max_octets,

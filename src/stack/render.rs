@@ -169,6 +169,8 @@ pub struct MailPlane {
     pub imaps_port: u16,
     /// Postfix's name of the submission service: `submission`, `587`, `127.0.0.1:8082`.
     pub submission_service: String,
+    /// URL at which Dovecot asks how long a login has to wait (`login_policy.url`); none: nothing slows guesses down.
+    pub login_policy_url: Option<String>,
     /// How many sessions there can be.
     pub sessions: Sessions,
     /// Whom a submitted message may go to.
@@ -252,6 +254,7 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
             ),
             ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
+            ("LOGIN_POLICY", login_policy(version, plane)?),
             ("IMAPS_PORT", plane.imaps_port.to_string()),
             ("LOGIN_PROCESSES", LOGIN_PROCESSES.to_string()),
             ("LOGIN_CLIENTS", plane.sessions.login_clients().to_string()),
@@ -369,6 +372,21 @@ pub(super) fn postfix_with_fallback(
             contents: master,
         },
     ])
+}
+
+/// How Dovecot slows password guessing down.
+fn login_policy(version: DovecotVersion, plane: &MailPlane) -> Result<String, RenderError> {
+    let Some(url) = &plane.login_policy_url else {
+        return Ok("# Password guessing is not slowed down: login_policy.listen is empty.".to_owned());
+    };
+    let template = match version {
+        DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3-login-policy.conf"),
+        DovecotVersion::V2_4 => include_str!("templates/dovecot-2.4-login-policy.conf"),
+    };
+    // A URL holds slashes besides what a word does.
+    word("login_policy_url", &url.replace('/', "."))?;
+    let filled = fill(template, &[("LOGIN_POLICY_URL", url.clone())])?;
+    Ok(filled.trim_end().to_owned())
 }
 
 /// The table that must know the postmaster's address before mail is accepted for it.
@@ -501,6 +519,7 @@ mod tests {
             tls_key: "/etc/ssl/mail.key".into(),
             imaps_port: 993,
             submission_service: "submission".into(),
+            login_policy_url: Some("http://127.0.0.1:8085/".into()),
             sessions: Sessions {
                 imap: 4000,
                 imap_per_inbox: 50,
@@ -609,6 +628,26 @@ mod tests {
             let (main, master) = with(signer, false);
             assert!(!main.contains("\nsmtpd_milters"), "{main}");
             assert_eq!(master.contains("smtpd_milters"), signer, "{master}");
+        }
+    }
+
+    #[test]
+    fn dovecot_asks_about_logins_where_something_answers() {
+        for version in [DovecotVersion::V2_3, DovecotVersion::V2_4] {
+            let conf = |url: Option<&str>| {
+                let plane = MailPlane {
+                    login_policy_url: url.map(ToOwned::to_owned),
+                    ..plane()
+                };
+                dovecot(version, &plane).map(|mut files| files.remove(0).contents)
+            };
+            let asked = conf(Some("http://inboxd:8085/")).unwrap();
+            assert!(
+                asked.contains("\nauth_policy_server_url = http://inboxd:8085/\n"),
+                "{asked}"
+            );
+            assert!(!conf(None).unwrap().contains("\nauth_policy"));
+            assert!(conf(Some("http://a b/")).is_err());
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module imports of ours: exactly this, so that the law never allows more than the code needs.
-const LAW: [(&str, &[&str]); 17] = [
+const LAW: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("telemetry", &[]),
     ("model", &["clock"]),
@@ -23,6 +23,7 @@ const LAW: [(&str, &[&str]); 17] = [
         "inbound",
         &["clock", "dns", "maps", "milter", "model", "telemetry"],
     ),
+    ("throttle", &["clock"]),
     ("ops", &["clock", "dns", "model", "store", "telemetry"]),
     (
         "http",
@@ -57,6 +58,7 @@ const LAW: [(&str, &[&str]); 17] = [
             "stack",
             "store",
             "telemetry",
+            "throttle",
         ],
     ),
     (

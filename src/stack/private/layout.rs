@@ -280,6 +280,7 @@ impl Layout {
             tls_key: certificates.server_key.clone(),
             imaps_port: settings.ports.imaps,
             submission_service: Listen::Loopback.service(settings.ports.submission),
+            login_policy_url: settings.login_policy_url.clone(),
             sessions: SESSIONS,
             reach: settings.reach.clone(),
             message_size_limit: settings.message_size_limit,

@@ -3,6 +3,7 @@
 
 mod costly;
 mod doors;
+mod guesses;
 mod look_ups;
 mod sessions;
 
@@ -91,6 +92,7 @@ impl Rig {
             postmaster: Postmaster::Inbox("alice@example.com".into()),
             signer_socket: None,
             inbound_socket: None,
+            login_policy_url: None,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
@@ -726,6 +728,7 @@ fn operators_plane(dir: &Path) -> MailPlane {
         tls_key: certificates.server_key,
         imaps_port: 993,
         submission_service: "587".into(),
+        login_policy_url: Some("http://127.0.0.1:8085/".into()),
         sessions: Sessions {
             imap: 4000,
             imap_per_inbox: 50,
