@@ -28,10 +28,11 @@ use crate::{
         dns_records::SpfTerms,
         limits::Limits,
         maps::BarrierMode,
+        password_scheme::CostLimits,
     },
     ops::{DomainSettings, Settings},
     stack::{
-        render::{Postmaster, Reach},
+        render::{Postmaster, Reach, Sessions},
         tls::Certificates,
     },
     telemetry::{LogFormat, LogOutput, Logging},
@@ -41,6 +42,10 @@ use crate::{
 const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 /// Variables with the prefix that mean something else: where the file is, and `inboxd dev`.
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
+/// Most sessions of one kind, so that the sums that follow from them fit.
+const SESSIONS_MAX: u16 = 20_000;
+/// Most memory of one password hash: what Dovecot's workers have room for (`vsz_limit` in its fragment).
+const HASH_MEMORY_MAX_MIB: u32 = 2048;
 /// Longest name under which verdicts are given: a host name.
 const AUTHSERV_ID_MAX_OCTETS: usize = 253;
 /// What a secret is shown as.
@@ -88,6 +93,10 @@ pub struct Written {
     pub signer: Signer,
     /// `[inbound]`
     pub inbound: Inbound,
+    /// `[login_policy]`
+    pub login_policy: LoginPolicyKeys,
+    /// `[import]`
+    pub import: ImportKeys,
     /// `[bootstrap]`
     pub bootstrap: Bootstrap,
     /// `[log]`
@@ -246,6 +255,10 @@ section! {
         port: u16 = 993,
         /// `host:port` where the daemon itself connects to; empty: host and port.
         connect: String = String::new(),
+        /// Most sessions at a time.
+        sessions_max: u16 = 4000,
+        /// Most sessions of one inbox from one address.
+        sessions_per_inbox_max: u16 = 50,
     }
 }
 section! {
@@ -257,6 +270,10 @@ section! {
         port: u16 = 587,
         /// `host:port` where the daemon itself connects to; empty: host and port.
         connect: String = String::new(),
+        /// Most sessions at a time.
+        sessions_max: u16 = 600,
+        /// Most sessions from one address.
+        sessions_per_address_max: u16 = 500,
     }
 }
 section! {
@@ -332,6 +349,32 @@ section! {
         /// Domains of forwarders whose seal is trusted.
         #[serde(deserialize_with = "list")]
         trusted_arc_sealers: Vec<String> = Vec::new(),
+        /// Most octets that an inbox gets from outside in an hour; 0: no limit.
+        octets_per_inbox_per_hour_max: u64 = 128 * 1024 * 1024,
+    }
+}
+section! {
+    /// Where Dovecot asks how long a login has to wait.
+    LoginPolicyKeys {
+        /// Address and port; empty: nothing slows password guessing down.
+        listen: String = "127.0.0.1:8085".to_owned(),
+        /// URL by which Dovecot reaches it; empty: made of the address.
+        url: String = String::new(),
+    }
+}
+section! {
+    /// The most that hashes may cost which are imported.
+    ImportKeys {
+        /// bcrypt's cost.
+        bcrypt_cost_max: u32 = 12,
+        /// Memory of Argon2, and of yescrypt and scrypt.
+        argon2_memory_max_mib: u32 = 256,
+        /// Passes of Argon2.
+        argon2_passes_max: u32 = 10,
+        /// Rounds of SHA-crypt.
+        sha_crypt_rounds_max: u32 = 1_000_000,
+        /// Iterations of PBKDF2 and SCRAM.
+        pbkdf2_iterations_max: u32 = 1_000_000,
     }
 }
 section! {
@@ -419,6 +462,8 @@ pub struct Config {
     pub smtp: Endpoint,
     /// SMTP as other mail servers speak it.
     pub mx: Endpoint,
+    /// Most sessions of both at a time.
+    pub sessions: Sessions,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
     /// Whom DNS is asked of.
@@ -435,12 +480,25 @@ pub struct Config {
     pub authserv_id: String,
     /// What follows from the verdicts.
     pub inbound_policy: inbound::Policy,
+    /// Where Dovecot asks how long a login has to wait; none: nothing slows password guessing down.
+    pub login_policy: Option<LoginPolicy>,
+    /// The most that hashes may cost which are imported.
+    pub import_costs: CostLimits,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
     /// What is logged, how and where.
     pub logging: Logging,
     /// Everything as it was written, for what needs no check.
     pub written: Written,
+}
+
+/// Where Dovecot asks how long a login has to wait.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoginPolicy {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// How Dovecot reaches it, with a slash at its end.
+    pub url: String,
 }
 
 /// The mail servers' certificate.
@@ -684,6 +742,7 @@ impl Written {
             imap,
             smtp,
             mx,
+            sessions: self.sessions()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
@@ -693,6 +752,8 @@ impl Written {
             inbound_socket,
             authserv_id: self.inbound.authserv_id(&self.mx.host)?,
             inbound_policy: self.inbound.policy()?,
+            login_policy: self.login_policy.checked()?,
+            import_costs: self.import.costs()?,
             bootstrap_file,
             logging: self.log.logging()?,
             written: self,
@@ -704,6 +765,41 @@ impl Written {
         let mut shown = self.clone();
         shown.store.url = hide_password(&self.store.url);
         toml::to_string_pretty(&shown)
+    }
+
+    /// Most sessions at a time: a share is at least one session, and at most all.
+    fn sessions(&self) -> Result<Sessions, Error> {
+        let Self { imap, smtp, .. } = self;
+        for (all, share, key) in [
+            (
+                imap.sessions_max,
+                imap.sessions_per_inbox_max,
+                "imap.sessions_per_inbox_max",
+            ),
+            (
+                smtp.sessions_max,
+                smtp.sessions_per_address_max,
+                "smtp.sessions_per_address_max",
+            ),
+        ] {
+            if !(1..=all).contains(&share) {
+                return Err(Error::value(key, "must be 1 to sessions_max of its section"));
+            }
+        }
+        for (all, key) in [
+            (imap.sessions_max, "imap.sessions_max"),
+            (smtp.sessions_max, "smtp.sessions_max"),
+        ] {
+            if all > SESSIONS_MAX {
+                return Err(Error::value(key, "must be at most 20000"));
+            }
+        }
+        Ok(Sessions {
+            imap: imap.sessions_max,
+            imap_per_inbox: imap.sessions_per_inbox_max,
+            submission: smtp.sessions_max,
+            submission_per_address: smtp.sessions_per_address_max,
+        })
     }
 
     /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what
@@ -888,6 +984,41 @@ impl Publish {
             "off" => Ok(BarrierMode::Off),
             _ => Err(Error::value("publish.barrier", "must be require, report or off")),
         }
+    }
+}
+
+impl LoginPolicyKeys {
+    fn checked(&self) -> Result<Option<LoginPolicy>, Error> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let listen = socket("login_policy.listen", &self.listen)?;
+        let url = url("login_policy.url", &self.url)?.unwrap_or_else(|| format!("http://{listen}"));
+        Ok(Some(LoginPolicy {
+            listen,
+            url: format!("{url}/"),
+        }))
+    }
+}
+
+impl ImportKeys {
+    fn costs(&self) -> Result<CostLimits, Error> {
+        if !(1..=HASH_MEMORY_MAX_MIB).contains(&self.argon2_memory_max_mib) {
+            return Err(Error::value(
+                "import.argon2_memory_max_mib",
+                "must be 1 to 2048: more is more than Dovecot's workers have room for",
+            ));
+        }
+        if !(4..=31).contains(&self.bcrypt_cost_max) {
+            return Err(Error::value("import.bcrypt_cost_max", "must be 4 to 31"));
+        }
+        Ok(CostLimits {
+            bcrypt_cost: self.bcrypt_cost_max,
+            memory_mib: self.argon2_memory_max_mib,
+            argon2_passes: self.argon2_passes_max,
+            sha_crypt_rounds: self.sha_crypt_rounds_max,
+            pbkdf2_iterations: self.pbkdf2_iterations_max,
+        })
     }
 }
 

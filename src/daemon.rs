@@ -49,13 +49,15 @@ use crate::{
         tls::TlsError,
     },
     store::{self, Db, OnlyDaemon},
-    telemetry,
+    telemetry, throttle,
 };
 
 /// How long a mail server may take to greet before `/readyz` calls it down.
 const GREETING_TIMEOUT_MS: u64 = 2_000;
 /// How long Dovecot may take to answer for a login before `/readyz` calls it down.
 const LOOK_UP_TIMEOUT_MS: u64 = 2_000;
+/// Where the kernel says how many inotify instances a user may have.
+const INOTIFY_INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
 /// Pause between two clean-ups of expired answers.
 const CLEANUP_PAUSE_S: u64 = 3_600;
 /// Pause between two passes that remove deleted rows.
@@ -210,10 +212,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let prometheus = recorder()?;
     // Before anything else that takes time: a port that is taken should be known at once.
     let api = listen("api.listen", config.api).await?;
-    let metrics_listener = match config.metrics {
-        Some(address) => Some(listen("metrics.listen", address).await?),
-        None => None,
-    };
+    let metrics_listener = listen_at("metrics.listen", config.metrics).await?;
+    let policy_address = config.login_policy.as_ref().map(|policy| policy.listen);
+    let policy_listener = listen_at("login_policy.listen", policy_address).await?;
 
     let certificate = certificate::PrivateCertificate::of(config);
     if let Some(certificate) = &certificate {
@@ -247,7 +248,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     bootstrap::ensure(config, &service, &publisher).await?;
     let rebuilder = publisher.rebuilder();
     let watcher = publisher.clone();
-    let readiness = Arc::new(probes(config, &db, &maps));
+    let readiness = Arc::new(probes(config, &db, &maps)?);
     let app = App {
         service: Arc::clone(&service),
         publisher,
@@ -261,6 +262,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
     let (router, serving_metrics) =
         with_metrics(http::router(app), prometheus, metrics_listener, config, &stopped);
+    let policy_router = throttle::router(Arc::clone(&clock) as _);
+    let serving_policy =
+        policy_listener.map(|listener| serve_beside(listener, policy_router, config, &stopped));
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
     let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
@@ -285,7 +289,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     watching.await?;
     renewing.await?;
     upkeep.await?;
-    if let Some(task) = serving_metrics {
+    for task in [serving_metrics, serving_policy].into_iter().flatten() {
         task.await?;
     }
     // A rebuild that is under way ends with the publisher, and its caller is told.
@@ -311,12 +315,29 @@ fn with_metrics(
     stopped: &tokio::sync::watch::Receiver<()>,
 ) -> (Router, Option<JoinHandle<()>>) {
     let metrics = metrics_router(prometheus);
-    let Some(listener) = listener else {
-        return (api.merge(metrics), None);
-    };
+    match listener {
+        None => (api.merge(metrics), None),
+        Some(listener) => (api, Some(serve_beside(listener, metrics, config, stopped))),
+    }
+}
+
+/// Serves beside the API until the side tasks are to stop.
+fn serve_beside(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    stopped: &tokio::sync::watch::Receiver<()>,
+) -> JoinHandle<()> {
     let until = wait_until_closed(stopped.clone());
-    let serving = server::serve(listener, metrics, config.http.connections, until);
-    (api, Some(tokio::spawn(serving)))
+    tokio::spawn(server::serve(listener, router, config.http.connections, until))
+}
+
+/// A listener where the configuration names an address.
+async fn listen_at(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Error> {
+    match address {
+        Some(address) => listen(key, address).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
@@ -437,8 +458,27 @@ async fn sees_logins(
     }
 }
 
+/// Whether the kernel has an inotify instance (inotify(7)) for every session, all of which belong to one user. Without a Dovecot
+/// it has; the part of Dovecot says that there is none.
+async fn has_inotify_for_sessions(doveadm: &Doveadm) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let limit = tokio::fs::read_to_string(INOTIFY_INSTANCES).await?;
+    let sessions = doveadm.sessions().await?.unwrap_or(0);
+    Ok(require_inotify_for(sessions, limit.trim().parse()?)?)
+}
+
+/// A session without an inotify instance hears of new mail when Dovecot checks for it (`mailbox_idle_check_interval`).
+fn require_inotify_for(sessions: u64, limit: u64) -> Result<(), String> {
+    if sessions <= limit {
+        return Ok(());
+    }
+    Err(format!(
+        "{sessions} IMAP sessions, and fs.inotify.max_user_instances is {limit}: those beyond it hear of new mail seconds \
+         late; raise it as packaging/inboxd.sysctl does"
+    ))
+}
+
 /// What `/readyz` asks.
-fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
+fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> Result<ReadinessProbes, Error> {
     let greeting_limit = Duration::from_millis(GREETING_TIMEOUT_MS);
     let db = db.clone();
     let store: Probe = Box::new(move || {
@@ -492,6 +532,15 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             probe: postfix,
         },
     ];
+    let doveadm = doveadm_client(config)?;
+    let inotify: Probe = Box::new(move || {
+        let doveadm = doveadm.clone();
+        Box::pin(async move { has_inotify_for_sessions(&doveadm).await })
+    });
+    parts.push(Part {
+        name: "inotify",
+        probe: inotify,
+    });
     let milters = [
         ("signer", &config.signer_socket),
         ("inbound", &config.inbound_socket),
@@ -504,7 +553,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         });
         Some(Part { name, probe })
     }));
-    ReadinessProbes(parts)
+    Ok(ReadinessProbes(parts))
 }
 
 async fn wait_until_closed(mut stopped: tokio::sync::watch::Receiver<()>) {
@@ -559,5 +608,20 @@ async fn keep_up(prometheus: &'static PrometheusHandle, stopped: tokio::sync::wa
             () = &mut until => return,
             () = tokio::time::sleep(Duration::from_secs(UPKEEP_PAUSE_S)) => prometheus.run_upkeep(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::require_inotify_for;
+
+    #[test]
+    fn sessions_beyond_the_kernels_limit_are_named() {
+        assert_eq!(require_inotify_for(128, 128), Ok(()));
+        let down = require_inotify_for(129, 128).unwrap_err();
+        assert!(
+            down.starts_with("129 IMAP sessions, and fs.inotify.max_user_instances is 128"),
+            "{down}"
+        );
     }
 }

@@ -23,6 +23,7 @@
 //! - [`milter`]: what every milter of ours needs: socket, sessions, health check.
 //! - [`signer`]: signs submitted mail for Postfix, with what the maps say; a process of its own.
 //! - [`inbound`]: judges arriving mail for Postfix: SPF, DKIM, DMARC, ARC; a process of its own.
+//! - [`throttle`]: answers Dovecot, which asks how long a login has to wait: password guessing is slowed down.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
 //! - [`config`]: file, environment and flags in, checked values out, once.
 //! - [`daemon`]: opens everything in order, serves, and drains.
@@ -45,11 +46,12 @@
 //! milter     maps, model, telemetry
 //! publish    maps, model, store, telemetry
 //! signer     clock, maps, milter, model, telemetry
-//! inbound    dns, maps, milter, model, telemetry
+//! inbound    clock, dns, maps, milter, model, telemetry
+//! throttle   clock
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, http, inbound, mail, maps, model, ops, stack, telemetry
-//! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry
+//! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry, throttle
 //! cli        clock, config, daemon, dns, http, inbound, mail, maps, milter, model, ops, publish, signer, stack, telemetry
 //! ```
 
@@ -70,3 +72,4 @@ pub mod signer;
 pub mod stack;
 pub mod store;
 pub mod telemetry;
+pub mod throttle;

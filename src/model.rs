@@ -17,6 +17,7 @@ pub mod metadata;
 pub mod names;
 pub mod passwd_file;
 pub mod password;
+pub mod password_scheme;
 pub mod sasl_name;
 pub mod sealing;
 pub mod spf;

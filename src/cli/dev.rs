@@ -72,6 +72,7 @@ struct DevPorts {
     submission: u16,
     inbound: u16,
     metrics: u16,
+    login_policy: u16,
 }
 
 pub(super) fn dev(arguments: &DevArguments) -> Result<(), Failure> {
@@ -95,12 +96,12 @@ pub(super) fn dev(arguments: &DevArguments) -> Result<(), Failure> {
 }
 
 fn ports() -> Result<DevPorts, Failure> {
-    let rule = "INBOXD_DEV_PORT_BASE: must be a number from 1 to 65531; five ports from it on are used";
+    let rule = "INBOXD_DEV_PORT_BASE: must be a number from 1 to 65530; six ports from it on are used";
     let base: u16 = match env::var("INBOXD_DEV_PORT_BASE") {
         Ok(text) if !text.is_empty() => text.parse().map_err(|_| rule)?,
         _ => DEFAULT_PORT_BASE,
     };
-    if base == 0 || base > u16::MAX - 4 {
+    if base == 0 || base > u16::MAX - 5 {
         return Err(rule.into());
     }
     Ok(DevPorts {
@@ -109,6 +110,7 @@ fn ports() -> Result<DevPorts, Failure> {
         submission: base + 2,
         inbound: base + 3,
         metrics: base + 4,
+        login_policy: base + 5,
     })
 }
 
@@ -129,6 +131,7 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     .written()?;
     written.api.listen = format!("{HOST}:{}", ports.api);
     written.metrics.listen = format!("{HOST}:{}", ports.metrics);
+    written.login_policy.listen = format!("{HOST}:{}", ports.login_policy);
     written.service.default_domain = DEFAULT_DOMAIN.to_owned();
     written.store.url = format!("sqlite:{}", store.join("inboxd.db").display());
     written.store.sealing_key_file = store.join("sealing.key");
@@ -256,6 +259,7 @@ async fn with_mail_servers(
         },
         signer_socket: config.signer_socket.clone(),
         inbound_socket: config.inbound_socket.clone(),
+        login_policy_url: config.login_policy.as_ref().map(|policy| policy.url.clone()),
         // No mail leaves the machine, unless it is said where to.
         reach: match &config.reach {
             Reach::World | Reach::OwnDomains => Reach::OwnDomains,

@@ -71,14 +71,12 @@ fn tell(outcome: &Outcome) -> Result<(), Failure> {
     let Outcome {
         new,
         already_there,
-        weak,
+        hashes,
         taken,
     } = outcome;
     print(&format!("imported {new}, already there {already_there}\n"))?;
-    if *weak > 0 {
-        note(&format!(
-            "inboxd: {weak} have a weak hash, which Dovecot 2.4 takes with auth_allow_weak_schemes = yes only"
-        ));
+    for warning in hashes.warnings() {
+        note(&format!("inboxd: {warning}"));
     }
     for address in taken {
         note(&format!("inboxd: {address}: somebody else has this address"));

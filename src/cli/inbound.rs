@@ -1,12 +1,13 @@
 //! `inboxd inbound`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::net::UnixListener;
 
 use super::{Failure, Source, block_on, serve::stop_signal};
 use crate::{
+    clock::Machine,
     config::Config,
     inbound::{self, Parts},
     maps::LookUps,
@@ -59,6 +60,11 @@ pub(super) fn open(config: &Config, dns_timeout: Duration) -> Result<Option<Open
         dns,
         host: config.authserv_id.clone(),
         policy: config.inbound_policy.clone(),
+        octets_per_hour_max: match config.written.inbound.octets_per_inbox_per_hour_max {
+            0 => None,
+            limit => Some(limit),
+        },
+        clock: Arc::new(Machine),
     };
     tracing::info!(socket = %socket.display(), host = parts.host, "judging what arrives");
     Ok(Some(Open { listener, parts }))

@@ -151,7 +151,8 @@ fn plane_of(config: &Config) -> Result<MailPlane, Failure> {
             587 => "submission".to_owned(),
             port => port.to_string(),
         },
-        submission_processes: None,
+        login_policy_url: config.login_policy.as_ref().map(|policy| policy.url.clone()),
+        sessions: config.sessions,
         reach: config.reach.clone(),
         message_size_limit: written.mail.message_max_octets,
     })

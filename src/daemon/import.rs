@@ -16,6 +16,7 @@ use crate::{
         address::{Address, DomainName},
         ids::{TenantId, WorkspaceId},
         passwd_file::{self, Entry},
+        password_scheme::{CostLimits, HashCounts},
     },
     ops::{
         self, Settings,
@@ -50,8 +51,8 @@ pub struct Outcome {
     pub new: u64,
     /// How many the workspace had already.
     pub already_there: u64,
-    /// How many of all have hashes that Dovecot 2.4 takes only if it is told to.
-    pub weak: u64,
+    /// How many of all have hashes that are worth a warning.
+    pub hashes: HashCounts,
     /// Those that somebody else has.
     pub taken: Vec<Address>,
 }
@@ -101,7 +102,7 @@ pub async fn import(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Outcome, Error> {
-    let checked = check_lines(request, &config.settings)?;
+    let checked = check_lines(request, &config.settings, &config.import_costs)?;
     let db = open_store(config).await?;
     let (tenant, workspace) = target(&db, request.tenant, request.workspace).await?;
     let import = Import {
@@ -130,7 +131,7 @@ pub async fn import(
     // Before anything is written: so that no daemon starts in between and waits for maps that are being written.
     let maps = open_maps(config).await?;
     let mut outcome = Outcome {
-        weak: checked.weak,
+        hashes: checked.hashes,
         ..Outcome::default()
     };
     for batch in batches(request.text) {
@@ -151,15 +152,15 @@ pub async fn import(
 struct Checked {
     /// Each domain, with the first line that has it.
     domains: HashMap<DomainName, usize>,
-    weak: u64,
+    hashes: HashCounts,
 }
 
 /// What can be said of the lines without the store.
-fn check_lines(request: &Request<'_>, settings: &Settings) -> Result<Checked, Error> {
+fn check_lines(request: &Request<'_>, settings: &Settings, costs: &CostLimits) -> Result<Checked, Error> {
     let mut bad = Vec::new();
     let mut checked = Checked {
         domains: HashMap::new(),
-        weak: 0,
+        hashes: HashCounts::default(),
     };
     // Text and no addresses: of a million of them, this takes the most room.
     let mut first_with: HashMap<Box<str>, usize> = HashMap::new();
@@ -182,7 +183,10 @@ fn check_lines(request: &Request<'_>, settings: &Settings) -> Result<Checked, Er
         if let Some(first) = first_with.insert(entry.address.to_string().into(), number) {
             refuse(format!("{} is on line {first} already", entry.address));
         }
-        checked.weak += u64::from(entry.is_weak);
+        if let Some(Err(rule)) = entry.verification.cost.map(|cost| costs.check(cost)) {
+            refuse(rule.0);
+        }
+        checked.hashes.add(&entry.verification);
         if !checked.domains.contains_key(domain) {
             checked.domains.insert(domain.clone(), number);
         }

@@ -1,6 +1,12 @@
 //! One SMTP session on port 25, as Postfix reports it: a message after the other, each judged at its end.
 
-use std::{collections::BTreeSet, convert::Infallible, mem, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    mem,
+    net::IpAddr,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use miltr_common::{
@@ -16,6 +22,7 @@ use super::{
     Shared,
     author::{AUTHORS_MAX, Authors, DOMAINS_MAX, domain_of_address, mentioned},
     findings::{Findings, Verdict},
+    flood::Flood,
     judge::Case,
     message::{FIELDS_MAX, HEADER_MAX_OCTETS, Message, Whole},
     report::{self, Envelope},
@@ -27,7 +34,7 @@ use crate::{
         recipients::Recipients,
         reserved_fields::{JUNK_FIELD, RECEIVED_SPF_FIELD, RESULTS_FIELD, ReservedFields},
     },
-    model::address::DomainName,
+    model::address::{Address, DomainName},
     telemetry,
 };
 
@@ -48,6 +55,8 @@ pub(super) struct Session {
     recipients: Recipients,
     reserved: ReservedFields,
     message: Message,
+    /// Octets of the message so far, without line ends of its header.
+    octets: u64,
 }
 
 /// Why a message is not judged. What is the sender's to mend is refused; the rest is to be tried again.
@@ -59,6 +68,8 @@ enum Unjudged {
         "the From field names more than {AUTHORS_MAX} domains, or it or the sender shows more than {DOMAINS_MAX}"
     )]
     Authors,
+    #[error("{0} got more mail in an hour than inbound.octets_per_inbox_per_hour_max allows")]
+    Flood(Address),
     #[error("look up recipients and domains")]
     Maps(#[from] maps::Error),
     #[error("the task that looks up recipients failed")]
@@ -69,6 +80,15 @@ enum Unjudged {
 struct LookedUp {
     ours: BTreeSet<DomainName>,
     repeated: Vec<DeleteRecipient>,
+    mailboxes: BTreeSet<Address>,
+}
+
+/// What came of a message.
+struct Outcome {
+    findings: Findings,
+    repeated: Vec<DeleteRecipient>,
+    /// For which it was counted.
+    mailboxes: BTreeSet<Address>,
 }
 
 impl Session {
@@ -80,6 +100,7 @@ impl Session {
             recipients: Recipients::default(),
             reserved: ReservedFields::new(&shared.host),
             message: Message::new(),
+            octets: 0,
             shared,
         }
     }
@@ -91,16 +112,32 @@ impl Session {
         self.recipients.clear();
         self.reserved.clear();
         self.message = Message::new();
+        self.octets = 0;
     }
 
-    async fn judge(&mut self) -> Result<(Findings, Vec<DeleteRecipient>), Unjudged> {
+    /// The counters of all mailboxes. Nothing panics while they are held.
+    fn flood(&self) -> MutexGuard<'_, Flood> {
+        self.shared.flood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn judge(&mut self) -> Result<Outcome, Unjudged> {
         let message = mem::replace(&mut self.message, Message::new());
         if message.is_too_large() {
             return Err(Unjudged::TooLarge);
         }
         let message = message.end();
         let authors = Authors::read(&message.authors).ok_or(Unjudged::Authors)?;
-        let LookedUp { ours, repeated } = self.look_up(&authors).await?;
+        let LookedUp {
+            ours,
+            repeated,
+            mailboxes,
+        } = self.look_up(&authors).await?;
+        let now = self.shared.clock.now();
+        let taken = self
+            .flood()
+            .take(&mailboxes, self.octets, now)
+            .map_err(Address::clone);
+        taken.map_err(Unjudged::Flood)?;
         let case = Case {
             envelope: &self.envelope,
             authors: &authors,
@@ -109,7 +146,11 @@ impl Session {
         };
         let findings = self.shared.judge.judge(&case).await;
         self.log(&findings, &message);
-        Ok((findings, repeated))
+        Ok(Outcome {
+            findings,
+            repeated,
+            mailboxes,
+        })
     }
 
     async fn look_up(&self, authors: &Authors) -> Result<LookedUp, Unjudged> {
@@ -130,8 +171,11 @@ impl Session {
                     ours.insert(domain);
                 }
             }
-            let repeated = recipients.repeated(&shared.maps)?;
-            Ok::<_, maps::Error>(LookedUp { ours, repeated })
+            Ok::<_, maps::Error>(LookedUp {
+                ours,
+                repeated: recipients.repeated(&shared.maps)?,
+                mailboxes: recipients.mailboxes(&shared.maps)?,
+            })
         });
         Ok(looked_up.await??)
     }
@@ -159,7 +203,13 @@ impl Session {
     }
 
     /// What Postfix is answered, and the client after it.
-    fn answer(&self, findings: &Findings, repeated: Vec<DeleteRecipient>) -> ModificationResponse {
+    fn answer(&self, outcome: Outcome) -> ModificationResponse {
+        let Outcome {
+            findings,
+            repeated,
+            mailboxes,
+        } = outcome;
+        let findings = &findings;
         let Shared { host, policy, .. } = &*self.shared;
         let mut answer = ModificationResponse::builder();
         let verdict = if self.recipients.are_postmasters() {
@@ -170,6 +220,10 @@ impl Session {
         if verdict != Verdict::Deliver {
             let Envelope { client, sender, .. } = &self.envelope;
             tracing::info!(?client, sender, ?verdict, "judged a message");
+        }
+        if matches!(verdict, Verdict::Refuse(_) | Verdict::Defer(_)) {
+            let now = self.shared.clock.now();
+            self.flood().give_back(&mailboxes, self.octets, now);
         }
         let junk = match verdict {
             Verdict::Refuse(reason) => return answer.build(Replycode::new([5, 5, 0], [5, 7, 1], &reason)),
@@ -206,6 +260,11 @@ impl Unjudged {
         match self {
             Self::TooLarge => Replycode::new([5, 5, 2], [5, 3, 4], &self.to_string()),
             Self::Authors => Replycode::new([5, 5, 0], [5, 7, 1], &self.to_string()),
+            Self::Flood(_) => Replycode::new(
+                [4, 5, 2],
+                [4, 2, 2],
+                "a recipient gets more mail than it may in an hour; try again later",
+            ),
             Self::Maps(_) | Self::Task(_) => Replycode::new(
                 [4, 5, 1],
                 [4, 3, 0],
@@ -218,6 +277,7 @@ impl Unjudged {
         let Envelope { client, sender, .. } = envelope;
         let reason = telemetry::chain(self);
         match self {
+            Self::Flood(_) => tracing::warn!(?client, sender, reason, "put a message off"),
             Self::TooLarge | Self::Authors => tracing::info!(?client, sender, reason, "refused a message"),
             Self::Maps(_) | Self::Task(_) => {
                 tracing::error!(?client, sender, reason, "cannot judge a message; it has to wait");
@@ -281,6 +341,7 @@ impl Milter for Session {
 
     async fn header(&mut self, header: Header) -> Result<Action, Infallible> {
         if let Some((name, value)) = milter::name_and_value(&header) {
+            self.octets += u64::try_from(name.len() + value.len()).unwrap_or(u64::MAX);
             self.message.field(&name, &value);
             if !self.message.is_too_large() {
                 self.reserved.field(&name, &value);
@@ -291,12 +352,13 @@ impl Milter for Session {
 
     async fn body(&mut self, body: Body) -> Result<Action, Infallible> {
         self.message.body(body.as_bytes());
+        self.octets += u64::try_from(body.as_bytes().len()).unwrap_or(u64::MAX);
         Ok(Continue.into())
     }
 
     async fn end_of_body(&mut self) -> Result<ModificationResponse, Infallible> {
         Ok(match self.judge().await {
-            Ok((findings, repeated)) => self.answer(&findings, repeated),
+            Ok(outcome) => self.answer(outcome),
             Err(unjudged) => {
                 unjudged.log(&self.envelope);
                 ModificationResponse::builder().build(unjudged.reply())

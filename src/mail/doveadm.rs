@@ -25,6 +25,9 @@ const LOOK_INTERVAL_MS: u64 = 50;
 /// Largest answer that is read.
 const ANSWER_MAX_OCTETS: usize = 1024 * 1024;
 
+/// How an answer ends: with the tag of the request.
+const ANSWER_END: &str = ",\"inboxd\"]]";
+
 /// What became of the sessions of a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -110,7 +113,7 @@ impl Doveadm {
                     looks_without = 0;
                     kicks += 1;
                     // The answer is no news: "not found" is 2.3's way to say that the session ended by itself.
-                    if self.run("kick", user).await?.is_none() {
+                    if self.run("kick", &user.to_string()).await?.is_none() {
                         return Ok(Ended::NoServer);
                     }
                 }
@@ -127,9 +130,19 @@ impl Doveadm {
 
     /// Whether a mailbox has sessions; `None` when no Dovecot is running.
     pub async fn is_connected(&self, user: &Address) -> Result<Option<bool>, DoveadmError> {
-        match self.run("who", user).await? {
+        Ok(self.who(&user.to_string()).await?.map(|rows| !rows.is_empty()))
+    }
+
+    /// How many sessions all mailboxes have; `None` when no Dovecot is running.
+    pub async fn sessions(&self) -> Result<Option<u64>, DoveadmError> {
+        let rows = self.who("*").await?;
+        Ok(rows.map(|rows| rows.iter().map(connections).sum()))
+    }
+
+    async fn who(&self, mask: &str) -> Result<Option<Vec<Value>>, DoveadmError> {
+        match self.run("who", mask).await? {
             None => Ok(None),
-            Some(Reply::Result(rows)) => Ok(Some(!rows.is_empty())),
+            Some(Reply::Result(rows)) => Ok(Some(rows)),
             Some(Reply::Error(answer)) => Err(DoveadmError::Answer {
                 command: "who",
                 answer,
@@ -137,9 +150,9 @@ impl Doveadm {
         }
     }
 
-    async fn run(&self, command: &'static str, user: &Address) -> Result<Option<Reply>, DoveadmError> {
-        // A mask may hold wildcards and networks; an address can be neither.
-        let request = json!([[command, { "mask": [user.to_string()] }, "inboxd"]]);
+    /// The mask may hold wildcards and networks; an address can be neither.
+    async fn run(&self, command: &'static str, mask: &str) -> Result<Option<Reply>, DoveadmError> {
+        let request = json!([[command, { "mask": [mask] }, "inboxd"]]);
         let exchange = |source| DoveadmError::Exchange { command, source };
         let sent = self
             .http
@@ -179,13 +192,28 @@ enum Reply {
 
 impl Reply {
     fn parse(body: &[u8]) -> Option<Self> {
-        let replies: Vec<(String, Value, String)> = serde_json::from_slice(body).ok()?;
+        let replies: Vec<(String, Value, String)> = match serde_json::from_slice(body) {
+            Ok(replies) => replies,
+            // Dovecot 2.3.19 does not close the list of rows where there are several.
+            Err(_) => {
+                let open = body.strip_suffix(ANSWER_END.as_bytes())?;
+                serde_json::from_slice(&[open, b"]", ANSWER_END.as_bytes()].concat()).ok()?
+            }
+        };
         let (kind, content, _) = replies.into_iter().next()?;
         match (kind.as_str(), content) {
             ("doveadmResponse", Value::Array(rows)) => Some(Self::Result(rows)),
             ("error", content) => Some(Self::Error(content.to_string())),
             _ => None,
         }
+    }
+}
+
+/// The sessions of one row of `who`, which writes numbers as text.
+fn connections(row: &Value) -> u64 {
+    match &row["connections"] {
+        Value::String(text) => text.parse().unwrap_or(1),
+        number => number.as_u64().unwrap_or(1),
     }
 }
 
@@ -209,6 +237,11 @@ mod tests {
     fn answers_of_both_versions_are_understood() {
         let row = br#"[["doveadmResponse",[{"username":"a@example.com","connections":"1"}],"inboxd"]]"#;
         assert!(matches!(Reply::parse(row), Some(Reply::Result(rows)) if rows.len() == 1));
+        let unclosed = br#"[["doveadmResponse",[{"connections":"1"},{"connections":"5"},"inboxd"]]"#;
+        let Some(Reply::Result(rows)) = Reply::parse(unclosed) else {
+            panic!("two rows are not understood");
+        };
+        assert_eq!(rows.iter().map(connections).sum::<u64>(), 6);
         let none = br#"[["doveadmResponse",[],"inboxd"]]"#;
         assert_eq!(Reply::parse(none), Some(Reply::Result(vec![])));
         let not_found = br#"[["error",{"type":"exitCode", "exitCode":68},"inboxd"]]"#;

@@ -1,6 +1,6 @@
 //! One copy a mailbox: of several recipients of one transaction that are names of one mailbox, the first one stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use miltr_common::modifications::recipients::DeleteRecipient;
 
@@ -36,6 +36,15 @@ impl Recipients {
             let name = address.rsplit_once('@').map_or(&*address, |(name, _)| name);
             POSTMASTERS.contains(&name)
         })
+    }
+
+    /// The mailboxes that they are names of. Blocks on files.
+    pub fn mailboxes(&self, maps: &LookUps) -> Result<BTreeSet<Address>, maps::Error> {
+        let mut mailboxes = BTreeSet::new();
+        for path in &self.0 {
+            mailboxes.extend(maps.mailbox_of(&without_detail(&normal(path)))?);
+        }
+        Ok(mailboxes)
     }
 
     /// What deletes all but the first recipient of each mailbox. Blocks on files.

@@ -1,48 +1,17 @@
 //! Lines of a passwd-file as Dovecot reads it (doc.dovecot.org, "Passwd-file"), as far as they can be imported: the
 //! address and the password hash.
 
-use super::{Refused, address::Address, password::PasswordHash};
+use super::{
+    Refused,
+    address::Address,
+    password::PasswordHash,
+    password_scheme::{self, Verification},
+};
 
 /// Octets of a line; nothing that can be imported needs more.
 const LINE_MAX: usize = 4096;
 /// Fields before the extra fields, which may hold colons themselves: user, password, uid, gid, gecos, home, shell.
 const FIELDS_BEFORE_EXTRA: usize = 7;
-/// Schemes that hide the password (doveadm-pw(1)) and that Dovecot 2.3 and 2.4 take as they are.
-const SCHEMES: [&str; 19] = [
-    "ARGON2I",
-    "ARGON2ID",
-    "BLF-CRYPT",
-    "CRAM-MD5",
-    "CRYPT",
-    "DIGEST-MD5",
-    "HMAC-MD5",
-    "PBKDF2",
-    "SCRAM-SHA-1",
-    "SCRAM-SHA-256",
-    "SHA",
-    "SHA1",
-    "SHA256",
-    "SHA256-CRYPT",
-    "SHA512",
-    "SHA512-CRYPT",
-    "SSHA",
-    "SSHA256",
-    "SSHA512",
-];
-/// Schemes that Dovecot 2.4 takes with `auth_allow_weak_schemes = yes` only.
-const WEAK_SCHEMES: [&str; 7] = [
-    "DES-CRYPT",
-    "LDAP-MD5",
-    "MD5",
-    "MD5-CRYPT",
-    "PLAIN-MD4",
-    "PLAIN-MD5",
-    "SMD5",
-];
-/// Schemes that are the password itself.
-const CLEAR_SCHEMES: [&str; 4] = ["CLEAR", "CLEARTEXT", "PLAIN", "PLAIN-TRUNC"];
-/// How the value is written may follow the scheme.
-const ENCODINGS: [&str; 3] = [".B64", ".BASE64", ".HEX"];
 /// Extra fields that keep somebody out. Nothing would keep him out of the inbox that is made of the line.
 const RESTRICTIONS: [&str; 3] = ["allow_nets", "allow_real_nets", "nologin"];
 
@@ -53,8 +22,20 @@ pub struct Entry {
     pub address: Address,
     /// What its password is checked against.
     pub hash: PasswordHash,
-    /// Whether Dovecot 2.4 takes such a hash only if it is told to.
-    pub is_weak: bool,
+    /// What the hash is, and what verifying a password against it costs.
+    pub verification: Verification,
+}
+
+impl Entry {
+    /// Fails for a hash that no password can have, or whose scheme Dovecot does not know.
+    pub fn new(address: Address, hash: PasswordHash) -> Result<Self, Refused> {
+        let verification = password_scheme::parse(hash.scheme(), hash.value())?;
+        Ok(Self {
+            address,
+            hash,
+            verification,
+        })
+    }
 }
 
 /// Parses one line: `address:{SCHEME}hash`, and whatever follows behind another colon. None for an empty line and for
@@ -73,7 +54,7 @@ pub fn parse_line(line: &str) -> Result<Option<Entry>, Refused> {
     };
     let address = Address::parse(user).map_err(|rule| Refused(format!("address: {rule}")))?;
     let hash = PasswordHash::parse(password).map_err(|rule| Refused(format!("password: {rule}")))?;
-    let is_weak = is_weak(hash.scheme())?;
+    let entry = Entry::new(address, hash)?;
     if let Some(extra) = fields.nth(FIELDS_BEFORE_EXTRA - 2)
         && let Some(restriction) = restriction_in(extra)
     {
@@ -81,32 +62,7 @@ pub fn parse_line(line: &str) -> Result<Option<Entry>, Refused> {
             "has the extra field {restriction}, which cannot be kept: leave the line out, or the field"
         )));
     }
-    Ok(Some(Entry {
-        address,
-        hash,
-        is_weak,
-    }))
-}
-
-fn is_weak(scheme: &str) -> Result<bool, Refused> {
-    let scheme = scheme.to_ascii_uppercase();
-    let bare = ENCODINGS
-        .iter()
-        .find_map(|encoding| scheme.strip_suffix(encoding))
-        .unwrap_or(&scheme);
-    if SCHEMES.contains(&bare) {
-        Ok(false)
-    } else if WEAK_SCHEMES.contains(&bare) {
-        Ok(true)
-    } else if CLEAR_SCHEMES.contains(&bare) {
-        Err(Refused::because(
-            "password: must be hashed; `doveadm pw` makes a hash of it",
-        ))
-    } else {
-        Err(Refused::because(
-            "password: must have a scheme that Dovecot knows (doveadm pw -l)",
-        ))
-    }
+    Ok(Some(entry))
 }
 
 /// The first of these `name=value` that keeps somebody out.
@@ -122,6 +78,12 @@ fn restriction_in(extra: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::password_scheme::Cost;
+
+    /// `doveadm pw -s SHA512-CRYPT -r 1000 -p secret`
+    const HASH: &str = "{SHA512-CRYPT}$6$rounds=1000$LiU9L8qhroxaEySa$4XNFtUplpmpDptlMm/vxIY5zWp0b8vy89cfh1F7p.d0lHqrd9Z4THQhJQQZDGWiwnokMvQHqkY9PxteTsTGyC1";
+    /// `doveadm pw -s SSHA -p secret`
+    const SALTED: &str = "{SSHA}RGpkeqo0noabQWQWeDIjcnsbax8owzci";
 
     fn rule_of(line: &str) -> String {
         parse_line(line).expect_err(line).0
@@ -130,14 +92,15 @@ mod tests {
     #[test]
     fn an_address_and_a_hash_are_taken_and_the_rest_is_not() {
         for line in [
-            "scout@Example.com:{SHA512-CRYPT}$6$salt$hash",
-            "scout@example.com:{SHA512-CRYPT}$6$salt$hash\r",
-            "scout@example.com:{SHA512-CRYPT}$6$salt$hash:5000:5000::/home/scout::userdb_mail=maildir:~/Maildir",
+            format!("scout@Example.com:{HASH}"),
+            format!("scout@example.com:{HASH}\r"),
+            format!("scout@example.com:{HASH}:5000:5000::/home/scout::userdb_mail=maildir:~/Maildir"),
         ] {
-            let entry = parse_line(line).unwrap().unwrap();
+            let entry = parse_line(&line).unwrap().unwrap();
             assert_eq!(entry.address.to_string(), "scout@example.com");
-            assert_eq!(entry.hash.as_str(), "{SHA512-CRYPT}$6$salt$hash");
-            assert!(!entry.is_weak);
+            assert_eq!(entry.hash.as_str(), HASH);
+            let Verification { cost, is_weak } = entry.verification;
+            assert_eq!((cost, is_weak), (Some(Cost::Rounds(1000)), false));
         }
     }
 
@@ -146,26 +109,6 @@ mod tests {
         for line in ["", "  ", "\r", "# scout@example.com:{SSHA}x"] {
             assert_eq!(parse_line(line), Ok(None));
         }
-    }
-
-    #[test]
-    fn hashes_are_taken_in_any_scheme_that_hides_the_password() {
-        for (scheme, is_weak) in [
-            ("SSHA512", false),
-            ("ssha256.hex", false),
-            ("BLF-CRYPT", false),
-            ("MD5-CRYPT", true),
-            ("PLAIN-MD5.b64", true),
-        ] {
-            let entry = parse_line(&format!("a@example.com:{{{scheme}}}hash"))
-                .unwrap()
-                .unwrap();
-            assert_eq!(entry.is_weak, is_weak, "{scheme}");
-        }
-        for scheme in ["PLAIN", "clear", "Cleartext.b64", "PLAIN-TRUNC"] {
-            assert!(rule_of(&format!("a@example.com:{{{scheme}}}secret")).contains("hashed"));
-        }
-        assert!(rule_of("a@example.com:{SHA512CRYPT}$6$x").contains("doveadm pw -l"));
     }
 
     #[test]
@@ -182,11 +125,11 @@ mod tests {
                 "password: must be {SCHEME}value without ':' or white space",
             ),
             (
-                "scout@example.com:{SSHA}x:::::: userdb_a=b allow_nets=10.0.0.0/8",
+                &format!("scout@example.com:{SALTED}:::::: userdb_a=b allow_nets=10.0.0.0/8"),
                 "has the extra field allow_nets, which cannot be kept: leave the line out, or the field",
             ),
             (
-                "scout@example.com:{SSHA}x::::::nologin",
+                &format!("scout@example.com:{SALTED}::::::nologin"),
                 "has the extra field nologin, which cannot be kept: leave the line out, or the field",
             ),
         ] {

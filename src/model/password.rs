@@ -95,6 +95,12 @@ impl PasswordHash {
         &self.0[1..end]
     }
 
+    /// What stands behind the scheme.
+    pub fn value(&self) -> &str {
+        let end = self.0.find('}').unwrap_or(0);
+        &self.0[end + 1..]
+    }
+
     /// The text of it, scheme included.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -32,12 +32,10 @@ use super::{
     queue::{self, QueueError},
     render::{MailPlane, RenderError},
     sieve::{self, SieveError},
-    whole::{self, Listen, Premises, SUBMISSION_PROCESSES, missing_table},
+    whole::{self, Listen, Premises, missing_table},
 };
 use crate::{clock::Clock, telemetry};
 
-/// Most IMAP sessions at a time.
-const IMAP_SESSIONS: u16 = 4000;
 /// Postfix's `data_directory`: Debian's, where only its user may write.
 const POSTFIX_DATA_DIR: &str = "/var/lib/postfix";
 /// Time between two looks at the certificate.
@@ -170,7 +168,6 @@ impl Settings {
             dovecot_state_dir: self.dir.join("state"),
             dovecot_log: "/dev/stderr".into(),
             sessions_outlive_reload: true,
-            imap_sessions: IMAP_SESSIONS,
             postfix_conf_dir: self.dir.clone(),
             postfix_data_dir: POSTFIX_DATA_DIR.into(),
             postfix_log: "/dev/stdout".into(),
@@ -186,7 +183,6 @@ impl Settings {
             tls_cert: self.certificate(),
             tls_key: self.key(),
             submission_service: Listen::Everywhere.service(self.submission_port),
-            submission_processes: Some(SUBMISSION_PROCESSES),
             ..self.plane.clone()
         }
     }

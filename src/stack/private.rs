@@ -90,6 +90,8 @@ pub struct Settings {
     pub signer_socket: Option<PathBuf>,
     /// The socket of a milter beside it that judges arriving mail; none: nothing is judged.
     pub inbound_socket: Option<PathBuf>,
+    /// URL of what slows password guessing down; none: nothing does.
+    pub login_policy_url: Option<String>,
     /// Whom submitted messages may go to.
     pub reach: Reach,
     /// Largest message in octets.

@@ -11,6 +11,13 @@ pub const ADMINISTRATION_SOCKET: &str = "http";
 /// it what is spoken there, and of the two kinds that answer such look-ups this one may do less.
 pub const LOOKUP_SOCKET: &str = "inboxd-userdb";
 
+/// Login processes of Dovecot.
+const LOGIN_PROCESSES: u16 = 20;
+/// IMAP connections without a login, beside all sessions, before the oldest are given up.
+const SILENT_CONNECTIONS: u16 = 1000;
+/// Connections that Dovecot's shared services have besides those of sessions: logins, deliveries.
+const OTHER_CLIENTS: u16 = 100;
+
 /// The Dovecot releases whose configuration languages differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DovecotVersion {
@@ -85,6 +92,35 @@ impl Postmaster {
     }
 }
 
+/// Most sessions at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// IMAP sessions; each is a process, and two file descriptors of shared ones.
+    pub imap: u16,
+    /// IMAP sessions of one inbox from one address.
+    pub imap_per_inbox: u16,
+    /// Submission sessions; each is a process.
+    pub submission: u16,
+    /// Submission sessions from one address.
+    pub submission_per_address: u16,
+}
+
+impl Sessions {
+    /// Clients of Dovecot's shared services: IMAP and submission sessions, logins, deliveries.
+    fn clients(self) -> u16 {
+        self.imap
+            .saturating_add(self.submission)
+            .saturating_add(OTHER_CLIENTS)
+    }
+
+    /// Connections of one login process, of which sessions keep one each, too.
+    fn login_clients(self) -> u16 {
+        self.imap
+            .saturating_add(SILENT_CONNECTIONS)
+            .div_ceil(LOGIN_PROCESSES)
+    }
+}
+
 /// Everything the fragments need to know.
 ///
 /// All paths are absolute and hold letters, digits and `/ . _ - +` only, because no two of the languages they end up in
@@ -133,8 +169,10 @@ pub struct MailPlane {
     pub imaps_port: u16,
     /// Postfix's name of the submission service: `submission`, `587`, `127.0.0.1:8082`.
     pub submission_service: String,
-    /// Most submission sessions at a time; `None` is Postfix's `default_process_limit`.
-    pub submission_processes: Option<u16>,
+    /// URL at which Dovecot asks how long a login has to wait (`login_policy.url`); none: nothing slows guesses down.
+    pub login_policy_url: Option<String>,
+    /// How many sessions there can be.
+    pub sessions: Sessions,
     /// Whom a submitted message may go to.
     pub reach: Reach,
     /// Largest message in octets.
@@ -216,7 +254,13 @@ pub fn dovecot(version: DovecotVersion, plane: &MailPlane) -> Result<Vec<Rendere
             ),
             ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
+            ("LOGIN_POLICY", login_policy(version, plane)?),
             ("IMAPS_PORT", plane.imaps_port.to_string()),
+            ("LOGIN_PROCESSES", LOGIN_PROCESSES.to_string()),
+            ("LOGIN_CLIENTS", plane.sessions.login_clients().to_string()),
+            ("IMAP_SESSIONS", plane.sessions.imap.to_string()),
+            ("CLIENTS", plane.sessions.clients().to_string()),
+            ("SESSIONS_PER_INBOX", plane.sessions.imap_per_inbox.to_string()),
             ("MAIL_ROOT", path("mail_root", &plane.mail_root)?),
             ("MAIL_UID", plane.mail_uid.to_string()),
             ("MAIL_GID", plane.mail_gid.to_string()),
@@ -299,11 +343,10 @@ pub(super) fn postfix_with_fallback(
                 "SUBMISSION_SERVICE",
                 word("submission_service", &plane.submission_service)?,
             ),
+            ("SUBMISSION_PROCESSES", plane.sessions.submission.to_string()),
             (
-                "SUBMISSION_PROCESSES",
-                plane
-                    .submission_processes
-                    .map_or_else(|| "-".to_owned(), |limit| limit.to_string()),
+                "SUBMISSION_PER_ADDRESS",
+                plane.sessions.submission_per_address.to_string(),
             ),
             (
                 "SUBMISSION_RELAY",
@@ -329,6 +372,21 @@ pub(super) fn postfix_with_fallback(
             contents: master,
         },
     ])
+}
+
+/// How Dovecot slows password guessing down.
+fn login_policy(version: DovecotVersion, plane: &MailPlane) -> Result<String, RenderError> {
+    let Some(url) = &plane.login_policy_url else {
+        return Ok("# Password guessing is not slowed down: login_policy.listen is empty.".to_owned());
+    };
+    let template = match version {
+        DovecotVersion::V2_3 => include_str!("templates/dovecot-2.3-login-policy.conf"),
+        DovecotVersion::V2_4 => include_str!("templates/dovecot-2.4-login-policy.conf"),
+    };
+    // A URL holds slashes besides what a word does.
+    word("login_policy_url", &url.replace('/', "."))?;
+    let filled = fill(template, &[("LOGIN_POLICY_URL", url.clone())])?;
+    Ok(filled.trim_end().to_owned())
 }
 
 /// The table that must know the postmaster's address before mail is accepted for it.
@@ -461,7 +519,13 @@ mod tests {
             tls_key: "/etc/ssl/mail.key".into(),
             imaps_port: 993,
             submission_service: "submission".into(),
-            submission_processes: None,
+            login_policy_url: Some("http://127.0.0.1:8085/".into()),
+            sessions: Sessions {
+                imap: 4000,
+                imap_per_inbox: 50,
+                submission: 600,
+                submission_per_address: 500,
+            },
             reach: Reach::World,
             message_size_limit: 26_214_400,
         }
@@ -532,7 +596,11 @@ mod tests {
                 .contents
                 .contains("virtual_mailbox_maps = lmdb:/var/lib/inboxd/postfix/recipients\n")
         );
-        assert!(files[1].contents.contains("\nsubmission inet n - n - - smtpd\n"));
+        assert!(
+            files[1]
+                .contents
+                .contains("\nsubmission inet n - n - 600 smtpd\n")
+        );
         let signer = "{ unix:/run/inboxd-signer/milter, default_action=tempfail,";
         assert!(files[1].contents.contains(signer));
     }
@@ -560,6 +628,26 @@ mod tests {
             let (main, master) = with(signer, false);
             assert!(!main.contains("\nsmtpd_milters"), "{main}");
             assert_eq!(master.contains("smtpd_milters"), signer, "{master}");
+        }
+    }
+
+    #[test]
+    fn dovecot_asks_about_logins_where_something_answers() {
+        for version in [DovecotVersion::V2_3, DovecotVersion::V2_4] {
+            let conf = |url: Option<&str>| {
+                let plane = MailPlane {
+                    login_policy_url: url.map(ToOwned::to_owned),
+                    ..plane()
+                };
+                dovecot(version, &plane).map(|mut files| files.remove(0).contents)
+            };
+            let asked = conf(Some("http://inboxd:8085/")).unwrap();
+            assert!(
+                asked.contains("\nauth_policy_server_url = http://inboxd:8085/\n"),
+                "{asked}"
+            );
+            assert!(!conf(None).unwrap().contains("\nauth_policy"));
+            assert!(conf(Some("http://a b/")).is_err());
         }
     }
 

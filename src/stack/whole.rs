@@ -5,12 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::render::{self, DovecotVersion, MailPlane, Reach, RenderError, RenderedFile, fill, path, word};
 
-/// Most submission sessions at a time.
-pub const SUBMISSION_PROCESSES: u16 = 300;
 /// Most inbound SMTP sessions at a time.
 const INBOUND_PROCESSES: u16 = 300;
-/// Connections that Dovecot's shared services have besides those of IMAP sessions: logins, SMTP AUTH, deliveries.
-const OTHER_CLIENTS: u16 = 400;
 
 /// The last of the places where the postmaster's mail may go. The parameter is set in the preamble.
 const POSTMASTER_FALLBACK: &str = ", $inboxd_postmaster_fallback";
@@ -68,8 +64,6 @@ pub struct Premises {
     /// Whether IMAP sessions go on when Dovecot reads its configuration, and with it its certificate, again. If so, its
     /// master does not end them when it stops either.
     pub sessions_outlive_reload: bool,
-    /// Most IMAP sessions at a time; each is a process, and two file descriptors of shared ones.
-    pub imap_sessions: u16,
     /// Where `main.cf` and `master.cf` are written.
     pub postfix_conf_dir: PathBuf,
     /// Postfix's `data_directory`.
@@ -100,7 +94,6 @@ pub fn dovecot(
         DovecotVersion::V2_3 => include_str!("templates/whole-dovecot-2.3.conf"),
         DovecotVersion::V2_4 => include_str!("templates/whole-dovecot-2.4.conf"),
     };
-    let clients = premises.imap_sessions.saturating_add(OTHER_CLIENTS);
     let contents = fill(
         preamble,
         &[
@@ -121,8 +114,6 @@ pub fn dovecot(
                 }
                 .to_owned(),
             ),
-            ("IMAP_SESSIONS", premises.imap_sessions.to_string()),
-            ("CLIENTS", clients.to_string()),
             ("FRAGMENT", path("dovecot_conf_dir", &fragment)?),
         ],
     )?;

@@ -14,8 +14,8 @@ use crate::support::{
     world::World,
 };
 
-/// A hash that no password has.
-const HASH: &str = "{SHA512-CRYPT}$6$rounds=1000$salt$hash";
+/// `doveadm pw -s SHA512-CRYPT -r 1000 -p secret`
+const HASH: &str = "{SHA512-CRYPT}$6$rounds=1000$LiU9L8qhroxaEySa$4XNFtUplpmpDptlMm/vxIY5zWp0b8vy89cfh1F7p.d0lHqrd9Z4THQhJQQZDGWiwnokMvQHqkY9PxteTsTGyC1";
 /// Mailboxes of an import of several batches.
 const MANY: usize = 4_321;
 
@@ -107,7 +107,10 @@ async fn imported_mailboxes_work_with_the_passwords_that_they_had() {
         }
         assert_eq!(
             import(&world.daemon, &id, &[], &file),
-            succeeded("imported 3, already there 0\n")
+            Said {
+                errors: "inboxd: 1 have a hash that takes long to verify: Dovecot does that in two processes, and tries at these logins wait for each other\n".to_owned(),
+                ..succeeded("imported 3, already there 0\n")
+            }
         );
         assert_published(&world.daemon).await;
         for inbox in &inboxes {
@@ -261,6 +264,64 @@ async fn one_bad_line_and_nothing_is_imported() {
         import(&daemon, &id, &["--allow-reserved"], &good),
         succeeded("imported 2, already there 0\n")
     );
+}
+
+/// Each costs more than the limits of the daemon's configuration allow, or can match no password, or is a lock.
+#[tokio::test]
+async fn hashes_are_refused_that_cannot_match_or_cost_too_much() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let id = id_of(&daemon.tenant("Moved").await).await;
+    let bcrypt =
+        |cost: u32| format!("{{BLF-CRYPT}}$2y${cost}$7r0VO4xEKgXAvJwPYwItBur9uwkMeqcAw93yq7Be0sm/6g4E6yAZa");
+    let argon2 = |memory_kib: u32| {
+        format!(
+            "{{ARGON2ID}}$argon2id$v=19$m={memory_kib},t=1,p=1$ROJXC0BuoHiHqdKzO9atkg$jQKCdmYSDDHgr+zIR6sUjXy7X3po5klmvBc2srgdtnM"
+        )
+    };
+    let lines = |hashes: &[String]| -> String {
+        let lines = hashes.iter().enumerate();
+        lines
+            .map(|(n, hash)| format!("user{n}@{DEFAULT_DOMAIN}:{hash}\n"))
+            .collect()
+    };
+    let bad = lines(&[
+        bcrypt(12),
+        "{MD5-CRYPT}7b0b9823a40c01ef5cef8e3f0c0a4d11".to_owned(),
+        bcrypt(14),
+        argon2(1_048_576),
+    ]);
+    assert_eq!(
+        import(&daemon, &id, &[], &bad),
+        refused(
+            "inboxd: line 2: password: no password has this MD5-CRYPT value: it must be $1$, a salt of up to 8 characters, $, and 22 characters\n\
+             inboxd: line 3: password: bcrypt's cost 14 is above the limit 12 (import.bcrypt_cost_max)\n\
+             inboxd: line 4: password: memory in MiB 1024 is above the limit 256 (import.argon2_memory_max_mib)\n\
+             inboxd: 3 lines cannot be imported; nothing was\n"
+        )
+    );
+    let good = lines(&[
+        bcrypt(12),
+        argon2(262_144),
+        "{CRYPT}!".to_owned(),
+        HASH.to_owned(),
+    ]);
+    let said = Said {
+        status: Some(0),
+        output: "imported 4, already there 0\n".to_owned(),
+        errors: "inboxd: 1 are locked (\"!\" or \"*\" in place of a hash): they get mail, and no login is possible until rotate-password\n\
+                 inboxd: 2 have a hash that takes long to verify: Dovecot does that in two processes, and tries at these logins wait for each other\n"
+            .to_owned(),
+    };
+    assert_eq!(import(&daemon, &id, &[], &good), said);
+    let raised = [
+        "--set",
+        "import.bcrypt_cost_max=14",
+        "--set",
+        "import.argon2_memory_max_mib=1024",
+    ];
+    let costly = lines(&[bcrypt(12), bcrypt(14), argon2(1_048_576)]).replace("user", "other");
+    let outcome = import(&daemon, &id, &raised, &costly);
+    assert_eq!(outcome.output, "imported 3, already there 0\n", "{outcome:?}");
 }
 
 async fn names_of_others_and_caps_hold(database: Database) {

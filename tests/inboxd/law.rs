@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module imports of ours: exactly this, so that the law never allows more than the code needs.
-const LAW: [(&str, &[&str]); 17] = [
+const LAW: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("telemetry", &[]),
     ("model", &["clock"]),
@@ -19,7 +19,11 @@ const LAW: [(&str, &[&str]); 17] = [
     ("milter", &["maps", "model", "telemetry"]),
     ("publish", &["maps", "model", "store", "telemetry"]),
     ("signer", &["clock", "maps", "milter", "model", "telemetry"]),
-    ("inbound", &["dns", "maps", "milter", "model", "telemetry"]),
+    (
+        "inbound",
+        &["clock", "dns", "maps", "milter", "model", "telemetry"],
+    ),
+    ("throttle", &["clock"]),
     ("ops", &["clock", "dns", "model", "store", "telemetry"]),
     (
         "http",
@@ -55,6 +59,7 @@ const LAW: [(&str, &[&str]); 17] = [
             "stack",
             "store",
             "telemetry",
+            "throttle",
         ],
     ),
     (
@@ -80,10 +85,11 @@ const LAW: [(&str, &[&str]); 17] = [
 ];
 
 /// Where the machine's own clock and randomness are handed in: the composition roots, and the names of requests.
-const MACHINE_IS_BLESSED_IN: [&str; 10] = [
+const MACHINE_IS_BLESSED_IN: [&str; 11] = [
     "src/cli/dev.rs",
     "src/cli/domain.rs",
     "src/cli/import.rs",
+    "src/cli/inbound.rs",
     "src/cli/keys.rs",
     "src/cli/signer.rs",
     "src/cli/stack.rs",

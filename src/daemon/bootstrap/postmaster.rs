@@ -77,11 +77,8 @@ async fn make(
         workspace,
         claimant: Claimant::tenant(tenant.id),
     };
-    let entry = Entry {
-        address: address.clone(),
-        hash,
-        is_weak: false,
-    };
+    let entry = Entry::new(address.clone(), hash);
+    let entry = entry.map_err(|_| ops::Error::Task("the postmaster's hash is none that Dovecot takes"))?;
     Ok(import.import(&[entry]).await?.new == 1)
 }
 

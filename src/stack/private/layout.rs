@@ -17,9 +17,10 @@ use crate::{
         queue::{self, QueueError},
         render::{
             self, ADMINISTRATION_SOCKET, DovecotVersion, LOOKUP_SOCKET, MailPlane, RenderError, RenderedFile,
+            Sessions,
         },
         tls::{self, Certificates, TlsError},
-        whole::{self, Listen, Premises, SUBMISSION_PROCESSES},
+        whole::{self, Listen, Premises},
     },
 };
 
@@ -27,8 +28,13 @@ use crate::{
 const MAIL_UID: u32 = 5000;
 /// Group of the private stack's mail.
 const MAIL_GID: u32 = 5000;
-/// Most IMAP sessions at a time: what a usual limit of 1024 open files per process allows.
-const IMAP_SESSIONS: u16 = 600;
+/// Most sessions at a time: what a usual limit of 1024 open files per process allows.
+const SESSIONS: Sessions = Sessions {
+    imap: 600,
+    imap_per_inbox: 50,
+    submission: 300,
+    submission_per_address: 250,
+};
 /// Longest name of a UNIX socket: `sun_path` in unix(7), without the final NUL.
 const SOCKET_PATH_MAX_OCTETS: usize = 107;
 /// The sockets with the longest names, seen from the folder. Postfix names its own relative to its queue folder.
@@ -274,7 +280,8 @@ impl Layout {
             tls_key: certificates.server_key.clone(),
             imaps_port: settings.ports.imaps,
             submission_service: Listen::Loopback.service(settings.ports.submission),
-            submission_processes: Some(SUBMISSION_PROCESSES),
+            login_policy_url: settings.login_policy_url.clone(),
+            sessions: SESSIONS,
             reach: settings.reach.clone(),
             message_size_limit: settings.message_size_limit,
         }
@@ -330,7 +337,6 @@ impl Layout {
             dovecot_state_dir: self.state_dir(),
             dovecot_log: self.dovecot_log(),
             sessions_outlive_reload: false,
-            imap_sessions: IMAP_SESSIONS,
             postfix_conf_dir: self.postfix_conf_dir(),
             postfix_data_dir: self.data_dir(),
             postfix_log: self.postfix_log(),

@@ -8,7 +8,7 @@
 --
 -- The SASL name is the inbox's id and the generation of its credentials. It is what Postfix gets as the name of a login,
 -- so that a session is that of the inbox and these credentials, and not of whoever has the address later.
--- A hash of "*" locks the login while deliveries go on. Extra fields are key=value, separated by blanks; those
+-- A hash of "*", or one of crypt(5) that begins with "!" or "*" (passwd(1), -l), locks the login while deliveries go on. Extra fields are key=value, separated by blanks; those
 -- that start with userdb_ belong to the user database (without the prefix), all others to the password database.
 --
 -- Three answers besides the entry: no file is an unknown user; a file that cannot be read or does not parse is
@@ -81,7 +81,9 @@ local function login(req)
   local found, err = entry(req.user)
   if err ~= nil then return nil, dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, err end
   if found == nil then return nil, dovecot.auth.PASSDB_RESULT_USER_UNKNOWN, "no such mailbox" end
-  if found.hash == "*" then return nil, dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked" end
+  if found.hash == "*" or string.match(found.hash:upper(), "^{[%w-]*CRYPT}[!*]") then
+    return nil, dovecot.auth.PASSDB_RESULT_USER_DISABLED, "login is locked"
+  end
   return found
 end
 

@@ -21,7 +21,7 @@ use crate::support::{Folder, daemon::INBOXD, end_of, free_ports_in_a_row, proces
 /// Longest run of any command here.
 const COMMAND_LIMIT: Duration = Duration::from_mins(2);
 /// Ports that `inboxd dev` uses, from its base on.
-const PORTS: u16 = 5;
+const PORTS: u16 = 6;
 
 /// Where one `inboxd dev` lives. What still runs there at the end is stopped.
 struct Place {

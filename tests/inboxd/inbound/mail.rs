@@ -11,7 +11,7 @@ use crate::support::{
     dns::DnsServer,
     domains::{MX_HOST, prove},
     inbox::Inbox,
-    mail::count,
+    mail::{Message, count},
     wait::until,
     world::World,
 };
@@ -525,6 +525,52 @@ async fn without_its_script_dovecot_delivers_to_the_inbox() {
         let (header, folder) = arrived(world, scout, "unfiled").await;
         assert_eq!(folder, "INBOX");
         assert!(header.contains("\nX-Inboxd-Junk: yes"), "{header}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_for_one_inbox_is_put_off_and_all_else_goes_on() {
+    let limit = "inbound.octets_per_inbox_per_hour_max = 20_000\n";
+    run(limit, async |world, rig| {
+        let scout = &rig.scout;
+        let other = world.create(&rig.tenant, "other").await;
+        let aliases = format!("/v1/inboxes/{}/addresses", scout.id);
+        let alias = format!("alias@{}", scout.email.split_once('@').unwrap().1);
+        let added = rig
+            .tenant
+            .post(&aliases, &json!({"email": alias, "primary": false}))
+            .await;
+        assert_eq!(added.status, 201, "{added:?}");
+        let long = |subject: &str| with_fields("x@good.test", subject, &[]) + &"x\r\n".repeat(4_000);
+        // What is refused for another reason does not count.
+        let forged = with_fields(&scout.email, "forged", &[]) + &"x\r\n".repeat(4_000);
+        for _ in 0..3 {
+            let reply = deliver(world, &scout.email, &[&scout.email], &forged).await;
+            assert!(reply.starts_with("550 5.7.1 "), "{reply}");
+        }
+        for subject in ["one", "two"] {
+            let reply = deliver(world, "x@good.test", &[&scout.email], &long(subject)).await;
+            assert!(reply.starts_with("250"), "{reply}");
+            arrived(world, scout, subject).await;
+        }
+        let detail = scout.with_detail("x");
+        for recipients in [
+            &[&*scout.email][..],
+            &[&detail],
+            &[&alias],
+            &[&other.email, &alias],
+        ] {
+            let reply = deliver(world, "x@good.test", recipients, &long("three")).await;
+            assert!(reply.starts_with("452 4.2.2 "), "{recipients:?}: {reply}");
+        }
+        let reply = deliver(world, "x@good.test", &[&other.email], &long("other")).await;
+        assert!(reply.starts_with("250"), "{reply}");
+        arrived(world, &other, "other").await;
+        // Logins are not strangers.
+        let message = Message::new("submitted in a flood");
+        world.mail.submit(scout, &scout.email, &message).await.unwrap();
+        world.mail.receive(scout, &message).await;
     })
     .await;
 }

@@ -3,7 +3,9 @@
 
 mod costly;
 mod doors;
+mod guesses;
 mod look_ups;
+mod sessions;
 
 use std::{
     fs,
@@ -22,7 +24,7 @@ use inboxd::{
     stack::{
         MailPlane, PrivateStack, Settings, key,
         private::{self, Ports, StartError},
-        render::{self, Postmaster, Reach},
+        render::{self, Postmaster, Reach, Sessions},
         tls,
         whole::{self, Listen, Premises},
     },
@@ -90,6 +92,7 @@ impl Rig {
             postmaster: Postmaster::Inbox("alice@example.com".into()),
             signer_socket: None,
             inbound_socket: None,
+            login_policy_url: None,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
@@ -553,6 +556,10 @@ async fn ended_sessions_are_ended_also_while_they_idle() {
 #[tokio::test]
 async fn two_hundred_clients_at_a_time_are_served() {
     let rig = Rig::new();
+    let agents: Vec<String> = (0..200).map(|number| format!("agent{number}")).collect();
+    for agent in &agents {
+        rig.password_entry(agent, HASH_OF_SECRET);
+    }
     let stack = rig.start().await;
     let smtp = async || {
         let mut smtp = rig.smtp().await;
@@ -564,7 +571,8 @@ async fn two_hundred_clients_at_a_time_are_served() {
         smtp.expect("RCPT TO:<alice@example.com>", "250").await;
     }
     drop(open);
-    let logins = join_all((0..200).map(|_| rig.log_in("alice@example.com", "secret"))).await;
+    let log_in = async |agent: &String| rig.log_in(&format!("{agent}@example.com"), "secret").await;
+    let logins = join_all(agents.iter().map(log_in)).await;
     let mut sessions: Vec<Imap> = logins.into_iter().map(Result::unwrap).collect();
     for session in &mut sessions {
         session.noop().await.unwrap();
@@ -720,7 +728,13 @@ fn operators_plane(dir: &Path) -> MailPlane {
         tls_key: certificates.server_key,
         imaps_port: 993,
         submission_service: "587".into(),
-        submission_processes: None,
+        login_policy_url: Some("http://127.0.0.1:8085/".into()),
+        sessions: Sessions {
+            imap: 4000,
+            imap_per_inbox: 50,
+            submission: 600,
+            submission_per_address: 500,
+        },
         reach: Reach::World,
         message_size_limit: 1_000_000,
     }
@@ -818,7 +832,6 @@ fn container_premises(dir: &Path) -> Premises {
         dovecot_state_dir: dir.join("state"),
         dovecot_log: "/dev/stderr".into(),
         sessions_outlive_reload: true,
-        imap_sessions: 4000,
         postfix_conf_dir: dir.to_owned(),
         postfix_data_dir: "/var/lib/postfix".into(),
         postfix_log: "/dev/stdout".into(),

@@ -92,6 +92,7 @@ impl Daemon {
             r#"
             api.listen = "127.0.0.1:{api}"
             metrics.listen = "127.0.0.1:{metrics}"
+            login_policy.listen = ""
             service.default_domain = "{DEFAULT_DOMAIN}"
             store.url = "{store_url}"
             store.sealing_key_file = "{dir}/sealing.key"

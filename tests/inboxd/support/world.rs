@@ -162,6 +162,7 @@ impl World {
             ports,
             signer_socket: Some(daemon.signer_socket()),
             inbound_socket: judges.then(|| daemon.inbound_socket()),
+            login_policy_url: None,
             reach,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
