@@ -235,9 +235,9 @@ problems!(
     [Code::DomainInUse]
 );
 
-/// The domain in the path. One that cannot be a domain is one that nobody has.
+/// The domain in the path.
 fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
-    DomainName::parse(&path.0).map_err(|_| Problem::new(Code::NotFound, "there is no such domain"))
+    DomainName::parse(&path.0).map_err(|rule| Problem::invalid("domain", rule))
 }
 
 fn tag_of(registered: &Registered) -> Result<ETag, Problem> {

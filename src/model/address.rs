@@ -68,7 +68,10 @@ impl DomainName {
     /// Parses a domain name; Unicode labels become A-labels (UTS 46), upper case is folded (RFC 5321, 2.4).
     pub fn parse(text: &str) -> Result<Self, Refused> {
         use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-        let refused = || Refused::because(Self::RULE);
+        let refused = || match what_is_no_domain(text) {
+            Some(what) => Refused(format!("{}; {what}", Self::RULE)),
+            None => Refused::because(Self::RULE),
+        };
         // Four octets of UTF-8 a character at the most: longer text cannot become 253 octets of A-labels.
         if text.len() > DOMAIN_MAX_OCTETS * 4 {
             return Err(refused());
@@ -109,6 +112,26 @@ impl DomainName {
         let above = |name: &Self| Self::parse(name.0.split_once('.')?.1).ok();
         std::iter::successors(above(self), above).collect()
     }
+}
+
+/// What a text that was refused as a domain name is instead, for whoever sent it.
+fn what_is_no_domain(text: &str) -> Option<&'static str> {
+    let has = |what: fn(char) -> bool| text.contains(what);
+    Some(match text {
+        "" => "this is empty",
+        _ if text.contains("://") => "this is a URL: send the name of its host alone",
+        _ if text.contains('@') => "this is an address: send what stands behind the \"@\"",
+        _ if has(char::is_whitespace) => "this holds white space",
+        _ if text.starts_with("*.") => "this is a wildcard: send the domain itself",
+        _ if text.contains('/') => "this holds a \"/\"",
+        _ if text.starts_with('.') || text.contains("..") => "this holds an empty label",
+        // The others are dots, too (UTS 46, 2.3).
+        _ if text.ends_with(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']) => {
+            "this ends in a dot: send it without"
+        }
+        _ if text.contains('_') => "this holds a \"_\", which names of hosts do not have",
+        _ => return None,
+    })
 }
 
 /// An address: local part, `@`, domain.
@@ -280,6 +303,40 @@ mod tests {
         ] {
             assert!(DomainName::parse(bad).is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_domain_is_named() {
+        for (text, says) in [
+            ("acme.example.", "ends in a dot"),
+            ("B\u{fc}cher.example.", "ends in a dot"),
+            ("acme.example\u{3002}", "ends in a dot"),
+            ("acme.example..", "empty label"),
+            (".acme.example", "empty label"),
+            ("acme..example", "empty label"),
+            (" acme.example", "white space"),
+            ("acme.example\n", "white space"),
+            ("acme\u{a0}.example", "white space"),
+            ("*.acme.example", "wildcard"),
+            ("https://acme.example/", "URL"),
+            ("acme.example/", "\"/\""),
+            ("ada@acme.example", "address"),
+            ("_dmarc.acme.example", "\"_\""),
+            ("", "empty"),
+            ("acme", "at least two labels"),
+            ("192.0.2.1", "not an IP address"),
+        ] {
+            let refused = DomainName::parse(text).unwrap_err().to_string();
+            assert!(
+                refused.contains(says) && refused.starts_with(DomainName::RULE),
+                "{text:?}: {refused}"
+            );
+        }
+        let refused = Address::parse("ada@acme.example.").unwrap_err().to_string();
+        assert!(
+            refused.contains("the domain") && refused.contains("ends in a dot"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -434,7 +434,10 @@ async fn what_nobody_can_own_is_refused_with_a_reason() {
         ("192.0.2.1", "IP address"),
         ("[192.0.2.1]", "IP address"),
         ("acme..test", "labels"),
-        ("acme.test.", "labels"),
+        ("acme.test.", "ends in a dot"),
+        ("*.acme.test", "wildcard"),
+        ("https://acme.test/", "URL"),
+        ("ada@acme.test", "an address"),
         ("acme test.example", "labels"),
         ("", "labels"),
     ] {
@@ -442,6 +445,45 @@ async fn what_nobody_can_own_is_refused_with_a_reason() {
         assert_eq!(refused.error(), (400, "VALIDATION_ERROR"), "{name}");
         assert_eq!(refused.text("field"), "domain");
         assert!(refused.text("error").contains(says), "{name}: {refused:?}");
+    }
+    // The same wherever a domain is named.
+    for (method, path, body, at) in [
+        ("GET", "/v1/domains/acme.test.", json!({}), "domain"),
+        ("GET", "/v1/domains/acme.test./verify", json!({}), "domain"),
+        ("GET", "/v1/domains/acme.test./zone", json!({}), "domain"),
+        (
+            "PATCH",
+            "/v1/domains/acme.test.",
+            json!({"catchAll": null}),
+            "domain",
+        ),
+        ("POST", "/v1/domains/acme.test./dkim/rotate", json!({}), "domain"),
+        ("DELETE", "/v1/domains/acme.test.", json!({}), "domain"),
+        ("GET", "/v1/domains?name=acme.test.", json!({}), "name"),
+        (
+            "POST",
+            "/v1/inboxes",
+            json!({"username": "ada", "domain": "acme.test."}),
+            "domain",
+        ),
+        ("GET", "/v1/inboxes?email=ada%40acme.test.", json!({}), "email"),
+    ] {
+        let refused = match method {
+            "GET" => acme.get(path).await,
+            "PATCH" => acme.patch(path, &body).await,
+            "POST" => acme.post(path, &body).await,
+            _ => acme.delete(path).await,
+        };
+        assert_eq!(
+            refused.error(),
+            (400, "VALIDATION_ERROR"),
+            "{method} {path}: {refused:?}"
+        );
+        assert_eq!(refused.text("field"), at, "{method} {path}");
+        assert!(
+            refused.text("error").contains("ends in a dot"),
+            "{method} {path}: {refused:?}"
+        );
     }
     let unicode = register(&acme, "B\u{fc}cher.example").await;
     assert_eq!(
