@@ -20,6 +20,7 @@ mod inboxes;
 mod keys;
 mod meta;
 mod only_daemon;
+mod pooler;
 mod removal;
 mod tenants;
 mod unpublished;
@@ -204,6 +205,7 @@ impl Db {
 
     /// Opens a PostgreSQL database by its options and brings its schema up to date.
     pub async fn open_postgres(options: PgConnectOptions) -> Result<Self, Error> {
+        pooler::require_sessions(&options).await?;
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
             .acquire_timeout(Duration::from_millis(ACQUIRE_TIMEOUT_MS))
@@ -320,6 +322,13 @@ pub enum Error {
         "it is already used by another inboxd: stop it first, or give this one another store (store.url)"
     )]
     Taken,
+    /// A pooler gives several connections one session.
+    #[error(
+        "it is reached through a pooler that shares sessions, as PgBouncer does with pool_mode = transaction or statement; \
+         locks and prepared statements need a session of their own: set pool_mode = session for this database, or connect \
+         to PostgreSQL itself (store.url)"
+    )]
+    Pooled,
     /// The schema could not be brought up to date.
     #[error("bring the store's schema up to date")]
     Migrate {

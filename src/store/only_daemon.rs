@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::Error;
+use super::{Error, pooler};
 
 /// What is appended to the name of the database file, as SQLite does with `-wal` and `-shm`.
 const LOCK_FILE_ENDING: &str = "-daemon";
@@ -84,6 +84,7 @@ impl OnlyDaemon {
     /// Takes a PostgreSQL store, before its schema is brought up to date. Fails with [`Error::Taken`] if another daemon
     /// goes on having it.
     pub async fn of_postgres(options: PgConnectOptions) -> Result<Self, Error> {
+        pooler::require_sessions(&options).await?;
         let options = options.options(KEEP_ALIVE);
         let session = take_from_dead(&options).await?;
         let (tell, lost) = oneshot::channel();

@@ -11,6 +11,7 @@ mod inboxes;
 mod keys;
 mod opening;
 mod plans;
+mod pooler;
 mod races;
 mod removal;
 mod schema;
