@@ -252,8 +252,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
-    let (router, serving_metrics) =
-        with_metrics(http::router(app), prometheus, metrics_listener, config, &stopped);
+    let (router, serving_metrics) = with_metrics(app, prometheus, metrics_listener, config, &stopped);
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
     let controlling = control::serve(control_socket, rebuilder, stopped.clone());
     let upkeep = tokio::spawn(keep_up(prometheus, stopped));
@@ -295,9 +294,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     Ok(())
 }
 
-/// Serves the metrics: on a listener of their own, or with the API.
+/// The API, and the metrics: on a listener of their own, which also says which parts work, or with the API.
 fn with_metrics(
-    api: Router,
+    app: App,
     prometheus: &'static PrometheusHandle,
     listener: Option<TcpListener>,
     config: &Config,
@@ -305,11 +304,12 @@ fn with_metrics(
 ) -> (Router, Option<JoinHandle<()>>) {
     let metrics = Router::new().route("/metrics", get(move || std::future::ready(prometheus.render())));
     let Some(listener) = listener else {
-        return (api.merge(metrics), None);
+        return (http::router(app).merge(metrics), None);
     };
+    let metrics = metrics.merge(http::readiness_in_detail(Arc::clone(&app.readiness)));
     let until = wait_until_closed(stopped.clone());
     let serving = server::serve(listener, metrics, config.http.connections, until);
-    (api, Some(tokio::spawn(serving)))
+    (http::router(app), Some(tokio::spawn(serving)))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
@@ -460,22 +460,10 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
         })
     });
     let mut parts = vec![
-        Part {
-            name: "store",
-            probe: store,
-        },
-        Part {
-            name: "maps",
-            probe: writable,
-        },
-        Part {
-            name: "dovecot",
-            probe: dovecot,
-        },
-        Part {
-            name: "postfix",
-            probe: postfix,
-        },
+        Part::new("store", store),
+        Part::new("maps", writable),
+        Part::new("dovecot", dovecot),
+        Part::new("postfix", postfix),
     ];
     let milters = [
         ("signer", &config.signer_socket),
@@ -487,7 +475,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> ReadinessProbes {
             let socket = socket.clone();
             Box::pin(async move { Ok(milter::check(&socket).await?) })
         });
-        Some(Part { name, probe })
+        Some(Part::new(name, probe))
     }));
     ReadinessProbes(parts)
 }
