@@ -260,8 +260,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
-    let (router, serving_metrics) =
-        with_metrics(http::router(app), prometheus, metrics_listener, config, &stopped);
+    let (router, serving_metrics) = with_metrics(app, prometheus, metrics_listener, config, &stopped);
     let policy_router = throttle::router(Arc::clone(&clock) as _);
     let serving_policy =
         policy_listener.map(|listener| serve_beside(listener, policy_router, config, &stopped));
@@ -306,19 +305,23 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     Ok(())
 }
 
-/// Serves the metrics: on a listener of their own, or with the API.
+/// The API, and the metrics: on a listener of their own, which also says which parts work, or with the API.
 fn with_metrics(
-    api: Router,
+    app: App,
     prometheus: &'static PrometheusHandle,
     listener: Option<TcpListener>,
     config: &Config,
     stopped: &tokio::sync::watch::Receiver<()>,
 ) -> (Router, Option<JoinHandle<()>>) {
     let metrics = metrics_router(prometheus);
-    match listener {
-        None => (api.merge(metrics), None),
-        Some(listener) => (api, Some(serve_beside(listener, metrics, config, stopped))),
-    }
+    let Some(listener) = listener else {
+        return (http::router(app).merge(metrics), None);
+    };
+    let metrics = metrics.merge(http::readiness_in_detail(Arc::clone(&app.readiness)));
+    (
+        http::router(app),
+        Some(serve_beside(listener, metrics, config, stopped)),
+    )
 }
 
 /// Serves beside the API until the side tasks are to stop.
@@ -515,32 +518,17 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> Result<ReadinessProbes,
         })
     });
     let mut parts = vec![
-        Part {
-            name: "store",
-            probe: store,
-        },
-        Part {
-            name: "maps",
-            probe: writable,
-        },
-        Part {
-            name: "dovecot",
-            probe: dovecot,
-        },
-        Part {
-            name: "postfix",
-            probe: postfix,
-        },
+        Part::new("store", store),
+        Part::new("maps", writable),
+        Part::new("dovecot", dovecot),
+        Part::new("postfix", postfix),
     ];
     let doveadm = doveadm_client(config)?;
     let inotify: Probe = Box::new(move || {
         let doveadm = doveadm.clone();
         Box::pin(async move { has_inotify_for_sessions(&doveadm).await })
     });
-    parts.push(Part {
-        name: "inotify",
-        probe: inotify,
-    });
+    parts.push(Part::new("inotify", inotify));
     let milters = [
         ("signer", &config.signer_socket),
         ("inbound", &config.inbound_socket),
@@ -551,7 +539,7 @@ fn probes(config: &Config, db: &Db, maps: &Arc<Maps>) -> Result<ReadinessProbes,
             let socket = socket.clone();
             Box::pin(async move { Ok(milter::check(&socket).await?) })
         });
-        Some(Part { name, probe })
+        Some(Part::new(name, probe))
     }));
     Ok(ReadinessProbes(parts))
 }

@@ -42,7 +42,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::{
-    health::{Part, Probe, ReadinessProbes},
+    health::{Part, Probe, ReadinessProbes, readiness_in_detail},
     lists::PagePlaces,
     settings::{Connections, Settings},
 };
@@ -65,7 +65,7 @@ pub struct App {
     pub publisher: Publisher,
     /// Where callers find the mail servers.
     pub endpoints: Arc<Endpoints>,
-    /// The parts whose state `/readyz` tells.
+    /// The parts whose state `/readyz` reports.
     pub readiness: Arc<ReadinessProbes>,
     /// The places of the pages of lists.
     pub pages: Arc<PagePlaces>,

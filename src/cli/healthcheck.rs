@@ -22,7 +22,7 @@ const OK: &str = "ok";
 
 #[derive(Args, Debug)]
 pub(super) struct HealthcheckArguments {
-    /// Ask that every part works, the mail servers too; without it, what creating inboxes needs is enough
+    /// Check every part: store, maps, Dovecot, Postfix, signer and inbound; without it, store and maps only
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -32,50 +32,101 @@ pub(super) struct HealthcheckArguments {
 /// What is used of the answer of `/readyz`.
 #[derive(Deserialize)]
 struct Readiness {
-    parts: BTreeMap<String, String>,
+    ready: bool,
+    parts: Option<BTreeMap<String, String>>,
 }
 
 pub(super) fn healthcheck(arguments: &HealthcheckArguments) -> Result<(), Failure> {
-    let listen = arguments.source.load()?.api;
-    let readiness = block_on(ask(listen, arguments.all))?;
-    let down = down(&readiness.parts, arguments.all);
-    if down.is_empty() {
-        print("ok\n")
-    } else {
+    let config = arguments.source.load()?;
+    block_on(async {
+        // The API, because it is what has to work; it does not say which parts are down.
+        let api = Listener {
+            key: "api.listen",
+            address: config.api,
+        };
+        let readiness = api.readiness(arguments.all).await?;
+        if readiness.ready {
+            return print(&format!("ok: the API answers, {} work\n", checked(arguments.all)));
+        }
+        let Some(address) = config.metrics else {
+            return Err(unnamed(arguments.all).into());
+        };
+        let metrics = Listener {
+            key: "metrics.listen",
+            address,
+        };
+        let readiness = metrics.readiness(arguments.all).await?;
+        let down = down(&readiness.parts.unwrap_or_default());
+        if down.is_empty() {
+            return Err(unnamed(arguments.all).into());
+        }
         Err(down.join("; ").into())
+    })
+}
+
+/// What is checked, for a sentence.
+fn checked(all: bool) -> String {
+    if all {
+        "and all parts".to_owned()
+    } else {
+        NEEDED.join(" and ")
     }
 }
 
-async fn ask(listen: SocketAddr, all: bool) -> Result<Readiness, Failure> {
-    let silent = |error: reqwest::Error| {
-        let why = telemetry::chain(&error.without_url());
-        format!("no answer from the daemon at {listen} (api.listen): {why}")
-    };
-    // The name is not looked up: it stands for the addresses.
-    let name = "inboxd.localhost";
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_millis(ANSWER_TIMEOUT_MS))
-        .no_proxy()
-        .resolve_to_addrs(name, &reached_at(listen))
-        .build()?;
-    // Only what matters: each question is a line in the log of a mail server.
-    let parts = if all {
-        String::new()
-    } else {
-        format!("?parts={}", NEEDED.join(","))
-    };
-    let answer = http
-        .get(format!("http://{name}:{}/readyz{parts}", listen.port()))
-        .send()
-        .await
-        .map_err(silent)?;
-    let status = answer.status();
-    let text = answer.text().await.map_err(silent)?;
-    match serde_json::from_str(&text) {
-        Ok(readiness) if matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) => Ok(readiness),
-        _ => Err(
-            format!("what answers at {listen} (api.listen) says {status}, and nothing of its parts").into(),
-        ),
+/// What is said where the reason is not known.
+fn unnamed(all: bool) -> String {
+    format!(
+        "not ready: one of {} is down; GET /readyz at metrics.listen, or with a super admin (sa_) key, says which and why",
+        if all {
+            "all parts".to_owned()
+        } else {
+            NEEDED.join(", ")
+        }
+    )
+}
+
+/// A listener of the daemon.
+struct Listener {
+    key: &'static str,
+    address: SocketAddr,
+}
+
+impl Listener {
+    async fn readiness(&self, all: bool) -> Result<Readiness, Failure> {
+        let Self { key, address } = self;
+        let silent = |error: reqwest::Error| {
+            let why = telemetry::chain(&error.without_url());
+            format!("no answer from the daemon at {address} ({key}): {why}")
+        };
+        // The name is not looked up: it stands for the addresses.
+        let name = "inboxd.localhost";
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_millis(ANSWER_TIMEOUT_MS))
+            .no_proxy()
+            .resolve_to_addrs(name, &reached_at(*address))
+            .build()?;
+        // Only what matters: each question is a line in the log of a mail server.
+        let parts = if all {
+            String::new()
+        } else {
+            format!("?parts={}", NEEDED.join(","))
+        };
+        let answer = http
+            .get(format!("http://{name}:{}/readyz{parts}", address.port()))
+            .send()
+            .await
+            .map_err(silent)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(silent)?;
+        match serde_json::from_str(&text) {
+            Ok(readiness) if matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) => {
+                Ok(readiness)
+            }
+            _ => Err(format!(
+                "what answers at {address} ({key}) says {status}, and nothing of its readiness"
+            )
+            .into()),
+        }
     }
 }
 
@@ -93,43 +144,35 @@ fn reached_at(listen: SocketAddr) -> Vec<SocketAddr> {
     hosts.iter().map(with_port).collect()
 }
 
-/// The parts that are asked for and do not work, each with the reason.
-fn down(parts: &BTreeMap<String, String>, all: bool) -> Vec<String> {
-    let missing = NEEDED
-        .iter()
-        .filter(|&&name| !parts.contains_key(name))
-        .map(|name| format!("{name} is not told of"));
-    let failed = parts
-        .iter()
-        .filter(|(name, state)| *state != OK && (all || NEEDED.contains(&name.as_str())))
-        .map(|(name, state)| format!("{name} is {}", state.replace('\n', " ")));
-    missing.chain(failed).collect()
+/// The parts that do not work, each with the reason.
+fn down(parts: &BTreeMap<String, String>) -> Vec<String> {
+    let failed = parts.iter().filter(|(_, state)| *state != OK);
+    failed
+        .map(|(name, state)| format!("{name} is {}", state.replace('\n', " ")))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(parts: &[(&str, &str)]) -> BTreeMap<String, String> {
-        parts
-            .iter()
-            .map(|&(name, state)| (name.to_owned(), state.to_owned()))
-            .collect()
-    }
-
     #[test]
-    fn creating_needs_the_store_and_the_maps_and_all_is_all() {
-        let works = parts(&[("store", "ok"), ("maps", "ok"), ("dovecot", "ok")]);
-        assert_eq!(down(&works, true), [""; 0]);
-        let no_mail = parts(&[("store", "ok"), ("maps", "ok"), ("dovecot", "down: refused")]);
-        assert_eq!(down(&no_mail, false), [""; 0]);
-        assert_eq!(down(&no_mail, true), ["dovecot is down: refused"]);
-        let no_maps = parts(&[("store", "down: a\nb"), ("maps", "down: read-only")]);
+    fn parts_that_are_down_are_named_in_one_line() {
+        let down_of = |parts: &[(&str, &str)]| {
+            let parts = parts
+                .iter()
+                .map(|&(name, state)| (name.to_owned(), state.to_owned()));
+            down(&parts.collect())
+        };
+        assert_eq!(down_of(&[("store", "ok"), ("maps", "ok")]), [""; 0]);
         assert_eq!(
-            down(&no_maps, false),
+            down_of(&[
+                ("store", "down: a\nb"),
+                ("maps", "down: read-only"),
+                ("dovecot", "ok")
+            ]),
             ["maps is down: read-only", "store is down: a b"]
         );
-        assert_eq!(down(&parts(&[("store", "ok")]), false), ["maps is not told of"]);
     }
 
     #[test]

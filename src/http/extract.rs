@@ -58,7 +58,7 @@ impl FromRequestParts<App> for Authenticated {
 }
 
 /// The key of a request: from one header or from both, if they agree.
-fn presented_key(headers: &HeaderMap) -> Result<String, ops::Error> {
+pub(super) fn presented_key(headers: &HeaderMap) -> Result<String, ops::Error> {
     let mut presented: Option<&str> = None;
     let api_keys = headers
         .get_all(API_KEY_HEADER)

@@ -1,6 +1,6 @@
 //! The store in PostgreSQL, in a container of its own: another project beside the one under test.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::outages::{ask, inbox_of};
 use crate::support::{compose::Compose, ports::free_ports, wait::until, world::World};
@@ -37,8 +37,17 @@ async fn creates_wait_for_postgresql_and_mail_does_not() {
         let refused = tenant.post("/v1/inboxes", &json!({ "username": bob })).await;
         assert_eq!(refused.error(), (503, "STORE_UNAVAILABLE"));
         let readiness = tenant.get("/readyz").await;
-        assert_eq!(readiness.status, 503, "{readiness:?}");
-        let store = readiness.body["parts"]["store"].as_str().unwrap();
+        assert_eq!(
+            (readiness.status, &readiness.body),
+            (503, &json!({"ready": false}))
+        );
+        // The operator's listener says why.
+        let metrics = world.facts().bootstrap["metrics"].as_str().unwrap();
+        let detailed = reqwest::get(metrics.replace("/metrics", "/readyz"))
+            .await
+            .unwrap();
+        let readiness: Value = detailed.json().await.unwrap();
+        let store = readiness["parts"]["store"].as_str().unwrap();
         assert!(store.starts_with("down: "), "{readiness:?}");
         world.mail.assert_works(&ada, "without PostgreSQL").await;
 

@@ -72,13 +72,10 @@ async fn a_create_on_a_full_disk_completes_when_there_is_room() {
         .json(&json!({"username": "keyed"}));
     assert_eq!(acme.send(kept).await.error(), (503, "MAIL_STACK_UNAVAILABLE"));
     assert!(!rig.entry("scout").exists());
-    let ready = rig.daemon.api("").get("/readyz").await;
-    assert_eq!((ready.status, &ready.body["parts"]["store"]), (503, &json!("ok")));
+    let (status, ready) = rig.daemon.readiness("").await;
+    assert_eq!((status, &ready["parts"]["store"]), (503, &json!("ok")));
     assert!(
-        ready.body["parts"]["maps"]
-            .as_str()
-            .unwrap()
-            .starts_with("down: "),
+        ready["parts"]["maps"].as_str().unwrap().starts_with("down: "),
         "{ready:?}"
     );
     // What exists is found all the same.

@@ -10,6 +10,7 @@ use std::{
 use crate::support::{
     daemon::{Daemon, Database, INBOXD},
     postgres,
+    wait::until,
 };
 
 /// Longer than a check may take.
@@ -32,7 +33,7 @@ fn check(daemon: &Daemon, arguments: &[&str]) -> Output {
 
 fn assert_ok(output: &Output) {
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(output.stdout, b"ok\n");
+    assert_eq!(output.stdout, b"ok: the API answers, store and maps work\n");
     assert_eq!(output.stderr, b"");
 }
 
@@ -55,6 +56,15 @@ async fn without_mail_servers_inboxes_can_be_created_but_not_everything_works() 
         "{told}"
     );
     assert!(!told.contains("store") && !told.contains("maps"), "{told}");
+
+    let help = Command::new(INBOXD)
+        .args(["healthcheck", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for checked in ["store", "maps", "Dovecot", "Postfix", "signer", "inbound"] {
+        assert!(help.contains(checked), "{checked} is not in {help}");
+    }
 
     assert!(daemon.stop().await.success());
     let told = complaint(&check(&daemon, &[]));
@@ -89,10 +99,38 @@ async fn maps_that_have_gone_are_named() {
 }
 
 #[tokio::test]
+async fn without_a_listener_for_metrics_the_reason_is_elsewhere() {
+    let mut daemon = Daemon::start(Database::Sqlite).await;
+    assert!(daemon.stop().await.success());
+    let text = fs::read_to_string(&daemon.config).unwrap();
+    let own: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("metrics.listen"))
+        .collect();
+    fs::write(
+        &daemon.config,
+        format!("{}\nmetrics.listen = \"\"\n", own.join("\n")),
+    )
+    .unwrap();
+    daemon.up().await;
+    assert_ok(&check(&daemon, &[]));
+    let complained = complaint(&check(&daemon, &["--all"]));
+    assert!(
+        complained.contains("not ready") && complained.contains("sa_"),
+        "{complained}"
+    );
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_answer_is_named() {
     let daemon = Daemon::start(Database::Postgres).await;
     assert_ok(&check(&daemon, &[]));
     postgres::refuse(&daemon.store_url).await;
+    // The answer before is shared for a second.
+    until("the check fails", || async {
+        (!check(&daemon, &[]).status.success()).then_some(())
+    })
+    .await;
     let told = complaint(&check(&daemon, &[]));
     assert!(
         told.contains("store is down: ") && !told.contains("maps"),

@@ -1,5 +1,7 @@
 //! What operators and their programs ask: health, readiness, metrics, logs, request ids.
 
+use futures_util::{StreamExt as _, stream};
+use reqwest::Method;
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Database};
@@ -10,27 +12,73 @@ async fn readiness_names_the_part_that_is_down() {
     let daemon = Daemon::start(Database::Sqlite).await;
     let anybody = daemon.api("");
     assert_eq!(anybody.get("/healthz").await.body, json!({"status": "ok"}));
-    let ready = anybody.get("/readyz").await;
-    assert_eq!((ready.status, &ready.body["ready"]), (503, &json!(false)));
+    let (status, ready) = daemon.readiness("").await;
+    assert_eq!((status, &ready["ready"]), (503, &json!(false)));
     assert_eq!(
-        (&ready.body["parts"]["store"], &ready.body["parts"]["maps"]),
+        (&ready["parts"]["store"], &ready["parts"]["maps"]),
         (&json!("ok"), &json!("ok"))
     );
     for part in ["dovecot", "postfix", "signer"] {
         assert!(
-            ready.body["parts"][part].as_str().unwrap().starts_with("down: "),
+            ready["parts"][part].as_str().unwrap().starts_with("down: "),
             "{ready:?}"
         );
     }
-    let asked = anybody.get("/readyz?parts=store,maps").await;
     let all_well = json!({"ready": true, "parts": {"store": "ok", "maps": "ok"}});
-    assert_eq!((asked.status, asked.body), (200, all_well));
+    assert_eq!(daemon.readiness("?parts=store,maps").await, (200, all_well));
     let acme = daemon.tenant("Acme").await;
     assert_eq!(
         acme.post("/v1/inboxes", &json!({})).await.status,
         201,
         "creates need no mail server"
     );
+}
+
+#[tokio::test]
+async fn strangers_see_whether_it_is_ready_and_operators_see_why_not() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let acme = daemon.tenant("Acme").await;
+    let basic = acme
+        .with_key("")
+        .request(Method::GET, "/readyz")
+        .basic_auth("proxy", Some("x"));
+    let basic = acme.send(basic).await;
+    let strangers = [
+        daemon.api("").get("/readyz").await,
+        daemon.api("sa_wrong").get("/readyz").await,
+        acme.get("/readyz").await,
+        basic,
+    ];
+    for answer in strangers {
+        assert_eq!((answer.status, &answer.body), (503, &json!({"ready": false})));
+    }
+    let working = daemon.api("").get("/readyz?parts=store,maps").await;
+    assert_eq!((working.status, working.body), (200, json!({"ready": true})));
+    let operator = daemon.api(&daemon.super_admin);
+    let answer = operator.get("/readyz?parts=store,postfix").await;
+    assert_eq!(
+        (answer.status, &answer.body["parts"]["store"]),
+        (503, &json!("ok"))
+    );
+    assert!(
+        answer.body["parts"]["postfix"]
+            .as_str()
+            .unwrap()
+            .starts_with("down: ")
+    );
+}
+
+#[tokio::test]
+async fn readiness_is_the_same_however_many_ask() {
+    const ASKING: usize = 400;
+    const AT_A_TIME: usize = 40;
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let anybody = daemon.api("");
+    let asked = stream::iter(0..ASKING).map(|_| anybody.get("/readyz?parts=store,maps"));
+    let answers: Vec<_> = asked.buffer_unordered(AT_A_TIME).collect().await;
+    for answer in answers {
+        assert_eq!((answer.status, answer.body), (200, json!({"ready": true})));
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,9 @@ use crate::support::{
 
 /// The parts of `/readyz`, and whether it says that all are ready.
 async fn readiness(daemon: &Daemon) -> (u16, Value) {
-    let answer = daemon.api("").get("/readyz").await;
-    assert_eq!(answer.body["ready"], json!(answer.status == 200), "{answer:?}");
-    (answer.status, answer.body["parts"].clone())
+    let (status, body) = daemon.readiness("").await;
+    assert_eq!(body["ready"], json!(status == 200), "{body}");
+    (status, body["parts"].clone())
 }
 
 async fn wait_until_ready(daemon: &Daemon) {
@@ -24,6 +24,15 @@ async fn wait_until_ready(daemon: &Daemon) {
         (status == 200).then_some(())
     })
     .await;
+}
+
+/// The same once it says that a part is down: an answer is shared for a second.
+async fn not_ready(daemon: &Daemon) -> (u16, Value) {
+    until("a part is down", || async {
+        let (status, parts) = readiness(daemon).await;
+        (status != 200).then_some((status, parts))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -99,7 +108,7 @@ async fn without_dovecot_mail_is_taken_and_changes_hold_when_it_is_back() {
         let (ada, gone) = world.ada_and_gone(&tenant).await;
         let bob = world.create(&tenant, "bob").await;
         world.take_down(Kind::Dovecot).await;
-        let (status, parts) = readiness(&world.daemon).await;
+        let (status, parts) = not_ready(&world.daemon).await;
         assert_eq!(status, 503);
         assert!(
             parts["dovecot"].as_str().unwrap().starts_with("down: "),
@@ -144,7 +153,7 @@ async fn without_postfix_creates_are_answered_and_hold_when_it_is_back() {
         let tenant = world.tenant("Acme").await;
         let gone = world.create(&tenant, "gone").await;
         world.take_down(Kind::Postfix).await;
-        let (status, parts) = readiness(&world.daemon).await;
+        let (status, parts) = not_ready(&world.daemon).await;
         assert_eq!(status, 503);
         assert!(
             parts["postfix"].as_str().unwrap().starts_with("down: "),

@@ -124,11 +124,11 @@ async fn a_dovecot_that_hangs_holds_up_creations_and_nothing_else() {
             rotate(&tenant, &ada),
             world.delete(&tenant, &gone),
         );
-        let readiness = world.daemon.api("").get("/readyz").await;
+        let (_, readiness) = world.daemon.readiness("").await;
         kill(process, Signal::SIGCONT).unwrap();
         assert_eq!(not_seen(&world.daemon, "no_answer").await, 1);
         assert!(
-            readiness.body["parts"]["dovecot"]
+            readiness["parts"]["dovecot"]
                 .as_str()
                 .unwrap()
                 .starts_with("down: "),
@@ -201,8 +201,8 @@ async fn a_dovecot_with_an_older_configuration_is_named_as_such() {
         fs::remove_file(world.layout.lookup_socket()).unwrap();
         assert_refused(&tenant, "ada").await;
         assert_eq!(not_seen(&world.daemon, "no_listener").await, 1);
-        let readiness = world.daemon.api("").get("/readyz").await;
-        let dovecot = readiness.body["parts"]["dovecot"].as_str().unwrap();
+        let (_, readiness) = world.daemon.readiness("").await;
+        let dovecot = readiness["parts"]["dovecot"].as_str().unwrap();
         for told in [&world.daemon.log(), dovecot] {
             assert!(told.contains("inboxd stack render dovecot"), "{told}");
         }

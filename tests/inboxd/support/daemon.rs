@@ -16,6 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use super::{
     Folder,
@@ -199,6 +200,13 @@ impl Daemon {
         let text = reqwest::get(&self.metrics).await.unwrap().text().await.unwrap();
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// What its parts answer, as the metrics' listener says it to operators: the status and the body.
+    pub async fn readiness(&self, parts: &str) -> (u16, Value) {
+        let url = self.metrics.replace("/metrics", "/readyz");
+        let answer = reqwest::get(format!("{url}{parts}")).await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// A command with this daemon's configuration, as an operator runs it: its exit status, and what it printed on both
