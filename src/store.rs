@@ -46,7 +46,7 @@ pub use self::{
     domains::DomainFilter,
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, KeptAnswer, Started},
-    inboxes::{InboxFilter, NewInbox, NewSecrets, Secrets},
+    inboxes::{FoundInboxes, InboxFilter, InboxSearch, NewInbox, NewSecrets, SEARCHED_MAX, Secrets},
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,
     tenants::Place,
