@@ -50,7 +50,9 @@ pub use self::{
     domains::{DomainFilter, DomainSearch},
     fresh::{FRESH_MAX, FreshInbox},
     idempotency::{Kept, KeptAnswer, Started},
-    inboxes::{InboxFilter, InboxPage, NewInbox, NewSecrets, Secrets},
+    inboxes::{
+        FoundInboxes, InboxFilter, InboxPage, InboxSearch, NewInbox, NewSecrets, SEARCHED_MAX, Secrets,
+    },
     keys::{FoundKey, NewKey, Owner},
     only_daemon::OnlyDaemon,
     removal::{DeletedRows, RemovalCursor, RemovalPage},

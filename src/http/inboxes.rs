@@ -29,7 +29,7 @@ use crate::{
         address::{Address, DomainName, LocalPart},
         api_key::Caller,
         ids::{InboxId, WorkspaceId},
-        inbox::{Inbox, InboxAddress},
+        inbox::{Inbox, InboxAddress, SearchText},
         made::Made,
         metadata::Metadata,
         names::DisplayName,
@@ -40,7 +40,7 @@ use crate::{
         edit::Edit,
         inboxes::{self as ops, Description},
     },
-    store::InboxFilter,
+    store::{InboxFilter, InboxSearch},
     telemetry::metric,
 };
 
@@ -359,12 +359,15 @@ async fn create(
 
 /// List inboxes
 ///
-/// Newest first. An inbox (ak_) key lists its one inbox. Passwords are never in a list.
+/// Newest first. An inbox (ak_) key lists its one inbox. Passwords are never in a list. With `domain` or `q`, at most 10,000
+/// inboxes are read for one page: it may hold fewer than `limit`, even none, while `nextCursor` goes on.
 #[utoipa::path(get, path = "/v1/inboxes", tag = "inboxes",
     params(
         ("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
         ("username" = Option<String>, Query, pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$", description = "Only those whose canonical address has this local part"),
         ("email" = Option<String>, Query, format = "email", description = "Only the one that has this address"),
+        ("domain" = Option<String>, Query, min_length = 3, max_length = 253, description = "Only those whose canonical address is at this domain"),
+        ("q" = Option<String>, Query, min_length = 1, max_length = 100, description = "Only those whose username or display name holds this; the case of a-z makes no difference"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
         ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = InboxList), ReadProblems))]
@@ -374,16 +377,20 @@ pub(super) async fn list_inboxes(
     query: Query,
 ) -> Result<Response, Problem> {
     caller.may(ops::READ)?;
-    query.only(&["workspace", "username", "email", "limit", "cursor"])?;
+    query.only(&["workspace", "username", "email", "domain", "q", "limit", "cursor"])?;
     let filter = InboxFilter {
         workspace: query.id("workspace")?.map(WorkspaceId),
         username: query.parsed("username", LocalPart::parse)?,
         email: query.parsed("email", Address::parse_folded)?,
         before: query.cursor()?.map(InboxId),
     };
+    let search = InboxSearch {
+        domain: query.parsed("domain", DomainName::parse)?,
+        text: query.parsed("q", SearchText::parse)?,
+    };
     let limit = query.limit()?;
     let place = app.pages.take(&caller.0).await?;
-    let page = ops::list(&app.service, &caller.0, filter, limit).await?;
+    let page = ops::list(&app.service, &caller.0, filter, &search, limit).await?;
     let view = |inbox| InboxView::of(inbox, &app.endpoints, None);
     let (inboxes, pagination) = lists::views_of(page, |id| id.0, |inbox: &Inbox| inbox.id.0, view)?;
     lists::answer(place, &InboxList { inboxes, pagination })

@@ -1,6 +1,7 @@
 //! The inbox.
 
 use super::{
+    Refused,
     address::{Address, LocalPart},
     api_key::Scope,
     ids::{InboxId, TenantId, WorkspaceId},
@@ -59,5 +60,45 @@ impl Inbox {
             .iter()
             .find(|entry| entry.is_primary)
             .map_or(&self.canonical, |entry| &entry.address)
+    }
+}
+
+/// A part of a name to look for: 1 to 100 characters, without control characters. Case of `a-z` makes no difference.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SearchText(String);
+
+/// Longest text to look for, in characters.
+const SEARCH_TEXT_MAX_CHARS: usize = 100;
+
+impl SearchText {
+    /// What a caller is told when a text is refused.
+    pub const RULE: &'static str = "must be 1 to 100 characters without control characters";
+
+    /// Parses a text.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let fits = (1..=SEARCH_TEXT_MAX_CHARS).contains(&text.chars().count())
+            && !text.chars().any(char::is_control);
+        if fits {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(Refused::because(Self::RULE))
+        }
+    }
+
+    /// Whether a name holds the text.
+    pub fn is_in(&self, name: &str) -> bool {
+        name.to_ascii_lowercase().contains(&self.0)
+    }
+
+    /// A pattern for SQL's `LIKE ... ESCAPE '!'` that matches what [`SearchText::is_in`] does, in names in lower case.
+    pub fn like_pattern(&self) -> String {
+        let mut pattern = "%".to_owned();
+        for c in self.0.chars() {
+            if matches!(c, '%' | '_' | '!') {
+                pattern.push('!');
+            }
+            pattern.push(c);
+        }
+        pattern + "%"
     }
 }

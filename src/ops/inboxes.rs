@@ -24,7 +24,7 @@ use crate::{
         names::DisplayName,
         password::MailPassword,
     },
-    store::{InboxFilter, Owner, Secrets, SessionsToEnd, Tx},
+    store::{InboxFilter, InboxSearch, Owner, SEARCHED_MAX, Secrets, SessionsToEnd, Tx},
 };
 
 /// Who may read inboxes and rotate the password of one.
@@ -95,11 +95,13 @@ pub(super) async fn reached_to_change(tx: &mut Tx, caller: &Caller, id: InboxId)
     reached(tx, caller, id).await
 }
 
-/// A page of the inboxes that the caller reaches, newest first.
+/// A page of the inboxes that the caller reaches, newest first. A search reads a bounded number of inboxes for one page,
+/// which may so hold fewer than asked for, or none, while there is a next one.
 pub async fn list(
     service: &Service,
     caller: &Caller,
     mut filter: InboxFilter,
+    search: &InboxSearch,
     limit: Option<u32>,
 ) -> Result<Page<Inbox, InboxId>, Error> {
     require(caller, READ)?;
@@ -136,7 +138,7 @@ pub async fn list(
             let own = tx
                 .inbox(inbox)
                 .await?
-                .filter(|own| own.tenant == tenant && matches(own, &filter));
+                .filter(|own| own.tenant == tenant && matches(own, &filter, search));
             return Ok(Page {
                 items: own.into_iter().collect(),
                 limit,
@@ -145,6 +147,17 @@ pub async fn list(
         }
         Scope::SuperAdmin => return Err(Error::Forbidden(READ.text)),
     };
+    if search.is_some() {
+        let found = tx
+            .search_inboxes(tenant, &filter, search, limit, PAGE_MAX_OCTETS, SEARCHED_MAX)
+            .await?;
+        let last = found.inboxes.last().map(|inbox| inbox.id);
+        return Ok(Page {
+            items: found.inboxes,
+            limit,
+            next: last.filter(|_| found.more).or(found.stopped_at),
+        });
+    }
     let page = tx.inboxes(tenant, &filter, limit, PAGE_MAX_OCTETS).await?;
     let last = page.inboxes.last().map(|inbox| inbox.id);
     Ok(Page {
@@ -154,11 +167,21 @@ pub async fn list(
     })
 }
 
-fn matches(inbox: &Inbox, filter: &InboxFilter) -> bool {
-    filter
-        .username
+fn matches(inbox: &Inbox, filter: &InboxFilter, search: &InboxSearch) -> bool {
+    let name = inbox.display_name.as_ref().map_or("", DisplayName::as_str);
+    let is_found = search
+        .domain
         .as_ref()
-        .is_none_or(|username| inbox.canonical.local_part == *username)
+        .is_none_or(|domain| inbox.canonical.domain == *domain)
+        && search
+            .text
+            .as_ref()
+            .is_none_or(|text| text.is_in(inbox.canonical.local_part.as_str()) || text.is_in(name));
+    is_found
+        && filter
+            .username
+            .as_ref()
+            .is_none_or(|username| inbox.canonical.local_part == *username)
         && filter
             .email
             .as_ref()

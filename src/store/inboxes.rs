@@ -9,7 +9,7 @@ use crate::{
     model::{
         address::{Address, DomainName, LocalPart},
         ids::{InboxId, TenantId, WorkspaceId},
-        inbox::{Inbox, InboxAddress},
+        inbox::{Inbox, InboxAddress, SearchText},
         metadata::Metadata,
         names::DisplayName,
         password::PasswordHash,
@@ -78,6 +78,36 @@ pub struct InboxPage {
     /// Whether there are more behind them.
     pub more: bool,
 }
+
+/// Which inboxes to look for, beyond what an index finds.
+#[derive(Clone, Debug, Default)]
+pub struct InboxSearch {
+    /// Only those whose canonical address is at this domain.
+    pub domain: Option<DomainName>,
+    /// Only those whose canonical local part or display name holds this.
+    pub text: Option<SearchText>,
+}
+
+impl InboxSearch {
+    /// Whether it leaves out anything.
+    pub fn is_some(&self) -> bool {
+        self.domain.is_some() || self.text.is_some()
+    }
+}
+
+/// What one step of a search found.
+#[derive(Debug)]
+pub struct FoundInboxes {
+    /// Newest first.
+    pub inboxes: Vec<Inbox>,
+    /// Whether there are more behind them, before the search stopped.
+    pub more: bool,
+    /// Where the search stopped before it had read all; none if it has.
+    pub stopped_at: Option<InboxId>,
+}
+
+/// Inboxes that one step of a search reads at most.
+pub const SEARCHED_MAX: u32 = 10_000;
 
 /// One address of one inbox: an inbox comes as several rows, one behind the other.
 #[derive(FromRow)]
@@ -169,6 +199,23 @@ macro_rules! bound {
             .bind($filter.before.map_or(Uuid::max(), |id| id.0))
             .bind($limit)
             .bind($filter.workspace.map(|workspace| workspace.0))
+            .bind($filter.username.as_ref().map(LocalPart::as_str))
+            .bind($filter.email.as_ref().map(|email| email.domain.as_str()))
+            .bind($filter.email.as_ref().map(|email| email.local_part.as_str()))
+    };
+}
+
+/// A search for inboxes with its places bound.
+macro_rules! bound_search {
+    ($query:expr, $asked:expr, $filter:expr, $search:expr, $limit:expr) => {
+        $query
+            .bind($asked.0)
+            .bind($asked.1)
+            .bind(i64::from($asked.2))
+            .bind($limit)
+            .bind($asked.3.0)
+            .bind($search.domain.as_ref().map(DomainName::as_str))
+            .bind($search.text.as_ref().map(SearchText::like_pattern))
             .bind($filter.username.as_ref().map(LocalPart::as_str))
             .bind($filter.email.as_ref().map(|email| email.domain.as_str()))
             .bind($filter.email.as_ref().map(|email| email.local_part.as_str()))
@@ -324,6 +371,85 @@ impl Tx {
         Ok(InboxPage {
             inboxes: parse_rows(rows)?,
             more: sizes.len() > fit,
+        })
+    }
+
+    /// Looks for a tenant's live inboxes, newest first, among the next `window` that the filter leaves: at most `limit`, and as
+    /// many as fit into `octets_max` of a list.
+    pub async fn search_inboxes(
+        &mut self,
+        tenant: TenantId,
+        filter: &InboxFilter,
+        search: &InboxSearch,
+        limit: u32,
+        octets_max: usize,
+        window: u32,
+    ) -> Result<FoundInboxes, Error> {
+        // The index of the narrowest owner bounds what is read.
+        let scope = if filter.workspace.is_some() {
+            "workspace_id = $1"
+        } else {
+            "tenant_id = $1"
+        };
+        let owner = filter.workspace.map_or(tenant.0, |workspace| workspace.0);
+        let before = filter.before.map_or(Uuid::max(), |id| id.0);
+        let end = format!(
+            "SELECT id FROM inboxes WHERE {scope} AND id < $2 AND deleted_at IS NULL ORDER BY id DESC LIMIT 1 OFFSET $3"
+        );
+        let stopped_at: Option<Uuid> = on!(self, db => sqlx::query_scalar(AssertSqlSafe(end))
+            .bind(owner)
+            .bind(before)
+            .bind(i64::from(window) - 1)
+            .fetch_optional(db)
+            .await)
+        .map_err(Error::while_doing("find where a search stops"))?;
+
+        // Assembled from literals only; the numbers of the places are fixed, whichever of them a filter uses.
+        let mut conditions = vec!["tenant_id = $5".to_owned()];
+        let mut wanted = vec!["1 = 1"];
+        if search.domain.is_some() {
+            wanted.push("page.domain = $6");
+        }
+        if search.text.is_some() {
+            wanted
+                .push("(page.local_part LIKE $7 ESCAPE '!' OR lower(page.display_name) LIKE $7 ESCAPE '!')");
+        }
+        conditions.push(format!(
+            "id IN (SELECT page.id FROM (SELECT id, domain, local_part, display_name FROM inboxes WHERE {scope} AND id < $2
+             AND deleted_at IS NULL ORDER BY id DESC LIMIT $3) page WHERE {})",
+            wanted.join(" AND ")
+        ));
+        if filter.username.is_some() {
+            conditions.push("local_part = $8".to_owned());
+        }
+        if filter.email.is_some() {
+            conditions.push(
+                "id = (SELECT inbox_id FROM addresses WHERE domain = $9 AND local_part = $10)".to_owned(),
+            );
+        }
+        let conditions = conditions.join(" AND ");
+        let asked = (owner, before, window, tenant);
+        let sql = format!(
+            "SELECT LENGTH(metadata), (SELECT COUNT(*) FROM addresses a WHERE a.inbox_id = inboxes.id)
+             FROM inboxes WHERE deleted_at IS NULL AND {conditions} ORDER BY id DESC LIMIT $4"
+        );
+        let sizes: Vec<(i32, i64)> =
+            on!(self, db => bound_search!(sqlx::query_as(AssertSqlSafe(sql)), asked, filter, search, i64::from(limit) + 1)
+            .fetch_all(db)
+            .await)
+            .map_err(Error::while_doing("measure what a search found"))?;
+        let fit = fitting(&sizes, limit as usize, octets_max);
+        let sql = select_inboxes!("\u{1} ORDER BY id DESC LIMIT $4").replace('\u{1}', &conditions);
+        let limit = i64::try_from(fit).unwrap_or(i64::MAX);
+        let rows: Vec<InboxRow> =
+            on!(self, db => bound_search!(sqlx::query_as(AssertSqlSafe(sql)), asked, filter, search, limit)
+            .fetch_all(db)
+            .await)
+            .map_err(Error::while_doing("search inboxes"))?;
+        Ok(FoundInboxes {
+            inboxes: parse_rows(rows)?,
+            more: sizes.len() > fit,
+            stopped_at: stopped_at.map(InboxId),
         })
     }
 

@@ -94,6 +94,39 @@ on_both_databases! {
         assert_eq!(names(&daemon.api(key.text("key")).get("/v1/inboxes").await.body), ["second"]);
     }
 
+    async fn lists_are_searched(daemon) {
+        let acme = daemon.tenant("Acme").await;
+        let scout = acme.post("/v1/inboxes", &json!({"username": "scout", "displayName": "Ada Lovelace"})).await;
+        create(&acme, "ranger").await;
+        let own = daemon.api(scout.text("apiKey"));
+        for (query, expected) in [
+            ("?q=lovel", vec!["scout"]),
+            ("?q=RANG", vec!["ranger"]),
+            ("?q=n", vec!["ranger"]),
+            ("?q=%25", vec![]),
+            ("?domain=INBOXD.test", vec!["ranger", "scout"]),
+            ("?domain=example.org", vec![]),
+            ("?domain=inboxd.test&q=ada&username=scout", vec!["scout"]),
+        ] {
+            let list = acme.get(&format!("/v1/inboxes{query}")).await;
+            assert_eq!(names(&list.body), expected, "{query}");
+            assert!(list.body["pagination"]["nextCursor"].is_null(), "{query}");
+            let of_own: Vec<&str> = expected.into_iter().filter(|name| *name == "scout").collect();
+            assert_eq!(names(&own.get(&format!("/v1/inboxes{query}")).await.body), of_own, "{query}");
+        }
+        let first = acme.get("/v1/inboxes?domain=inboxd.test&limit=1").await;
+        assert_eq!(names(&first.body), ["ranger"]);
+        let cursor = first.body["pagination"]["nextCursor"].as_str().unwrap();
+        let second = acme.get(&format!("/v1/inboxes?domain=inboxd.test&limit=1&cursor={cursor}")).await;
+        assert_eq!((names(&second.body), &second.body["pagination"]["nextCursor"]), (vec!["scout"], &Value::Null));
+        for (query, field) in [("?q=", "q"), ("?q=%0A", "q"), ("?domain=x", "domain"), ("?dom=x", "dom")] {
+            let refused = acme.get(&format!("/v1/inboxes{query}")).await;
+            assert_eq!((refused.error(), &refused.body["field"]), ((400, "VALIDATION_ERROR"), &json!(field)), "{query}");
+        }
+        let long = acme.get(&format!("/v1/inboxes?q={}", "x".repeat(101))).await;
+        assert_eq!(long.error(), (400, "VALIDATION_ERROR"));
+    }
+
     async fn describe_changes_what_is_given_and_merges_metadata(daemon) {
         let acme = daemon.tenant("Acme").await;
         let path = path_of(&create(&acme, "scout").await);

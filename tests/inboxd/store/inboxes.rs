@@ -4,13 +4,14 @@ use inboxd::{
     clock::{Clock as _, Machine},
     model::{
         ids::{InboxId, WorkspaceId},
+        inbox::SearchText,
         limits::Limits,
         metadata::Metadata,
         names::DisplayName,
         tenant::Tenant,
     },
     ops::PAGE_MAX_OCTETS,
-    store::{InboxFilter, NewSecrets, Owner},
+    store::{InboxFilter, InboxSearch, NewSecrets, Owner},
 };
 
 use crate::support::store::{Store, address, at_home, domain, fresh_id, hash, local_part, on_both};
@@ -324,6 +325,120 @@ async fn an_owners_inboxes_are_deleted_and_nobody_elses() {
             let left = tx.address_states_after(None, 10).await.unwrap();
             assert_eq!(left.len(), 4 - theirs.len());
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_search_reads_a_bounded_window_and_says_where_it_stopped() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let other = store.tenant("Other", Limits::default()).await;
+        let sales = store.workspace(&acme, "sales").await.id;
+        let home = acme.default_workspace;
+        let mut of = Vec::new();
+        for (workspace, email) in [
+            (home, "scout-a@example.com"),
+            (sales, "scout-b@example.com"),
+            (home, "r_nger@acme.test"),
+            (home, "ranger@example.com"),
+        ] {
+            of.push(store.inbox(&acme, workspace, email).await);
+        }
+        store
+            .inbox(&other, other.default_workspace, "scout@acme.test")
+            .await;
+        let mut tx = store.db.write().await.unwrap();
+        let name = DisplayName::parse("Sco\u{dc}T 100% !").unwrap();
+        tx.describe_inbox(of[3], Some(&name), &Metadata::default())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        let found = async |filter: InboxFilter, domain_name: Option<&str>, text: Option<&str>, window| {
+            let search = InboxSearch {
+                domain: domain_name.map(domain),
+                text: text.map(|text| SearchText::parse(text).unwrap()),
+            };
+            let mut tx = store.db.read().await.unwrap();
+            let found = tx
+                .search_inboxes(acme.id, &filter, &search, 10, PAGE_MAX_OCTETS, window)
+                .await
+                .unwrap();
+            let ids: Vec<InboxId> = found.inboxes.iter().map(|inbox| inbox.id).collect();
+            (ids, found.stopped_at)
+        };
+        let all = InboxFilter::default;
+        for (domain_name, text, expected) in [
+            (None, Some("SCOUT"), vec![of[1], of[0]]),
+            (None, Some("sco"), vec![of[3], of[1], of[0]]),
+            // Only the case of ASCII letters makes no difference, on both databases.
+            (None, Some("sco\u{fc}"), vec![]),
+            (None, Some("sco\u{dc}t"), vec![of[3]]),
+            (None, Some("0% !"), vec![of[3]]),
+            (None, Some("r_n"), vec![of[2]]),
+            (Some("example.com"), None, vec![of[3], of[1], of[0]]),
+            (Some("acme.test"), Some("r"), vec![of[2]]),
+            (Some("acme.test"), Some("scout"), vec![]),
+        ] {
+            assert_eq!(
+                found(all(), domain_name, text, 100).await,
+                (expected, None),
+                "{domain_name:?} {text:?}"
+            );
+        }
+        let in_sales = InboxFilter {
+            workspace: Some(sales),
+            ..all()
+        };
+        assert_eq!(
+            found(in_sales, None, Some("scout"), 100).await,
+            (vec![of[1]], None)
+        );
+        let named = InboxFilter {
+            username: Some(local_part("ranger")),
+            ..all()
+        };
+        assert_eq!(
+            found(named, Some("example.com"), None, 100).await,
+            (vec![of[3]], None)
+        );
+        let with_address = InboxFilter {
+            email: Some(address("scout-a@example.com")),
+            ..all()
+        };
+        assert_eq!(
+            found(with_address, None, Some("scout"), 100).await,
+            (vec![of[0]], None)
+        );
+
+        // Two at a time.
+        let (first, stopped) = found(all(), None, Some("scout"), 2).await;
+        assert_eq!((first, stopped), (vec![], Some(of[2])));
+        let (second, stopped) = found(
+            InboxFilter {
+                before: stopped,
+                ..all()
+            },
+            None,
+            Some("scout"),
+            2,
+        )
+        .await;
+        assert_eq!((second, stopped), (vec![of[1], of[0]], Some(of[0])));
+        assert_eq!(
+            found(
+                InboxFilter {
+                    before: stopped,
+                    ..all()
+                },
+                None,
+                Some("scout"),
+                2
+            )
+            .await,
+            (vec![], None)
+        );
     })
     .await;
 }

@@ -15,6 +15,7 @@ use inboxd::{
         dkim::{Algorithm, PublicKey, Selector},
         domain::{Challenge, DkimKey, Domain, DomainStatus},
         ids::{DkimKeyId, DomainId, InboxId, KeyId},
+        inbox::SearchText,
         limits::Limits,
         made::Made,
         maps::MapKey,
@@ -24,8 +25,8 @@ use inboxd::{
     },
     ops::PAGE_MAX_OCTETS,
     store::{
-        DeletedRows, DomainFilter, DomainSearch, FreshInbox, ImportedInbox, InboxFilter, NewInbox, NewKey,
-        NewSecrets, Owner, SessionsToEnd, Started, Tx,
+        DeletedRows, DomainFilter, DomainSearch, FreshInbox, ImportedInbox, InboxFilter, InboxSearch,
+        NewInbox, NewKey, NewSecrets, Owner, SessionsToEnd, Started, Tx,
     },
 };
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -320,6 +321,15 @@ async fn call_everything(store: &Store) {
             before: None,
         };
         tx.inboxes(tenant.id, &filter, 10, PAGE_MAX_OCTETS).await.unwrap();
+        for searched in 1..4 {
+            let search = InboxSearch {
+                domain: (searched & 1 != 0).then(|| domain("example.com")),
+                text: (searched & 2 != 0).then(|| SearchText::parse("out").unwrap()),
+            };
+            tx.search_inboxes(tenant.id, &filter, &search, 10, PAGE_MAX_OCTETS, 100)
+                .await
+                .unwrap();
+        }
     }
     tx.inbox_secrets(inbox).await.unwrap().unwrap();
     tx.renew_secrets(
