@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod limits;
 pub mod maps;
 pub mod metadata;
+pub mod name_map;
 pub mod names;
 pub mod passwd_file;
 pub mod password;
