@@ -14,6 +14,7 @@ pub mod limits;
 pub mod made;
 pub mod maps;
 pub mod metadata;
+pub mod name_map;
 pub mod names;
 pub mod passwd_file;
 pub mod password;

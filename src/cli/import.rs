@@ -1,19 +1,27 @@
 //! `inboxd import`.
 
+mod progress;
+
 use std::{
-    fs,
-    io::{self, Read as _},
-    path::PathBuf,
+    fs::{self, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use clap::Args;
 use uuid::Uuid;
 
+use self::progress::Progress;
 use super::{Failure, Source, block_on, note, print};
 use crate::{
     clock::Machine,
-    daemon::import::{self as bulk, Error, Outcome, Request},
-    model::ids::{TenantId, WorkspaceId},
+    daemon::import::{self as bulk, BadLine, Error, Observer, Outcome, Request, Step},
+    model::{
+        ids::{TenantId, WorkspaceId},
+        name_map::NameMap,
+    },
 };
 
 #[derive(Args, Debug)]
@@ -29,6 +37,15 @@ pub(super) struct ImportArguments {
     /// Take names, too, that are reserved on the default domain (`service.reserved_usernames`)
     #[arg(long)]
     allow_reserved: bool,
+    /// Import the good lines, and write the bad ones, each with its reason, to this new file
+    #[arg(long, value_name = "FILE")]
+    skip_bad: Option<PathBuf>,
+    /// Import nothing; write a legal name for each one that is not allowed to this new file, for review
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["skip_bad", "names"])]
+    map_names: Option<PathBuf>,
+    /// Import addresses under the names of this file, which --map-names wrote
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
     #[command(flatten)]
     source: Source,
 }
@@ -36,15 +53,35 @@ pub(super) struct ImportArguments {
 pub(super) fn import(arguments: &ImportArguments) -> Result<(), Failure> {
     let config = arguments.source.load()?;
     let text = read(&arguments.file)?;
+    let names = match &arguments.names {
+        Some(file) => {
+            NameMap::parse(&read(file)?).map_err(|error| format!("--names {}: {error}", file.display()))?
+        }
+        None => NameMap::default(),
+    };
     let request = Request {
         tenant: TenantId(arguments.tenant),
         workspace: arguments.workspace.map(WorkspaceId),
         allow_reserved: arguments.allow_reserved,
         text: &text,
+        names: &names,
+        skips_bad: arguments.skip_bad.is_some(),
     };
-    let outcome = block_on(async { Ok(bulk::import(&config, &request, &Machine, &Machine).await) })?;
+    if let Some(file) = &arguments.map_names {
+        let proposed =
+            block_on(async { Ok(bulk::propose_names(&config, &request, &Machine, &Machine).await?) })?;
+        return write_names(file, &proposed);
+    }
+    let mut shown = Shown {
+        text: &text,
+        skip_bad: arguments.skip_bad.as_deref(),
+        progress: Progress::start(Instant::now())?,
+    };
+    let outcome =
+        block_on(async { Ok(bulk::import(&config, &request, &Machine, &Machine, &mut shown).await) })?;
+    shown.progress.end();
     match outcome {
-        Ok(outcome) => tell(&outcome),
+        Ok(outcome) => tell(arguments, &outcome),
         Err(error) => {
             if let Error::Lines(bad) = &error {
                 for line in bad {
@@ -56,7 +93,60 @@ pub(super) fn import(arguments: &ImportArguments) -> Result<(), Failure> {
     }
 }
 
-fn read(file: &PathBuf) -> Result<String, Failure> {
+/// Where the steps of an import are shown, and its bad lines are written.
+struct Shown<'a> {
+    text: &'a str,
+    skip_bad: Option<&'a Path>,
+    progress: Progress,
+}
+
+impl Observer for Shown<'_> {
+    fn skips(&mut self, lines: &[BadLine]) -> io::Result<()> {
+        let Some(file) = self.skip_bad else { return Ok(()) };
+        let mut written = Vec::new();
+        let mut bad = lines.iter().peekable();
+        for (number, line) in (1..).zip(self.text.lines()) {
+            if let Some(reason) = bad.next_if(|bad| bad.number == number) {
+                // As a comment, so that the file can be corrected and imported.
+                written.push(format!("# {reason}\n{line}\n"));
+            }
+        }
+        write_new(file, &written.concat())
+    }
+
+    fn reached(&mut self, step: Step) {
+        self.progress.show(step, Instant::now());
+    }
+}
+
+/// Writes a file that is not there yet, for its owner alone: it may hold hashes.
+fn write_new(file: &Path, text: &str) -> io::Result<()> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    let mut options = OpenOptions::new();
+    let mut opened = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(named)?;
+    opened.write_all(text.as_bytes()).map_err(named)?;
+    opened.sync_all().map_err(named)
+}
+
+fn write_names(file: &Path, names: &NameMap) -> Result<(), Failure> {
+    if names.is_empty() {
+        return print("every name is allowed; no file was written\n");
+    }
+    write_new(file, &names.to_text())?;
+    print(&format!(
+        "proposed {} names in {}; review them, and import with --names {}\n",
+        names.len(),
+        file.display(),
+        file.display()
+    ))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = if file.as_os_str() == "-" {
         io::stdin().read_to_string(&mut text).map(drop)
@@ -67,14 +157,34 @@ fn read(file: &PathBuf) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn tell(outcome: &Outcome) -> Result<(), Failure> {
+fn tell(arguments: &ImportArguments, outcome: &Outcome) -> Result<(), Failure> {
     let Outcome {
         new,
         already_there,
         hashes,
+        skipped,
+        unused_names,
         taken,
     } = outcome;
-    print(&format!("imported {new}, already there {already_there}\n"))?;
+    let left_out = match arguments.skip_bad {
+        Some(_) => format!(", left out {skipped}"),
+        None => String::new(),
+    };
+    print(&format!(
+        "imported {new}, already there {already_there}{left_out}\n"
+    ))?;
+    if let Some(file) = arguments.skip_bad.as_deref().filter(|_| *skipped > 0) {
+        note(&format!(
+            "inboxd: the lines that were left out are in {}, each with its reason",
+            file.display()
+        ));
+    }
+    if let Some(first) = unused_names.first() {
+        note(&format!(
+            "inboxd: {} addresses of --names are on no line, such as {first}",
+            unused_names.len()
+        ));
+    }
     for warning in hashes.warnings() {
         note(&format!("inboxd: {warning}"));
     }

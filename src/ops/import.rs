@@ -94,11 +94,19 @@ impl Import<'_> {
     /// How many of these would be new inboxes.
     pub async fn count_new(&self, entries: &[Entry]) -> Result<u32, Error> {
         let mut tx = self.db.read().await?;
-        let standings = self.standings(&mut tx, entries, self.clock.now()).await?;
+        let addresses: Vec<&Address> = entries.iter().map(|entry| &entry.address).collect();
+        let standings = self.standings(&mut tx, &addresses, self.clock.now()).await?;
         let new = standings
             .iter()
             .filter(|standing| matches!(standing, Standing::Free));
         Ok(u32::try_from(new.count()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether an inbox of this import could have this address now: no inbox has it, and no tombstone that holds.
+    pub async fn is_free(&self, address: &Address) -> Result<bool, Error> {
+        let mut tx = self.db.read().await?;
+        let standings = self.standings(&mut tx, &[address], self.clock.now()).await?;
+        Ok(matches!(standings.as_slice(), [Standing::Free]))
     }
 
     /// Refuses so many new inboxes if the tenant's cap does not allow them.
@@ -137,7 +145,8 @@ impl Import<'_> {
         for domain in domains {
             self.require_domain_in(&mut tx, domain).await?;
         }
-        let standings = self.standings(&mut tx, entries, now).await?;
+        let addresses: Vec<&Address> = entries.iter().map(|entry| &entry.address).collect();
+        let standings = self.standings(&mut tx, &addresses, now).await?;
         let mut imported = Imported::default();
         let mut inboxes = Vec::new();
         for (entry, standing) in entries.iter().zip(standings) {
@@ -193,11 +202,11 @@ impl Import<'_> {
     async fn standings(
         &self,
         tx: &mut Tx,
-        entries: &[Entry],
+        addresses: &[&Address],
         now: Timestamp,
     ) -> Result<Vec<Standing>, Error> {
         let mut domains: BTreeMap<&DomainName, Vec<&LocalPart>> = BTreeMap::new();
-        for Entry { address, .. } in entries {
+        for address in addresses {
             domains
                 .entry(&address.domain)
                 .or_default()
@@ -226,7 +235,7 @@ impl Import<'_> {
                 Some(_) => Standing::Taken,
             }
         };
-        Ok(entries.iter().map(|entry| standing(&entry.address)).collect())
+        Ok(addresses.iter().map(|address| standing(address)).collect())
     }
 
     fn new_id(&self) -> Uuid {

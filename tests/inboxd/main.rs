@@ -12,6 +12,7 @@ mod dns;
 mod e2e;
 mod faults;
 mod import;
+mod import_names;
 mod inbound;
 mod law;
 mod load;
