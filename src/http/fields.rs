@@ -118,7 +118,7 @@ impl Empty {
         };
         Problem::invalid(
             field,
-            format!("names nothing to change; {}", taken(&self.object, self.allowed)),
+            format!("names nothing to change {}", taken(&self.object, self.allowed)),
         )
     }
 }

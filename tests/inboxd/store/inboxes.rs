@@ -329,47 +329,59 @@ async fn an_owners_inboxes_are_deleted_and_nobody_elses() {
     .await;
 }
 
+/// What a search for a domain and a text finds, at most ten, and where it stops.
+async fn search(
+    store: &Store,
+    tenant: &Tenant,
+    filter: InboxFilter,
+    (name, text): (Option<&str>, Option<&str>),
+    window: u32,
+) -> (Vec<InboxId>, Option<InboxId>) {
+    let wanted = InboxSearch {
+        domain: name.map(domain),
+        text: text.map(|text| SearchText::parse(text).unwrap()),
+    };
+    let mut tx = store.db.read().await.unwrap();
+    let found = tx
+        .search_inboxes(tenant.id, &filter, &wanted, 10, PAGE_MAX_OCTETS, window)
+        .await
+        .unwrap();
+    let ids = found.inboxes.iter().map(|inbox| inbox.id).collect();
+    (ids, found.stopped_at)
+}
+
+/// Four inboxes of a tenant, the oldest first, and the workspace of the second.
+async fn searched(store: &Store, acme: &Tenant) -> (Vec<InboxId>, WorkspaceId) {
+    let sales = store.workspace(acme, "sales").await.id;
+    let home = acme.default_workspace;
+    let mut of = Vec::new();
+    for (workspace, email) in [
+        (home, "scout-a@example.com"),
+        (sales, "scout-b@example.com"),
+        (home, "r_nger@acme.test"),
+        (home, "ranger@example.com"),
+    ] {
+        of.push(store.inbox(acme, workspace, email).await);
+    }
+    let other = store.tenant("Other", Limits::default()).await;
+    store
+        .inbox(&other, other.default_workspace, "scout@acme.test")
+        .await;
+    (of, sales)
+}
+
 #[tokio::test]
-async fn a_search_reads_a_bounded_window_and_says_where_it_stopped() {
+async fn a_search_finds_domains_and_parts_of_names() {
     on_both(async |store| {
         let acme = store.tenant("Acme", Limits::default()).await;
-        let other = store.tenant("Other", Limits::default()).await;
-        let sales = store.workspace(&acme, "sales").await.id;
-        let home = acme.default_workspace;
-        let mut of = Vec::new();
-        for (workspace, email) in [
-            (home, "scout-a@example.com"),
-            (sales, "scout-b@example.com"),
-            (home, "r_nger@acme.test"),
-            (home, "ranger@example.com"),
-        ] {
-            of.push(store.inbox(&acme, workspace, email).await);
-        }
-        store
-            .inbox(&other, other.default_workspace, "scout@acme.test")
-            .await;
+        let (of, sales) = searched(&store, &acme).await;
         let mut tx = store.db.write().await.unwrap();
         let name = DisplayName::parse("Sco\u{dc}T 100% !").unwrap();
         tx.describe_inbox(of[3], Some(&name), &Metadata::default())
             .await
             .unwrap();
         tx.commit().await.unwrap();
-
-        let found = async |filter: InboxFilter, domain_name: Option<&str>, text: Option<&str>, window| {
-            let search = InboxSearch {
-                domain: domain_name.map(domain),
-                text: text.map(|text| SearchText::parse(text).unwrap()),
-            };
-            let mut tx = store.db.read().await.unwrap();
-            let found = tx
-                .search_inboxes(acme.id, &filter, &search, 10, PAGE_MAX_OCTETS, window)
-                .await
-                .unwrap();
-            let ids: Vec<InboxId> = found.inboxes.iter().map(|inbox| inbox.id).collect();
-            (ids, found.stopped_at)
-        };
-        let all = InboxFilter::default;
-        for (domain_name, text, expected) in [
+        for (name, text, expected) in [
             (None, Some("SCOUT"), vec![of[1], of[0]]),
             (None, Some("sco"), vec![of[3], of[1], of[0]]),
             // Only the case of ASCII letters makes no difference, on both databases.
@@ -381,64 +393,51 @@ async fn a_search_reads_a_bounded_window_and_says_where_it_stopped() {
             (Some("acme.test"), Some("r"), vec![of[2]]),
             (Some("acme.test"), Some("scout"), vec![]),
         ] {
-            assert_eq!(
-                found(all(), domain_name, text, 100).await,
-                (expected, None),
-                "{domain_name:?} {text:?}"
-            );
+            let found = search(&store, &acme, InboxFilter::default(), (name, text), 100).await;
+            assert_eq!(found, (expected, None), "{name:?} {text:?}");
         }
         let in_sales = InboxFilter {
             workspace: Some(sales),
-            ..all()
+            ..InboxFilter::default()
         };
-        assert_eq!(
-            found(in_sales, None, Some("scout"), 100).await,
-            (vec![of[1]], None)
-        );
         let named = InboxFilter {
             username: Some(local_part("ranger")),
-            ..all()
+            ..InboxFilter::default()
         };
-        assert_eq!(
-            found(named, Some("example.com"), None, 100).await,
-            (vec![of[3]], None)
-        );
         let with_address = InboxFilter {
             email: Some(address("scout-a@example.com")),
-            ..all()
+            ..InboxFilter::default()
         };
-        assert_eq!(
-            found(with_address, None, Some("scout"), 100).await,
-            (vec![of[0]], None)
-        );
+        for (filter, wanted, expected) in [
+            (in_sales, (None, Some("scout")), of[1]),
+            (named, (Some("example.com"), None), of[3]),
+            (with_address, (None, Some("scout")), of[0]),
+        ] {
+            let found = search(&store, &acme, filter, wanted, 100).await;
+            assert_eq!(found, (vec![expected], None));
+        }
+    })
+    .await;
+}
 
-        // Two at a time.
-        let (first, stopped) = found(all(), None, Some("scout"), 2).await;
-        assert_eq!((first, stopped), (vec![], Some(of[2])));
-        let (second, stopped) = found(
-            InboxFilter {
-                before: stopped,
-                ..all()
-            },
-            None,
-            Some("scout"),
-            2,
-        )
-        .await;
-        assert_eq!((second, stopped), (vec![of[1], of[0]], Some(of[0])));
-        assert_eq!(
-            found(
-                InboxFilter {
-                    before: stopped,
-                    ..all()
-                },
-                None,
-                Some("scout"),
-                2
-            )
-            .await,
-            (vec![], None)
-        );
+#[tokio::test]
+async fn a_search_reads_a_bounded_window_and_says_where_it_stopped() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let (of, _) = searched(&store, &acme).await;
+        // Two at a time, the newest first: those that do not match count, too.
+        for (before, expected) in [
+            (None, (vec![], Some(of[2]))),
+            (Some(of[2]), (vec![of[1], of[0]], Some(of[0]))),
+            (Some(of[0]), (vec![], None)),
+        ] {
+            let filter = InboxFilter {
+                before,
+                ..InboxFilter::default()
+            };
+            let found = search(&store, &acme, filter, (None, Some("scout")), 2).await;
+            assert_eq!(found, expected, "before {before:?}");
+        }
     })
     .await;
 }
