@@ -183,7 +183,8 @@ impl Doveadm {
     }
 }
 
-/// One answer: `[["doveadmResponse", [...], tag]]` or `[["error", {"type": ..., "exitCode": ...}, tag]]`.
+/// One answer: `[["doveadmResponse", [...], tag]]` or `[["error", {"type": ..., "exitCode": ...}, tag]]`. Where there are several
+/// rows, Dovecot 2.3.19 closes their list behind any of them, or not at all.
 #[derive(PartialEq, Debug)]
 enum Reply {
     Result(Vec<Value>),
@@ -192,17 +193,16 @@ enum Reply {
 
 impl Reply {
     fn parse(body: &[u8]) -> Option<Self> {
-        let replies: Vec<(String, Value, String)> = match serde_json::from_slice(body) {
-            Ok(replies) => replies,
-            // Dovecot 2.3.19 does not close the list of rows where there are several.
-            Err(_) => {
-                let open = body.strip_suffix(ANSWER_END.as_bytes())?;
-                serde_json::from_slice(&[open, b"]", ANSWER_END.as_bytes()].concat()).ok()?
-            }
+        let replies: Vec<Vec<Value>> = serde_json::from_slice(body).ok().or_else(|| {
+            let open = body.strip_suffix(ANSWER_END.as_bytes())?;
+            serde_json::from_slice(&[open, b"]", ANSWER_END.as_bytes()].concat()).ok()
+        })?;
+        let [Value::String(kind), content, rest @ .., Value::String(_tag)] = replies.first()?.as_slice()
+        else {
+            return None;
         };
-        let (kind, content, _) = replies.into_iter().next()?;
         match (kind.as_str(), content) {
-            ("doveadmResponse", Value::Array(rows)) => Some(Self::Result(rows)),
+            ("doveadmResponse", Value::Array(rows)) => Some(Self::Result([rows, rest].concat())),
             ("error", content) => Some(Self::Error(content.to_string())),
             _ => None,
         }
@@ -237,11 +237,16 @@ mod tests {
     fn answers_of_both_versions_are_understood() {
         let row = br#"[["doveadmResponse",[{"username":"a@example.com","connections":"1"}],"inboxd"]]"#;
         assert!(matches!(Reply::parse(row), Some(Reply::Result(rows)) if rows.len() == 1));
-        let unclosed = br#"[["doveadmResponse",[{"connections":"1"},{"connections":"5"},"inboxd"]]"#;
-        let Some(Reply::Result(rows)) = Reply::parse(unclosed) else {
-            panic!("two rows are not understood");
-        };
-        assert_eq!(rows.iter().map(connections).sum::<u64>(), 6);
+        for rows in [
+            &br#"[["doveadmResponse",[{"connections":"1"},{"connections":"5"}],"inboxd"]]"#[..],
+            br#"[["doveadmResponse",[{"connections":"1"},{"connections":"5"},"inboxd"]]"#,
+            br#"[["doveadmResponse",[{"connections":"1"}],{"connections":"5"},"inboxd"]]"#,
+        ] {
+            let Some(Reply::Result(rows)) = Reply::parse(rows) else {
+                panic!("two rows are not understood");
+            };
+            assert_eq!(rows.iter().map(connections).sum::<u64>(), 6);
+        }
         let none = br#"[["doveadmResponse",[],"inboxd"]]"#;
         assert_eq!(Reply::parse(none), Some(Reply::Result(vec![])));
         let not_found = br#"[["error",{"type":"exitCode", "exitCode":68},"inboxd"]]"#;

@@ -288,9 +288,10 @@ async fn hashes_are_refused_that_cannot_match_or_cost_too_much() {
     };
     let lines = |hashes: &[String]| -> String {
         let lines = hashes.iter().enumerate();
-        lines
+        let lines: Vec<String> = lines
             .map(|(n, hash)| format!("user{n}@{DEFAULT_DOMAIN}:{hash}\n"))
-            .collect()
+            .collect();
+        lines.concat()
     };
     let bad = lines(&[
         bcrypt(12),
