@@ -269,7 +269,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             }
         }
     };
-    server::serve(api, router, config.http.connections, until).await;
+    server::serve(api, router, &config.http, until).await;
 
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
@@ -304,12 +304,16 @@ fn with_metrics(
 ) -> (Router, Option<JoinHandle<()>>) {
     let metrics = Router::new().route("/metrics", get(move || std::future::ready(prometheus.render())));
     let Some(listener) = listener else {
-        return (http::router(app).merge(metrics), None);
+        return (http::router(app, &config.http, metrics), None);
     };
     let metrics = metrics.merge(http::readiness_in_detail(Arc::clone(&app.readiness)));
     let until = wait_until_closed(stopped.clone());
-    let serving = server::serve(listener, metrics, config.http.connections, until);
-    (http::router(app), Some(tokio::spawn(serving)))
+    let settings = config.http.clone();
+    let serving = async move { server::serve(listener, metrics, &settings, until).await };
+    (
+        http::router(app, &config.http, Router::new()),
+        Some(tokio::spawn(serving)),
+    )
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {

@@ -21,6 +21,9 @@ pub mod metric {
     /// Connections that the daemon ended; label `reason`: `unread` (an answer was not taken in time) or `silent` (no request
     /// came in time on a new connection).
     pub const CONNECTIONS_CUT_TOTAL: &str = "inboxd_http_connections_cut_total";
+    /// Calls that were refused because there were too many; labels `by` (`address` or `key`) and `class` (`reads`, `writes` or
+    /// `costly`).
+    pub const RATE_LIMITED_TOTAL: &str = "inboxd_http_rate_limited_total";
     /// Time that a change waits until the mail servers see it.
     pub const PUBLISH_SECONDS: &str = "inboxd_publish_seconds";
     /// Keys of the maps that share one batch and its flushes.

@@ -72,6 +72,7 @@ codes! {
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     UnsupportedCoding = UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_CONTENT_ENCODING", "The body is in a coding (`Content-Encoding`) that the service does not read; `Accept-Encoding` of the answer names what it does.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
+    RateLimited = TOO_MANY_REQUESTS, "RATE_LIMITED", "The client address or the key has called too often; `RateLimit-Policy` says how often it may, `Retry-After` when it can again.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
     Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
     MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
@@ -88,6 +89,8 @@ pub struct Problem {
     extra: Map<String, Value>,
     /// The chain of causes, for the log and never for the caller.
     cause: Option<String>,
+    /// Seconds after which it can be tried again, where that is known.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -98,6 +101,7 @@ impl Problem {
             error: error.into(),
             extra: Map::new(),
             cause: None,
+            retry_after_s: None,
         }
     }
 
@@ -108,6 +112,12 @@ impl Problem {
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 
@@ -129,8 +139,11 @@ impl Problem {
         Value::Object(body)
     }
 
-    /// Whether the same request can succeed later without a change.
-    fn retry_after(&self) -> Option<HeaderValue> {
+    /// Whether the same request can succeed later without a change, and when.
+    fn retry_after_header(&self) -> Option<HeaderValue> {
+        if let Some(seconds) = self.retry_after_s {
+            return Some(HeaderValue::from(seconds));
+        }
         let retry =
             self.status() == StatusCode::SERVICE_UNAVAILABLE || self.code == Code::IdempotencyInProgress;
         retry.then(|| HeaderValue::from(RETRY_AFTER_SECONDS))
@@ -143,7 +156,7 @@ impl IntoResponse for Problem {
             tracing::error!(code = self.code.as_str(), cause, "a request failed");
         }
         let mut response = (self.status(), axum::Json(self.body())).into_response();
-        if let Some(seconds) = self.retry_after() {
+        if let Some(seconds) = self.retry_after_header() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         if self.code == Code::UnsupportedCoding {
@@ -229,6 +242,7 @@ impl Problem {
 pub const ANY: &[Code] = &[
     Code::ValidationError,
     Code::HeadersTooLarge,
+    Code::RateLimited,
     Code::Internal,
     Code::TooManyConnections,
     Code::Timeout,
@@ -237,6 +251,7 @@ pub const ANY: &[Code] = &[
 pub const KEYED: &[Code] = &[
     Code::ValidationError,
     Code::HeadersTooLarge,
+    Code::RateLimited,
     Code::MissingApiKey,
     Code::InvalidApiKey,
     Code::Forbidden,
