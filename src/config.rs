@@ -59,6 +59,8 @@ pub struct Written {
     pub api: Api,
     /// `[http]`
     pub http: Http,
+    /// `[rates]`
+    pub rates: Rates,
     /// `[metrics]`
     pub metrics: Metrics,
     /// `[service]`
@@ -123,7 +125,7 @@ macro_rules! section {
 
 mod http;
 
-pub use self::http::Http;
+pub use self::http::{Http, Rates};
 
 section! {
     /// The API's listener.
@@ -706,7 +708,8 @@ impl Written {
             listen => Some(socket("metrics.listen", listen)?),
         };
         let api = socket("api.listen", &self.api.listen)?;
-        let api_url = url("api.url", &self.api.url)?.unwrap_or_else(|| format!("http://{api}"));
+        let base_path = self.http.base_path()?;
+        let api_url = url("api.url", &self.api.url)?.unwrap_or_else(|| format!("http://{api}{base_path}"));
         let metrics_url = url("metrics.url", &self.metrics.url)?.unwrap_or_else(|| match metrics {
             Some(address) => format!("http://{address}/metrics"),
             None => format!("{api_url}/metrics"),
@@ -727,7 +730,7 @@ impl Written {
         }
         Ok(Config {
             api,
-            http: self.http.settings()?,
+            http: self.http.settings(&self.rates)?,
             metrics,
             api_url,
             metrics_url,
@@ -1424,6 +1427,19 @@ mod tests {
                 "http.connections_per_address_max",
             ),
             ("http.keep_alive_s=0", "http.keep_alive_s"),
+            ("http.trusted_proxies=proxy.example.com", "http.trusted_proxies"),
+            ("http.trusted_proxies=10.0.0.0/33", "http.trusted_proxies"),
+            ("http.forwarded_header=X-Real-IP", "http.forwarded_header"),
+            ("http.base_path=inboxd", "http.base_path"),
+            ("http.base_path=/a/../b", "http.base_path"),
+            ("http.base_path=/{x}", "http.base_path"),
+            ("http.cors_origins=*,https://a.example", "http.cors_origins"),
+            ("http.cors_origins=https://a.example/", "http.cors_origins"),
+            ("http.cors_origins=a.example", "http.cors_origins"),
+            (
+                "rates.key_reads_per_minute=4000000000",
+                "rates.key_reads_per_minute",
+            ),
             ("http.write_timeout_s=4000", "http.write_timeout_s"),
             ("metrics.listen=1", "metrics.listen"),
             ("store.url=mysql://x", "store.url"),
@@ -1526,6 +1542,13 @@ mod tests {
         assert_eq!(
             urls(&["api.listen=[::1]:80", "metrics.listen="]),
             ["http://[::1]:80", "http://[::1]:80/metrics"]
+        );
+        assert_eq!(
+            urls(&["http.base_path=/inboxd/", "metrics.listen="]),
+            [
+                "http://127.0.0.1:8080/inboxd",
+                "http://127.0.0.1:8080/inboxd/metrics"
+            ]
         );
         let own = [&*format!("api.url={api}"), &*format!("metrics.url={metrics}")];
         assert_eq!(urls(&own), [api, metrics]);

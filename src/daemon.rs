@@ -280,7 +280,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
             }
         }
     };
-    server::serve(api, router, config.http.connections, until).await;
+    server::serve(api, router, &config.http, until).await;
 
     // Everything that holds a publisher or a claim is gone or going: what they asked for is finished first.
     drop(stop_side_tasks);
@@ -315,11 +315,11 @@ fn with_metrics(
 ) -> (Router, Option<JoinHandle<()>>) {
     let metrics = metrics_router(prometheus);
     let Some(listener) = listener else {
-        return (http::router(app).merge(metrics), None);
+        return (http::router(app, &config.http, metrics), None);
     };
     let metrics = metrics.merge(http::readiness_in_detail(Arc::clone(&app.readiness)));
     (
-        http::router(app),
+        http::router(app, &config.http, Router::new()),
         Some(serve_beside(listener, metrics, config, stopped)),
     )
 }
@@ -332,7 +332,8 @@ fn serve_beside(
     stopped: &tokio::sync::watch::Receiver<()>,
 ) -> JoinHandle<()> {
     let until = wait_until_closed(stopped.clone());
-    tokio::spawn(server::serve(listener, router, config.http.connections, until))
+    let settings = config.http.clone();
+    tokio::spawn(async move { server::serve(listener, router, &settings, until).await })
 }
 
 /// A listener where the configuration names an address.

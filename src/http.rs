@@ -2,6 +2,8 @@
 
 mod addresses;
 mod answer;
+mod base_path;
+mod browsers;
 mod client_address;
 mod docs;
 mod domains;
@@ -16,6 +18,8 @@ mod lists;
 mod me;
 mod once;
 pub mod problem;
+mod proxies;
+mod rates;
 mod security_headers;
 mod sent;
 pub mod server;
@@ -30,7 +34,7 @@ mod workspaces;
 use std::{future::Future, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::Request,
     http::{StatusCode, header},
     middleware,
@@ -42,13 +46,16 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::{
+    browsers::Origins,
     health::{Part, Probe, ReadinessProbes, readiness_in_detail},
     lists::PagePlaces,
-    settings::{Connections, Settings},
+    proxies::{ForwardedHeader, TrustedProxies},
+    settings::{Connections, Quotas, Settings},
 };
 use self::{
     lists::Pagination,
     problem::{Code, Problem},
+    rates::RateLimits,
     sent::SentBody,
 };
 use crate::{
@@ -191,16 +198,38 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     docs::complete(calls().into_openapi())
 }
 
-/// The whole API.
-pub fn router(app: App) -> Router {
+/// The whole API, and what is served beside it, below the base path.
+pub fn router(app: App, settings: &Settings, beside: Router) -> Router {
+    let rates = Arc::new(RateLimits::new(settings.clone()));
     let (router, _) = calls().split_for_parts();
-    router
+    let router = router
         .merge(docs::reference())
         .fallback(no_such_call)
         .method_not_allowed_fallback(no_such_method)
+        .layer(Extension(docs::Document::new(&settings.base_path)))
+        .with_state(app);
+    let outside = Router::new().fallback(not_below);
+    let [api, outside] = [router, outside].map(|router| around(router, settings, &rates));
+    base_path::below(&settings.base_path, api.merge(beside), outside)
+}
+
+/// What holds for every answer.
+fn around(router: Router, settings: &Settings, rates: &Arc<RateLimits>) -> Router {
+    let router = router.layer(middleware::from_fn_with_state(Arc::clone(rates), rates::limit));
+    let router = match browsers::layer(&settings.origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
         .layer(middleware::from_fn(watch::watch))
         .layer(middleware::from_fn(security_headers::add))
-        .with_state(app)
+}
+
+async fn not_below() -> Problem {
+    Problem::new(
+        Code::NotFound,
+        "there is no such call; all are below http.base_path",
+    )
 }
 
 async fn no_such_call() -> Problem {

@@ -88,6 +88,9 @@ pub mod metric {
 
     /// Why a connection was ended (`http::server`).
     const CUT_REASONS: Values = Values::Listed(&["silent", "unread"]);
+    /// Whose rate of calls is limited (`http::rates`), and of which calls.
+    const RATE_OWNERS: Values = Values::Listed(&["address", "key"]);
+    const RATE_CLASSES: Values = Values::Listed(&["costly", "reads", "writes"]);
     /// Tables that deleted rows are removed from.
     const REMOVED_TABLES: Values =
         Values::Listed(&["addresses", "api_keys", "domains", "inboxes", "workspaces"]);
@@ -115,6 +118,8 @@ pub mod metric {
             "Connections that were refused because their client address has as many as it may.";
         CONNECTIONS_CUT_TOTAL = "inboxd_http_connections_cut_total", Kind::Counter, [("reason", CUT_REASONS)],
             "Connections that the daemon ended: an answer was not taken in time, or no request came on a new one.";
+        RATE_LIMITED_TOTAL = "inboxd_http_rate_limited_total", Kind::Counter, [("by", RATE_OWNERS), ("class", RATE_CLASSES)],
+            "Calls that were refused with 429, because a client address or a key called too often.";
         INTERNAL_ERRORS_TOTAL = "inboxd_internal_errors_total", Kind::Counter, [],
             "Requests answered 500; each is a bug.";
         STORE_UNAVAILABLE_TOTAL = "inboxd_store_unavailable_total", Kind::Counter, [],

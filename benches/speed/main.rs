@@ -31,11 +31,15 @@ use self::{
     support::world::World,
 };
 
+/// The clients call as fast as they can.
+const NO_QUOTAS: &str = "rates.address_reads_per_minute = 0\nrates.address_writes_per_minute = 0\n\
+                         rates.key_reads_per_minute = 0\nrates.key_writes_per_minute = 0";
+
 // One thread drives all clients: the other cores are for what is measured.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let scale = Scale::from_environment();
-    World::run(async |world| {
+    World::run_with(NO_QUOTAS, async |world| {
         let folder = world.daemon.folder.path();
         let machine = Machine::look(folder);
         let limits = Limits::measure(folder, scale.seconds_each);

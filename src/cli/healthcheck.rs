@@ -43,6 +43,7 @@ pub(super) fn healthcheck(arguments: &HealthcheckArguments) -> Result<(), Failur
         let api = Listener {
             key: "api.listen",
             address: config.api,
+            base_path: &config.http.base_path,
         };
         let readiness = api.readiness(arguments.all).await?;
         if readiness.ready {
@@ -54,6 +55,7 @@ pub(super) fn healthcheck(arguments: &HealthcheckArguments) -> Result<(), Failur
         let metrics = Listener {
             key: "metrics.listen",
             address,
+            base_path: "",
         };
         let readiness = metrics.readiness(arguments.all).await?;
         let down = down(&readiness.parts.unwrap_or_default());
@@ -86,14 +88,20 @@ fn unnamed(all: bool) -> String {
 }
 
 /// A listener of the daemon.
-struct Listener {
+struct Listener<'a> {
     key: &'static str,
     address: SocketAddr,
+    /// What is before `/readyz`.
+    base_path: &'a str,
 }
 
-impl Listener {
+impl Listener<'_> {
     async fn readiness(&self, all: bool) -> Result<Readiness, Failure> {
-        let Self { key, address } = self;
+        let Self {
+            key,
+            address,
+            base_path,
+        } = self;
         let silent = |error: reqwest::Error| {
             let why = telemetry::chain(&error.without_url());
             format!("no answer from the daemon at {address} ({key}): {why}")
@@ -112,7 +120,10 @@ impl Listener {
             format!("?parts={}", NEEDED.join(","))
         };
         let answer = http
-            .get(format!("http://{name}:{}/readyz{parts}", address.port()))
+            .get(format!(
+                "http://{name}:{}{base_path}/readyz{parts}",
+                address.port()
+            ))
             .send()
             .await
             .map_err(silent)?;

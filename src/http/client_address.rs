@@ -2,9 +2,13 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
+
+/// Who a request comes from: an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// The part of an IPv6 address that one client is given whole (RFC 6177, 2): it has every address that differs in the
 /// rest only.

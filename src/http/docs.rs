@@ -1,9 +1,9 @@
 //! The OpenAPI document and the reference page.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
     http::header,
     response::{IntoResponse, Response as HttpResponse},
@@ -75,9 +75,9 @@ pub(super) fn document() -> OpenApi {
     server.description = Some("The service that serves this document".to_owned());
     OpenApiBuilder::new()
         .info(info)
-        .servers(Some([server]))
         .tags(Some(tags))
         .security(Some(either))
+        .servers(Some([server]))
         .build()
 }
 
@@ -316,18 +316,38 @@ problems!(DocumentProblems = ANY);
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object), DocumentProblems))]
-pub(super) async fn openapi_json(query: Query) -> Result<HttpResponse, Problem> {
-    // One text for all: callers that take it slowly hold no copies of it.
-    static DOCUMENT: LazyLock<Result<Bytes, serde_json::Error>> =
-        LazyLock::new(|| serde_json::to_vec(&super::openapi()).map(Bytes::from));
+pub(super) async fn openapi_json(
+    Extension(document): Extension<Document>,
+    query: Query,
+) -> Result<HttpResponse, Problem> {
     query.only(&[])?;
-    let document = DOCUMENT.as_ref().map_err(|error| Problem::internal(error))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response())
+    let text = document
+        .0
+        .as_ref()
+        .as_ref()
+        .map_err(|error| Problem::internal(error))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text.clone()).into_response())
+}
+
+/// The document as it is sent. One text for all: callers that take it slowly hold no copies of it.
+#[derive(Clone, Debug)]
+pub(super) struct Document(Arc<Result<Bytes, serde_json::Error>>);
+
+impl Document {
+    /// The document of an API below this path.
+    pub(super) fn new(base_path: &str) -> Self {
+        let mut document = super::openapi();
+        if !base_path.is_empty() {
+            document.servers = Some(vec![Server::new(base_path)]);
+        }
+        Self(Arc::new(serde_json::to_vec(&document).map(Bytes::from)))
+    }
 }
 
 /// The reference page at `/docs`: everything that it shows is in the binary.
 pub(super) fn reference() -> Router<App> {
-    let config = Config::new(["/openapi.json"])
+    // Where it is from the page, whatever is in front of both.
+    let config = Config::new(["../openapi.json"])
         .validator_url("none")
         .doc_expansion("list")
         .persist_authorization(false);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,6 +18,7 @@ use super::{
     fields::{self, NoFields, Purpose},
     json::{self, parse_strictly},
     problem::{Code, Problem},
+    rates::Meter,
 };
 use crate::{
     model::{Refused, api_key::Caller},
@@ -33,7 +34,7 @@ pub const BODY_MAX_OCTETS: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT_MS: u64 = 10_000;
 /// The header that carries a key, beside `Authorization`.
-const API_KEY_HEADER: &str = "x-api-key";
+pub(super) const API_KEY_HEADER: &str = "x-api-key";
 
 /// Who calls: the key that was presented is in force.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,9 @@ impl FromRequestParts<App> for Authenticated {
         let key = presented_key(&parts.headers)?;
         let caller = authenticate(&app.service, &key).await?;
         tracing::Span::current().record("key_id", tracing::field::display(caller.key));
+        if let Some(meter) = parts.extensions.get::<Meter>() {
+            meter.count_key(caller.key)?;
+        }
         Ok(Self(caller))
     }
 }
@@ -60,16 +64,11 @@ impl FromRequestParts<App> for Authenticated {
 /// The key of a request: from one header or from both, if they agree.
 pub(super) fn presented_key(headers: &HeaderMap) -> Result<String, ops::Error> {
     let mut presented: Option<&str> = None;
-    let api_keys = headers
-        .get_all(API_KEY_HEADER)
-        .iter()
-        .map(|value| value.to_str().ok());
-    let bearers = headers
-        .get_all(header::AUTHORIZATION)
-        .iter()
-        .map(|value| value.to_str().ok().and_then(bearer));
+    let api_keys = headers.get_all(API_KEY_HEADER).iter();
+    let api_keys = api_keys.map(|value| value.to_str().map_err(|_| ops::Error::InvalidApiKey));
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(bearer);
     for key in api_keys.chain(bearers) {
-        let key = key.map(str::trim).ok_or(ops::Error::InvalidApiKey)?;
+        let key = key?.trim();
         if presented.is_some_and(|other| other != key) {
             return Err(ops::Error::InvalidApiKey);
         }
@@ -81,10 +80,15 @@ pub(super) fn presented_key(headers: &HeaderMap) -> Result<String, ops::Error> {
         .ok_or(ops::Error::MissingApiKey)
 }
 
-/// RFC 6750, 2.1; the scheme's name is case-insensitive (RFC 9110, 11.1).
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, key) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(key)
+/// The key of a bearer (RFC 6750, 2.1); the scheme's name is case-insensitive (RFC 9110, 11.1). Other schemes are for a
+/// proxy in front of the API, and count for nothing here.
+fn bearer(value: &HeaderValue) -> Option<Result<&str, ops::Error>> {
+    let scheme = value.as_bytes().split(|&octet| octet == b' ').next()?;
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return None;
+    }
+    let key = value.to_str().ok().and_then(|text| text.split_once(' '));
+    Some(key.map(|(_, key)| key).ok_or(ops::Error::InvalidApiKey))
 }
 
 /// A query whose names have been seen once each.

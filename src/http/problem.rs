@@ -83,7 +83,7 @@ codes! {
     PayloadTooLarge = PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "The body is larger than the service takes.";
     UnsupportedCoding = UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_CONTENT_ENCODING", "The body is in a coding (`Content-Encoding`) that the service does not read; `Accept-Encoding` of the answer names what it does.";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", "The `Idempotency-Key` was used with another query or body.";
-    RateLimited = TOO_MANY_REQUESTS, "RATE_LIMITED", "The caller asks for more than the service does for one at a time; try again after `Retry-After`.";
+    RateLimited = TOO_MANY_REQUESTS, "RATE_LIMITED", "The client address, the key or the tenant asks for more than it may: `Retry-After` says when it can again, and `RateLimit-Policy` how often, where a rate is the reason.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE, "HEADERS_TOO_LARGE", "The request has more or larger header lines than the service takes.";
     Internal = INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "A bug of the service; the log has more under the request's id.";
     MailStackUnavailable = SERVICE_UNAVAILABLE, "MAIL_STACK_UNAVAILABLE", "The mail side could not be written; nothing is lost, try again.";
@@ -101,6 +101,8 @@ pub struct Problem {
     extra: Map<String, Value>,
     /// The chain of causes, for the log and never for the caller.
     cause: Option<String>,
+    /// Seconds after which it can be tried again, where that is known.
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
@@ -111,6 +113,7 @@ impl Problem {
             error: error.into(),
             extra: Map::new(),
             cause: None,
+            retry_after_s: None,
         }
     }
 
@@ -121,6 +124,12 @@ impl Problem {
 
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.extra.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 
@@ -142,8 +151,11 @@ impl Problem {
         Value::Object(body)
     }
 
-    /// Whether the same request can succeed later without a change.
-    fn retry_after(&self) -> Option<HeaderValue> {
+    /// Whether the same request can succeed later without a change, and when.
+    fn retry_after_header(&self) -> Option<HeaderValue> {
+        if let Some(seconds) = self.retry_after_s {
+            return Some(HeaderValue::from(seconds));
+        }
         let retry = self.status() == StatusCode::SERVICE_UNAVAILABLE
             || matches!(self.code, Code::IdempotencyInProgress | Code::RateLimited);
         retry.then(|| HeaderValue::from(RETRY_AFTER_SECONDS))
@@ -159,7 +171,7 @@ impl IntoResponse for Problem {
             telemetry::metric::INTERNAL_ERRORS_TOTAL.increment(&[]);
         }
         let mut response = (self.status(), axum::Json(self.body())).into_response();
-        if let Some(seconds) = self.retry_after() {
+        if let Some(seconds) = self.retry_after_header() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         if self.code == Code::UnsupportedCoding {
@@ -265,6 +277,7 @@ impl Problem {
 pub const ANY: &[Code] = &[
     Code::ValidationError,
     Code::HeadersTooLarge,
+    Code::RateLimited,
     Code::Internal,
     Code::TooManyConnections,
     Code::Timeout,
@@ -273,6 +286,7 @@ pub const ANY: &[Code] = &[
 pub const KEYED: &[Code] = &[
     Code::ValidationError,
     Code::HeadersTooLarge,
+    Code::RateLimited,
     Code::MissingApiKey,
     Code::InvalidApiKey,
     Code::Forbidden,

@@ -30,9 +30,10 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
-    client_address::{ClientAddress, ConnectionCounts, CountedConnection},
+    client_address::{ClientAddress, ConnectionCounts, CountedConnection, Peer},
     problem::{Code, Problem, RETRY_AFTER_SECONDS},
-    settings::Connections,
+    proxies::TrustedProxies,
+    settings::Settings,
     unread::TimedWrites,
     unread_body::RequestBody,
     watch::{REQUEST_ID, request_id},
@@ -72,11 +73,12 @@ const DRAIN_TIMEOUT_MS: u64 = 35_000;
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: Connections,
+    settings: &Settings,
     stop: impl Future<Output = ()>,
 ) {
     let (stop_connections, stopping) = watch::channel(false);
-    let mut acceptor = Acceptor::new(router, limits, stopping);
+    let limits = settings.connections;
+    let mut acceptor = Acceptor::new(router, settings, stopping);
     let mut stop = std::pin::pin!(stop);
     loop {
         let has_room = acceptor.connections.len() < limits.max;
@@ -115,12 +117,14 @@ pub async fn serve(
 struct Acceptor {
     server: Arc<Server>,
     counts: Arc<ConnectionCounts>,
+    proxies: Arc<TrustedProxies>,
     connections: JoinSet<()>,
     refusals: JoinSet<()>,
 }
 
 impl Acceptor {
-    fn new(router: Router, limits: Connections, stopping: watch::Receiver<bool>) -> Self {
+    fn new(router: Router, settings: &Settings, stopping: watch::Receiver<bool>) -> Self {
+        let limits = settings.connections;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -137,15 +141,20 @@ impl Acceptor {
                 stopping,
             }),
             counts: ConnectionCounts::new(limits.per_address_max),
+            proxies: Arc::clone(&settings.proxies),
             connections: JoinSet::new(),
             refusals: JoinSet::new(),
         }
     }
 
     fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if let Some(counted) = self.counts.one_more(ClientAddress::from(peer.ip())) {
+        // Connections of a proxy are those of all its clients.
+        let is_counted = !self.proxies.contain(peer.ip());
+        let counted = is_counted.then(|| self.counts.one_more(ClientAddress::from(peer.ip())));
+        if !matches!(counted, Some(None)) {
             let server = Arc::clone(&self.server);
-            self.connections.spawn(server.serve_connection(stream, counted));
+            let connection = server.serve_connection(stream, peer, counted.flatten());
+            self.connections.spawn(connection);
             return;
         }
         metric::CONNECTIONS_REFUSED_TOTAL.increment(&[]);
@@ -166,13 +175,19 @@ struct Server {
 }
 
 impl Server {
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream, _counted: CountedConnection) {
+    async fn serve_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        _counted: Option<CountedConnection>,
+    ) {
         if let Err(error) = prepare(&stream, self.write_timeout) {
             tracing::debug!(%error, "cannot set an option of a connection");
         }
         let has_begun = AtomicBool::new(false);
-        let service = service_fn(|request| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             has_begun.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(Peer(peer));
             self.answer(request)
         });
         let stream = TokioIo::new(TimedWrites::new(stream, self.write_timeout));

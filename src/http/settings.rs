@@ -1,12 +1,35 @@
 //! What the operator decides about the HTTP side.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use super::{browsers::Origins, proxies::TrustedProxies};
 
 /// What the operator decides about the HTTP side.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
     /// Limits of connections.
     pub connections: Connections,
+    /// The path that everything is below, without a slash at its end; empty: `/`.
+    pub base_path: String,
+    /// Whose pages may call the API from a browser.
+    pub origins: Origins,
+    /// The proxies in front of the API.
+    pub proxies: Arc<TrustedProxies>,
+    /// How often a client address may call.
+    pub address_quotas: Quotas,
+    /// How often a key may call.
+    pub key_quotas: Quotas,
+}
+
+/// Calls a minute; 0 is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quotas {
+    /// Calls that change nothing.
+    pub reads: u32,
+    /// Calls that change something.
+    pub writes: u32,
+    /// Calls that make RSA keys or ask DNS; they are of neither other kind.
+    pub costly: u32,
 }
 
 /// Limits of connections.

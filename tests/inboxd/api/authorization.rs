@@ -605,7 +605,11 @@ on_both_databases! {
         assert_eq!(get(&[("X-API-Key", mine), ("Authorization", &bearer)]).await, 200);
         assert_eq!(get(&[("X-API-Key", mine), ("Authorization", &foreign)]).await, 401);
         assert_eq!(get(&[("X-API-Key", mine), ("X-API-Key", &other.key)]).await, 401);
-        assert_eq!(get(&[("X-API-Key", mine), ("Authorization", "Basic eDp5")]).await, 401);
+        // Another scheme is for a proxy in front.
+        assert_eq!(get(&[("X-API-Key", mine), ("Authorization", "Basic eDp5")]).await, 200);
+        assert_eq!(get(&[("X-API-Key", mine), ("Authorization", "Bearer")]).await, 401);
+        assert_eq!(get(&[("X-API-Key", mine), ("Authorization", "Bearer ")]).await, 401);
+        assert_eq!(get(&[("Authorization", "Basic eDp5")]).await, 401);
         assert_eq!(get(&[("X-API-Key", "")]).await, 401);
         assert_eq!(get(&[("Authorization", mine)]).await, 401);
     }
