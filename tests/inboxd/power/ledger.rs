@@ -67,13 +67,14 @@ impl Ledger {
         self.is_power_gone.store(gone, Ordering::SeqCst);
     }
 
+    pub fn is_power_gone(&self) -> bool {
+        self.is_power_gone.load(Ordering::SeqCst)
+    }
+
     /// Fails unless a request could only be refused because there is no power, and was refused so that its caller tries
     /// again.
     pub fn assert_no_power(&self, answer: &Answer) {
-        assert!(
-            self.is_power_gone.load(Ordering::SeqCst),
-            "refused under power: {answer:?}"
-        );
+        assert!(self.is_power_gone(), "refused under power: {answer:?}");
         assert_eq!(answer.status, 503, "{answer:?}");
     }
 

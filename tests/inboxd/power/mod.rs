@@ -15,7 +15,7 @@ use serde_json::json;
 use self::ledger::{Ledger, Promise};
 use crate::support::{
     Folder,
-    api::Api,
+    api::{Answer, Api},
     attempt,
     daemon::Database,
     end_of,
@@ -158,7 +158,7 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
     loop {
         let name = format!("{who}-{number}");
         let body = json!({ "username": name });
-        let created = tenant.post("/v1/inboxes", &body).await;
+        let created = answered(&ledger, || tenant.post("/v1/inboxes", &body)).await;
         if created.status != 201 {
             ledger.assert_no_power(&created);
             return name;
@@ -168,7 +168,8 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
         let id = created.id();
         if number % DELETE_EVERY == 0 {
             ledger.begin(place);
-            let deleted = tenant.delete(&format!("/v1/inboxes/{id}")).await;
+            let path = format!("/v1/inboxes/{id}");
+            let deleted = answered(&ledger, || tenant.delete(&path)).await;
             if deleted.status == 200 {
                 ledger.settle(place, Promise::Refused);
             } else {
@@ -177,7 +178,8 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
         } else if number % ROTATE_EVERY == 0 {
             ledger.begin(place);
             let path = format!("/v1/inboxes/{id}/rotate-password");
-            let rotated = tenant.post(&path, &json!({})).await;
+            let no_fields = json!({});
+            let rotated = answered(&ledger, || tenant.post(&path, &no_fields)).await;
             if rotated.status == 200 {
                 ledger.settle(place, Promise::LetIn(rotated.text("imapPassword").to_owned()));
             } else {
@@ -185,6 +187,19 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
             }
         }
     }
+}
+
+/// The answer to a request that is made again while it is answered 503 under power: a busy Dovecot may take longer to end
+/// sessions than a request waits for it.
+async fn answered<F: Future<Output = Answer>>(ledger: &Ledger, request: impl Fn() -> F) -> Answer {
+    until(
+        "a request is answered otherwise than with 503 while there is power",
+        || async {
+            let answer = request().await;
+            (answer.status != 503 || ledger.is_power_gone()).then_some(answer)
+        },
+    )
+    .await
 }
 
 /// Every promise is in the files, also the old ones.
