@@ -179,16 +179,41 @@ pub mod metric {
         fn start(&self) {
             match (self.kind, self.labels) {
                 (Kind::Histogram(..), []) => drop(metrics::histogram!(self.name)),
-                (Kind::Counter, []) => self.add(0, &[]),
-                (Kind::Counter, [(_, Values::Listed(values))]) => {
-                    values.iter().for_each(|value| self.add(0, &[value]));
+                (Kind::Histogram(..), _) => {}
+                (Kind::Counter, labels) => {
+                    let Some(values) = labels.iter().map(|(_, values)| values.listed()).collect() else {
+                        return;
+                    };
+                    for values in combinations(values) {
+                        self.add(0, &values);
+                    }
                 }
-                _ => {}
             }
         }
     }
 
+    /// Every choice of one value of each list.
+    fn combinations(lists: Vec<&'static [&'static str]>) -> Vec<Vec<&'static str>> {
+        lists.into_iter().fold(vec![Vec::new()], |chosen, list| {
+            let with = |value: &&'static str| {
+                let value = *value;
+                chosen
+                    .iter()
+                    .map(move |values| [values.as_slice(), &[value]].concat())
+            };
+            list.iter().flat_map(with).collect()
+        })
+    }
+
     impl Values {
+        /// The values, if they are known before anything happened.
+        fn listed(self) -> Option<&'static [&'static str]> {
+            match self {
+                Self::Listed(values) => Some(values),
+                Self::Routes => None,
+            }
+        }
+
         fn closed(self, value: &str) -> String {
             match self {
                 Self::Listed(values) if !values.contains(&value) => OTHER.to_owned(),

@@ -145,7 +145,7 @@ async fn many_addresses_of_an_inbox_count_too_and_the_metadata_comes_once() {
     let primary = acme
         .post(
             &format!("/v1/inboxes/{inbox}/addresses"),
-            &json!({"email": "zz@inboxd.test", "makePrimary": true}),
+            &json!({"email": "zz@inboxd.test", "primary": true}),
         )
         .await;
     assert_eq!(primary.status, 201, "{primary:?}");
