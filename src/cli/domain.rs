@@ -80,7 +80,7 @@ pub(super) fn domain(command: DomainCommand) -> Result<ExitCode, Failure> {
             if released {
                 print(&format!("released {name}\n"))?;
             } else {
-                eprintln!("inboxd: no tenant has verified {name}");
+                note(&format!("inboxd: no tenant has verified {name}"));
             }
             Ok(ExitCode::from(u8::from(!released)))
         }
