@@ -158,7 +158,7 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
     loop {
         let name = format!("{who}-{number}");
         let body = json!({ "username": name });
-        let created = answered(&ledger, || tenant.post("/v1/inboxes", &body)).await;
+        let created = tenant.post("/v1/inboxes", &body).await;
         if created.status != 201 {
             ledger.assert_no_power(&created);
             return name;
@@ -189,8 +189,8 @@ async fn call(tenant: Api, ledger: Arc<Ledger>, who: String) -> String {
     }
 }
 
-/// The answer to a request that is made again while it is answered 503 under power: a busy Dovecot may take longer to end
-/// sessions than a request waits for it.
+/// The answer to a request that ends sessions. It is made again while it is answered 503 under power: a busy Dovecot may
+/// take longer to end them than a request waits for it.
 async fn answered<F: Future<Output = Answer>>(ledger: &Ledger, request: impl Fn() -> F) -> Answer {
     until(
         "a request is answered otherwise than with 503 while there is power",
