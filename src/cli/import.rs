@@ -21,6 +21,7 @@ use crate::{
     model::{
         ids::{TenantId, WorkspaceId},
         name_map::NameMap,
+        text_encoding::utf8,
     },
 };
 
@@ -147,14 +148,25 @@ fn write_names(file: &Path, names: &NameMap) -> Result<(), Failure> {
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = if file.as_os_str() == "-" {
-        io::stdin().read_to_string(&mut text).map(drop)
+    let mut octets = Vec::new();
+    let (name, read) = if file.as_os_str() == "-" {
+        let read = io::stdin().read_to_end(&mut octets).map(drop);
+        ("standard input".into(), read)
     } else {
-        fs::read_to_string(file).map(|contents| text = contents)
+        let read = fs::read(file).map(|contents| octets = contents);
+        (file.to_string_lossy(), read)
     };
-    read.map_err(|error| format!("read {}: {error}", file.display()))?;
-    Ok(text)
+    read.map_err(|error| format!("read {name}: {error}"))?;
+    match utf8(&octets) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(other) => {
+            let valid = str::from_utf8(&octets)
+                .err()
+                .map_or(0, |error| error.valid_up_to());
+            let line = octets[..valid].split(|octet| *octet == b'\n').count();
+            Err(format!("{name}: line {line}: must be text in UTF-8{other}").into())
+        }
+    }
 }
 
 fn tell(arguments: &ImportArguments, outcome: &Outcome) -> Result<(), Failure> {

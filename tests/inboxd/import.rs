@@ -28,7 +28,7 @@ struct Said {
 }
 
 /// Imports a passwd-file for a tenant.
-fn import(daemon: &Daemon, tenant: &str, options: &[&str], text: &str) -> Said {
+fn import(daemon: &Daemon, tenant: &str, options: &[&str], text: impl AsRef<[u8]>) -> Said {
     let arguments = [&["import", "-", "--tenant", tenant], options].concat();
     let output = daemon.run(&arguments, text);
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -233,7 +233,7 @@ async fn one_bad_line_and_nothing_is_imported() {
         "no line".to_owned(),
     ];
     assert_eq!(
-        import(&daemon, &id, &[], &lines.join("\n")),
+        import(&daemon, &id, &[], lines.join("\n")),
         refused(&format!(
             "inboxd: line 3: password: must be hashed; `doveadm pw` makes a hash of it\n\
              inboxd: line 4: good@{DEFAULT_DOMAIN} is on line 1 already\n\
@@ -272,6 +272,38 @@ async fn one_bad_line_and_nothing_is_imported() {
         import(&daemon, &id, &["--allow-reserved"], &good),
         succeeded("imported 2, already there 0\n")
     );
+}
+
+/// Whatever saved the file in another encoding: nothing of it is imported, and the encoding is named.
+#[tokio::test]
+async fn a_file_in_another_encoding_is_named_as_what_it_is() {
+    let daemon = Daemon::start(Database::Sqlite).await;
+    let tenant = daemon.tenant("Moved").await;
+    let id = id_of(&tenant).await;
+    let line = format!("good@{DEFAULT_DOMAIN}:{HASH}\n");
+    let utf_16: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin_1 = [line.as_bytes(), b"m\xfcller@", line.as_bytes()].concat();
+    let octet = line.len() + 2;
+    for (file, error) in [
+        (
+            format!("\u{feff}{line}").into_bytes(),
+            "line 1: must be text in UTF-8 without a byte order mark (BOM): it begins with EF BB BF"
+                .to_owned(),
+        ),
+        (utf_16, "line 1: must be text in UTF-8: it is UTF-16".to_owned()),
+        (
+            latin_1,
+            format!(
+                "line 2: must be text in UTF-8: octet {octet} is FC, which is not; it may be ISO 8859-1 (Latin-1) or Windows-1252"
+            ),
+        ),
+    ] {
+        for options in [&[][..], &["--skip-bad", "/nonexistent/bad.passwd"]] {
+            let said = import(&daemon, &id, options, &file);
+            assert_eq!(said, refused(&format!("inboxd: standard input: {error}\n")));
+        }
+    }
+    assert_eq!(tenant.get("/v1/inboxes").await.body["inboxes"], json!([]));
 }
 
 /// Each costs more than the limits of the daemon's configuration allow, or can match no password, or is a lock.
@@ -375,7 +407,7 @@ async fn names_of_others_and_caps_hold(database: Database) {
     assert_eq!(listed.body["inboxes"].as_array().unwrap().len(), 3, "{listed:?}");
     // Into the workspace that has it.
     assert_eq!(
-        import(&daemon, id, &["--workspace", workspace.id()], &line("elsewhere")),
+        import(&daemon, id, &["--workspace", workspace.id()], line("elsewhere")),
         succeeded("imported 0, already there 1\n")
     );
 }

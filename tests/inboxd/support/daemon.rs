@@ -293,7 +293,7 @@ impl Daemon {
     }
 
     /// `inboxd` with a command and this daemon's configuration, given this on standard input.
-    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
+    pub fn run(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
         let mut child = Command::new(INBOXD)
             .args(arguments)
             .arg("--config")
@@ -304,9 +304,9 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_owned();
+        let input = input.as_ref().to_owned();
         // A command that ends before it has read everything is judged by what it says.
-        let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        let writing = std::thread::spawn(move || stdin.write_all(&input));
         let output = child.wait_with_output().unwrap();
         drop(writing.join().unwrap());
         output
