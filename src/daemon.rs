@@ -13,12 +13,11 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, http::header, routing::get};
-use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use axum::Router;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use zeroize::Zeroizing;
@@ -62,10 +61,6 @@ const INOTIFY_INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
 const CLEANUP_PAUSE_S: u64 = 3_600;
 /// Pause between two passes that remove deleted rows.
 const REMOVAL_PAUSE_S: u64 = 30;
-/// Prometheus's text format 0.0.4, which every scraper reads.
-const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Pause between two rounds of folding measurements into the metrics.
-const UPKEEP_PAUSE_S: u64 = 5;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -135,9 +130,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The table of metrics cannot be used.
-    #[error("prepare the metrics")]
-    Metrics(#[source] BuildError),
     /// A task of the daemon failed.
     #[error("a task of the daemon failed")]
     Task(#[from] tokio::task::JoinError),
@@ -209,7 +201,7 @@ async fn password_in(file: &Path) -> Result<Zeroizing<String>, Error> {
 /// called once the maps are right and the API listens.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl FnOnce()) -> Result<(), Error> {
     let clock = Arc::new(Machine);
-    let prometheus = recorder()?;
+    telemetry::metric::start();
     // Before anything else that takes time: a port that is taken should be known at once.
     let api = listen("api.listen", config.api).await?;
     let metrics_listener = listen_at("metrics.listen", config.metrics).await?;
@@ -260,13 +252,12 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
-    let (router, serving_metrics) = with_metrics(app, prometheus, metrics_listener, config, &stopped);
+    let (router, serving_metrics) = with_metrics(app, metrics_listener, config, &stopped);
     let policy_router = throttle::router(Arc::clone(&clock) as _);
     let serving_policy =
         policy_listener.map(|listener| serve_beside(listener, policy_router, config, &stopped));
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
-    let controlling = control::serve(control_socket, rebuilder, stopped.clone());
-    let upkeep = tokio::spawn(keep_up(prometheus, stopped));
+    let controlling = control::serve(control_socket, rebuilder, stopped);
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
     ready();
@@ -287,7 +278,6 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     cleaning.await?;
     watching.await?;
     renewing.await?;
-    upkeep.await?;
     for task in [serving_metrics, serving_policy].into_iter().flatten() {
         task.await?;
     }
@@ -308,12 +298,11 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
 /// The API, and the metrics: on a listener of their own, which also says which parts work, or with the API.
 fn with_metrics(
     app: App,
-    prometheus: &'static PrometheusHandle,
     listener: Option<TcpListener>,
     config: &Config,
     stopped: &tokio::sync::watch::Receiver<()>,
 ) -> (Router, Option<JoinHandle<()>>) {
-    let metrics = metrics_router(prometheus);
+    let metrics = http::metrics::router();
     let Some(listener) = listener else {
         return (http::router(app, &config.http, metrics), None);
     };
@@ -348,27 +337,6 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, E
     TcpListener::bind(address)
         .await
         .map_err(|source| Error::Listen { address, key, source })
-}
-
-/// Serves `/metrics`.
-fn metrics_router(prometheus: &'static PrometheusHandle) -> Router {
-    let content_type = [(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)];
-    let scrape = move || std::future::ready((content_type, prometheus.render()));
-    Router::new().route("/metrics", get(scrape))
-}
-
-/// The one recorder of this process's metrics.
-fn recorder() -> Result<&'static PrometheusHandle, Error> {
-    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
-    let built = telemetry::metric::recorder().map_err(Error::Metrics)?;
-    Ok(RECORDER.get_or_init(|| {
-        let handle = built.handle();
-        if metrics::set_global_recorder(built).is_err() {
-            tracing::warn!("another recorder of metrics is installed; /metrics stays empty");
-        }
-        telemetry::metric::describe();
-        handle
-    }))
 }
 
 /// Requests that an earlier run did not finish can be made again.
@@ -585,17 +553,6 @@ async fn forget_answers(service: &Service, stopped: tokio::sync::watch::Receiver
         tokio::select! {
             () = &mut until => return,
             () = tokio::time::sleep(Duration::from_secs(CLEANUP_PAUSE_S)) => {}
-        }
-    }
-}
-
-/// Folds measurements into the metrics, so that they take no more memory the longer nobody reads them.
-async fn keep_up(prometheus: &'static PrometheusHandle, stopped: tokio::sync::watch::Receiver<()>) {
-    let mut until = std::pin::pin!(wait_until_closed(stopped));
-    loop {
-        tokio::select! {
-            () = &mut until => return,
-            () = tokio::time::sleep(Duration::from_secs(UPKEEP_PAUSE_S)) => prometheus.run_upkeep(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod inboxes;
 mod json;
 mod lists;
 mod me;
+pub mod metrics;
 mod once;
 pub mod problem;
 mod proxies;

@@ -9,6 +9,8 @@ use tracing_subscriber::{
     EnvFilter, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
+pub mod exposition;
+
 /// Metrics: each is declared once, in one table, and what is recorded goes through it.
 ///
 /// A label value that the table does not list is recorded as [`OTHER`](metric::OTHER), so what callers send cannot
@@ -16,8 +18,7 @@ use tracing_subscriber::{
 pub mod metric {
     use std::time::Duration;
 
-    use metrics::{Label, Unit};
-    use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+    use super::exposition::{self, Labels};
 
     /// The value of a label for everything that the table does not list.
     pub const OTHER: &str = "other";
@@ -41,7 +42,7 @@ pub mod metric {
         /// A number of events, which only grows.
         Counter,
         /// Observations in classic buckets, given by their upper bounds: the counts of several daemons can be added.
-        Histogram(Unit, &'static [f64]),
+        Histogram(&'static [f64]),
     }
 
     /// The values that a label can have.
@@ -111,7 +112,7 @@ pub mod metric {
         REQUESTS_TOTAL = "inboxd_http_requests_total", Kind::Counter,
             [("method", METHODS), ("route", Values::Routes), ("status", STATUSES)],
             "Requests answered.";
-        REQUEST_DURATION_SECONDS = "inboxd_http_request_duration_seconds", Kind::Histogram(Unit::Seconds, DURATION_BUCKETS),
+        REQUEST_DURATION_SECONDS = "inboxd_http_request_duration_seconds", Kind::Histogram(DURATION_BUCKETS),
             [("method", METHODS), ("route", Values::Routes)],
             "Time from the head of a request to its answer.";
         CONNECTIONS_REFUSED_TOTAL = "inboxd_http_connections_refused_total", Kind::Counter, [],
@@ -124,13 +125,13 @@ pub mod metric {
             "Requests answered 500; each is a bug.";
         STORE_UNAVAILABLE_TOTAL = "inboxd_store_unavailable_total", Kind::Counter, [],
             "Requests that failed because the store did not answer.";
-        PUBLISH_DURATION_SECONDS = "inboxd_publish_duration_seconds", Kind::Histogram(Unit::Seconds, DURATION_BUCKETS), [],
+        PUBLISH_DURATION_SECONDS = "inboxd_publish_duration_seconds", Kind::Histogram(DURATION_BUCKETS), [],
             "Time that a change waits until the mail servers have it: queue, writing, flushing, ending sessions.";
         PUBLISH_FAILURES_TOTAL = "inboxd_publish_failures_total", Kind::Counter, [],
             "Batches that could not be written to the maps of the mail servers.";
-        PUBLISH_BATCH_KEYS = "inboxd_publish_batch_keys", Kind::Histogram(Unit::Count, BATCH_BUCKETS), [],
+        PUBLISH_BATCH_KEYS = "inboxd_publish_batch_keys", Kind::Histogram(BATCH_BUCKETS), [],
             "Keys of the maps that share one batch and its flushes.";
-        BARRIER_DURATION_SECONDS = "inboxd_barrier_duration_seconds", Kind::Histogram(Unit::Seconds, BARRIER_BUCKETS), [],
+        BARRIER_DURATION_SECONDS = "inboxd_barrier_duration_seconds", Kind::Histogram(BARRIER_BUCKETS), [],
             "Time from the publication of new logins until they were visible through the mail servers, or given up.";
         BARRIER_NOT_SEEN_TOTAL = "inboxd_barrier_not_seen_total", Kind::Counter, [("reason", NOT_SEEN_REASONS)],
             "New logins that were not visible through the mail servers.";
@@ -148,12 +149,12 @@ pub mod metric {
 
         /// Counts events. There are as many values as labels.
         pub fn add(&self, events: u64, values: &[&str]) {
-            metrics::counter!(self.name, self.labels_of(values)).increment(events);
+            exposition::add(self.name, &self.labels_of(values), events);
         }
 
         /// Observes a duration. There are as many values as labels.
         pub fn observe(&self, elapsed: Duration, values: &[&str]) {
-            metrics::histogram!(self.name, self.labels_of(values)).record(elapsed.as_secs_f64());
+            exposition::observe(self.name, &self.labels_of(values), Some(elapsed.as_secs_f64()));
         }
 
         /// Observes a number of things.
@@ -162,15 +163,15 @@ pub mod metric {
                 clippy::cast_precision_loss,
                 reason = "counts this large do not occur, and a metric may round"
             )]
-            metrics::histogram!(self.name).record(count as f64);
+            exposition::observe(self.name, &Labels::new(), Some(count as f64));
         }
 
-        fn labels_of(&self, values: &[&str]) -> Vec<Label> {
+        fn labels_of(&self, values: &[&str]) -> Labels {
             assert_eq!(self.labels.len(), values.len(), "labels of {}", self.name);
             self.labels
                 .iter()
                 .zip(values)
-                .map(|((label, allowed), value)| Label::new(*label, allowed.closed(value)))
+                .map(|((label, allowed), value)| (*label, allowed.closed(value)))
                 .collect()
         }
 
@@ -178,7 +179,7 @@ pub mod metric {
         /// first appears at one would miss its first event.
         fn start(&self) {
             match (self.kind, self.labels) {
-                (Kind::Histogram(..), []) => drop(metrics::histogram!(self.name)),
+                (Kind::Histogram(..), []) => exposition::observe(self.name, &Labels::new(), None),
                 (Kind::Histogram(..), _) => {}
                 (Kind::Counter, labels) => {
                     let Some(values) = labels.iter().map(|(_, values)| values.listed()).collect() else {
@@ -222,24 +223,9 @@ pub mod metric {
         }
     }
 
-    /// A recorder that knows the buckets of every histogram.
-    pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
-        let mut builder = PrometheusBuilder::new();
+    /// Makes the series exist that start at zero.
+    pub fn start() {
         for metric in ALL {
-            if let Kind::Histogram(_, buckets) = metric.kind {
-                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
-            }
-        }
-        Ok(builder.build_recorder())
-    }
-
-    /// Describes every metric to the global recorder, and makes the series exist that start at zero.
-    pub fn describe() {
-        for metric in ALL {
-            match metric.kind {
-                Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
-                Kind::Histogram(unit, _) => metrics::describe_histogram!(metric.name, unit, metric.help),
-            }
             metric.start();
         }
     }

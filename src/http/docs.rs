@@ -116,9 +116,12 @@ fn docs_page() {}
 
 /// Metrics
 ///
-/// In Prometheus's text format. On a listener of their own (`metrics.listen`), or with the API where that is empty.
+/// In Prometheus's text format; in its protobuf format, which has native histograms, too, where `Accept` prefers it. On a
+/// listener of their own (`metrics.listen`), or with the API where that is empty.
 #[utoipa::path(get, path = "/metrics", tag = "operation", security(()),
-    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"),
+    responses((status = 200, description = "The metrics", content(
+            (String = "text/plain"),
+            (String = "application/vnd.google.protobuf"))),
         (status = 404, description = "They have a listener of their own")))]
 #[expect(dead_code, reason = "described here, served by the daemon")]
 fn metrics() {}

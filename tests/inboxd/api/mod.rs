@@ -21,6 +21,7 @@ mod idempotency;
 mod inboxes;
 mod metrics;
 mod operation;
+mod prometheus;
 mod rates;
 mod shapes;
 mod tenants;
