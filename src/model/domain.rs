@@ -146,6 +146,33 @@ impl DomainStatus {
 }
 
 impl Domain {
+    /// A registration that is made now, of which nothing is proved.
+    pub fn registered(
+        id: DomainId,
+        (tenant, workspace): (TenantId, WorkspaceId),
+        name: DomainName,
+        challenge: Challenge,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            tenant,
+            workspace,
+            name,
+            challenge,
+            catch_all: None,
+            findings: Vec::new(),
+            created_at: now,
+            updated_at: now,
+            checked_at: None,
+            verified_at: None,
+            degraded_since: None,
+            contest: None,
+            contested_since: None,
+            taking_over_since: None,
+        }
+    }
+
     /// Whether addresses can be made at it: it is verified, and the mail servers see that.
     pub fn is_usable(&self) -> bool {
         self.verified_at.is_some() && self.taking_over_since.is_none()

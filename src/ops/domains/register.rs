@@ -64,24 +64,13 @@ pub async fn register(
         Known::Lapsed(domain) => Some(domain.id),
         Known::Nothing => None,
     };
-    let now = service.now();
-    let domain = Domain {
-        id: lapsed.unwrap_or_else(|| DomainId(service.new_id())),
-        tenant: filter.tenant,
-        workspace,
-        name: name.clone(),
-        challenge: Challenge::generate(&*service.entropy),
-        catch_all: None,
-        findings: Vec::new(),
-        created_at: now,
-        updated_at: now,
-        checked_at: None,
-        verified_at: None,
-        degraded_since: None,
-        contest: None,
-        contested_since: None,
-        taking_over_since: None,
-    };
+    let domain = Domain::registered(
+        lapsed.unwrap_or_else(|| DomainId(service.new_id())),
+        (filter.tenant, workspace),
+        name.clone(),
+        Challenge::generate(&*service.entropy),
+        service.now(),
+    );
     if lapsed.is_some() {
         // It begins again, with another challenge and other keys.
         tx.renew_domain(&domain).await?;

@@ -28,23 +28,13 @@ async fn registered(
         DomainStatus::Failed => lapsed_before(now, PENDING_DAYS),
         _ => lapsed_before(now, PENDING_DAYS).plus_seconds(1),
     };
-    let mut registered = Domain {
-        contest: None,
-        contested_since: None,
-        taking_over_since: None,
-        id: DomainId(fresh_id()),
-        tenant: tenant.id,
-        workspace,
-        name: domain(name),
-        challenge: Challenge::generate(&Machine),
-        catch_all: None,
-        findings: Vec::new(),
+    let mut registered = Domain::registered(
+        DomainId(fresh_id()),
+        (tenant.id, workspace),
+        domain(name),
+        Challenge::generate(&Machine),
         created_at,
-        updated_at: created_at,
-        checked_at: None,
-        verified_at: None,
-        degraded_since: None,
-    };
+    );
     let mut tx = store.db.write().await.unwrap();
     assert!(tx.insert_domain(&registered).await.unwrap());
     if matches!(status, DomainStatus::Verified | DomainStatus::Degraded) {

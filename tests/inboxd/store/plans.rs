@@ -466,21 +466,14 @@ async fn call_everything_of_domains(tx: &mut Tx, tenant: &Tenant, inbox: InboxId
     let now = Machine.now();
     let (workspace, name) = (tenant.default_workspace, domain("acme.example"));
     let acme = Domain {
-        id: DomainId(fresh_id()),
-        tenant: tenant.id,
-        workspace,
-        name: name.clone(),
-        challenge: Challenge::generate(&Machine),
-        catch_all: None,
-        findings: Vec::new(),
-        created_at: now,
-        updated_at: now,
         checked_at: Some(now),
-        verified_at: None,
-        degraded_since: None,
-        contest: None,
-        contested_since: None,
-        taking_over_since: None,
+        ..Domain::registered(
+            DomainId(fresh_id()),
+            (tenant.id, workspace),
+            name.clone(),
+            Challenge::generate(&Machine),
+            now,
+        )
     };
     assert!(tx.insert_domain(&acme).await.unwrap());
     tx.renew_domain(&acme).await.unwrap();

@@ -79,24 +79,13 @@ async fn add_key(tx: &mut Tx, scope: Scope, revoked_at: Option<Timestamp>) -> Ke
 }
 
 async fn add_domain(tx: &mut Tx, tenant: &Tenant, workspace: WorkspaceId, name: &str) -> DomainId {
-    let now = Machine.now();
-    let new = Domain {
-        contest: None,
-        contested_since: None,
-        taking_over_since: None,
-        id: DomainId(fresh_id()),
-        tenant: tenant.id,
-        workspace,
-        name: domain(name),
-        challenge: Challenge::generate(&Machine),
-        catch_all: None,
-        findings: Vec::new(),
-        created_at: now,
-        updated_at: now,
-        checked_at: None,
-        verified_at: None,
-        degraded_since: None,
-    };
+    let new = Domain::registered(
+        DomainId(fresh_id()),
+        (tenant.id, workspace),
+        domain(name),
+        Challenge::generate(&Machine),
+        Machine.now(),
+    );
     assert!(tx.insert_domain(&new).await.unwrap());
     new.id
 }
