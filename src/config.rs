@@ -261,6 +261,11 @@ section! {
         sessions_max: u16 = 4000,
         /// Most sessions of one inbox from one address.
         sessions_per_inbox_max: u16 = 50,
+        /// Most sessions of one inbox from all addresses together; 0: a tenth of `sessions_max`, and at least twice
+        /// `sessions_per_inbox_max`.
+        sessions_per_inbox_total_max: u16 = 0,
+        /// Most sessions of all inboxes of a tenant; 0: half of `sessions_max`.
+        sessions_per_tenant_max: u16 = 0,
     }
 }
 section! {
@@ -466,6 +471,8 @@ pub struct Config {
     pub mx: Endpoint,
     /// Most sessions of both at a time.
     pub sessions: Sessions,
+    /// Most IMAP sessions of one inbox and of one tenant; none where Dovecot asks nothing that counts them.
+    pub imap_shares: Option<ImapShares>,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
     /// Whom DNS is asked of.
@@ -501,6 +508,15 @@ pub struct LoginPolicy {
     pub listen: SocketAddr,
     /// How Dovecot reaches it, with a slash at its end.
     pub url: String,
+}
+
+/// Most IMAP sessions, wherever they come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ImapShares {
+    /// Of one inbox.
+    pub inbox: u16,
+    /// Of all inboxes of a tenant.
+    pub tenant: u16,
 }
 
 /// The mail servers' certificate.
@@ -746,6 +762,7 @@ impl Written {
             smtp,
             mx,
             sessions: self.sessions()?,
+            imap_shares: self.imap_shares()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
@@ -803,6 +820,44 @@ impl Written {
             submission: smtp.sessions_max,
             submission_per_address: smtp.sessions_per_address_max,
         })
+    }
+
+    /// Most IMAP sessions of one inbox and of one tenant: at least one, and at most all.
+    fn imap_shares(&self) -> Result<Option<ImapShares>, Error> {
+        const INBOX: &str = "imap.sessions_per_inbox_total_max";
+        const TENANT: &str = "imap.sessions_per_tenant_max";
+        let imap = &self.imap;
+        let all = imap.sessions_max;
+        let inbox = match imap.sessions_per_inbox_total_max {
+            0 => (all / 10)
+                .max(imap.sessions_per_inbox_max.saturating_mul(2))
+                .min(all),
+            share => share,
+        };
+        let tenant = match imap.sessions_per_tenant_max {
+            0 => (all / 2).max(1),
+            share => share,
+        };
+        for (share, key) in [(inbox, INBOX), (tenant, TENANT)] {
+            if share > all {
+                return Err(Error::value(key, "must be at most imap.sessions_max"));
+            }
+        }
+        if !self.login_policy.listen.is_empty() {
+            return Ok(Some(ImapShares { inbox, tenant }));
+        }
+        for (share, key) in [
+            (imap.sessions_per_inbox_total_max, INBOX),
+            (imap.sessions_per_tenant_max, TENANT),
+        ] {
+            if share != 0 {
+                return Err(Error::value(
+                    key,
+                    "must be 0 where login_policy.listen is empty: Dovecot asks there",
+                ));
+            }
+        }
+        Ok(None)
     }
 
     /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what
@@ -1326,6 +1381,35 @@ mod tests {
                 text.contains(&format!("# {optional} = ")),
                 "config/inboxd.toml lacks {optional}"
             );
+        }
+    }
+
+    #[test]
+    fn shares_of_imap_sessions_are_parts_of_all_or_refused_by_name() {
+        let shares = |flags: &[&str]| {
+            let flags = [&["service.default_domain=a.example"], flags].concat();
+            let checked = read_with(&[], &flags).unwrap().check();
+            checked
+                .map(|config| config.imap_shares.map(|shares| (shares.inbox, shares.tenant)))
+                .map_err(|error| crate::telemetry::chain(&error))
+        };
+        assert_eq!(shares(&[]), Ok(Some((400, 2000))));
+        let few = ["imap.sessions_max=60", "imap.sessions_per_inbox_max=50"];
+        assert_eq!(shares(&few), Ok(Some((60, 30))));
+        let set = [
+            "imap.sessions_per_inbox_total_max=7",
+            "imap.sessions_per_tenant_max=9",
+        ];
+        assert_eq!(shares(&set), Ok(Some((7, 9))));
+        assert_eq!(shares(&["login_policy.listen="]), Ok(None));
+        for key in [
+            "imap.sessions_per_inbox_total_max",
+            "imap.sessions_per_tenant_max",
+        ] {
+            let refused = shares(&[&format!("{key}=4001")]).unwrap_err();
+            assert_eq!(refused, format!("{key}: must be at most imap.sessions_max"));
+            let refused = shares(&[&format!("{key}=1"), "login_policy.listen="]).unwrap_err();
+            assert!(refused.starts_with(&format!("{key}: must be 0 where login_policy.listen is empty")));
         }
     }
 

@@ -93,6 +93,7 @@ impl Rig {
             signer_socket: None,
             inbound_socket: None,
             login_policy_url: None,
+            sessions: private::DEFAULT_SESSIONS,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
