@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,6 +45,8 @@ const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
 /// Most sessions of one kind, so that the sums that follow from them fit.
 const SESSIONS_MAX: u16 = 20_000;
+/// Seconds of silence that connections to Postfix can be allowed. Below 10, which is what they have under stress, makes no sense.
+const IDLE_TIMEOUTS_S: RangeInclusive<u16> = 10..=3600;
 /// Most memory of one password hash: what Dovecot's workers have room for (`vsz_limit` in its fragment).
 const HASH_MEMORY_MAX_MIB: u32 = 2048;
 /// Longest name under which verdicts are given: a host name.
@@ -281,6 +284,10 @@ section! {
         sessions_max: u16 = 600,
         /// Most sessions from one address.
         sessions_per_address_max: u16 = 500,
+        /// Most sessions of one inbox that have begun a message.
+        sessions_per_inbox_max: u16 = 50,
+        /// Seconds of silence after which a connection is given up, to submission and to port 25.
+        idle_timeout_s: u16 = 60,
     }
 }
 section! {
@@ -471,6 +478,8 @@ pub struct Config {
     pub mx: Endpoint,
     /// Most sessions of both at a time.
     pub sessions: Sessions,
+    /// Most submission sessions of one inbox at a time.
+    pub submission_per_inbox_max: u16,
     /// Most IMAP sessions of one inbox and of one tenant; none where Dovecot asks nothing that counts them.
     pub imap_shares: Option<ImapShares>,
     /// What is done about a new login before its creation is answered.
@@ -762,6 +771,7 @@ impl Written {
             smtp,
             mx,
             sessions: self.sessions()?,
+            submission_per_inbox_max: self.smtp.sessions_per_inbox_max,
             imap_shares: self.imap_shares()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
@@ -801,6 +811,11 @@ impl Written {
                 smtp.sessions_per_address_max,
                 "smtp.sessions_per_address_max",
             ),
+            (
+                smtp.sessions_max,
+                smtp.sessions_per_inbox_max,
+                "smtp.sessions_per_inbox_max",
+            ),
         ] {
             if !(1..=all).contains(&share) {
                 return Err(Error::value(key, "must be 1 to sessions_max of its section"));
@@ -814,11 +829,15 @@ impl Written {
                 return Err(Error::value(key, "must be at most 20000"));
             }
         }
+        if !IDLE_TIMEOUTS_S.contains(&smtp.idle_timeout_s) {
+            return Err(Error::value("smtp.idle_timeout_s", "must be 10 to 3600"));
+        }
         Ok(Sessions {
             imap: imap.sessions_max,
             imap_per_inbox: imap.sessions_per_inbox_max,
             submission: smtp.sessions_max,
             submission_per_address: smtp.sessions_per_address_max,
+            smtp_idle_s: smtp.idle_timeout_s,
         })
     }
 

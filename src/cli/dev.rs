@@ -150,6 +150,7 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
     written.imap.sessions_per_inbox_max = DEFAULT_SESSIONS.imap_per_inbox;
     written.smtp.sessions_max = DEFAULT_SESSIONS.submission;
     written.smtp.sessions_per_address_max = DEFAULT_SESSIONS.submission_per_address;
+    written.smtp.idle_timeout_s = DEFAULT_SESSIONS.smtp_idle_s;
     written.tls.ca_file = certificates.ca_cert;
     written.tls.cert_file = certificates.server_cert;
     written.tls.key_file = certificates.server_key;

@@ -47,6 +47,7 @@ pub const DEFAULT_SESSIONS: Sessions = Sessions {
     imap_per_inbox: 50,
     submission: 300,
     submission_per_address: 250,
+    smtp_idle_s: 60,
 };
 /// Longest wait for `dovecot --version`.
 const VERSION_TIMEOUT_MS: u64 = 10_000;

@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use crate::support::{inbox::Inbox, mail::Imap, wait::until, world::World};
+use crate::support::{
+    inbox::Inbox,
+    mail::{Imap, Message, Submitting},
+    wait::until,
+    world::World,
+};
 
 /// Fewer than two inboxes may have.
 const LIMITS: &str = "imap.sessions_per_inbox_total_max = 4\nimap.sessions_per_tenant_max = 6\n";
@@ -62,6 +67,47 @@ async fn a_tenant_has_its_share_of_the_sessions_and_others_have_theirs() {
             .unwrap();
         let refusals = "inboxd_imap_logins_refused_total{share=\"tenant\"} ";
         assert!(metrics.contains(refusals), "{metrics}");
+    })
+    .await;
+}
+
+/// A session of submission that has begun a message, or the server's word.
+async fn begin_message(world: &World, inbox: &Inbox) -> Result<Submitting, String> {
+    let mut smtp = world.mail.submission_of(inbox).await;
+    smtp.try_expect(&format!("MAIL FROM:<{}>", inbox.email), "250")
+        .await?;
+    Ok(smtp)
+}
+
+#[tokio::test]
+async fn an_inbox_has_its_share_of_submission() {
+    World::run_with("smtp.sessions_per_inbox_max = 3\n", async |world| {
+        let acme = world.daemon.tenant("Acme").await;
+        let greedy = Inbox::of(&acme.post("/v1/inboxes", &json!({})).await);
+        let other = Inbox::of(&acme.post("/v1/inboxes", &json!({})).await);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(begin_message(world, &greedy).await.unwrap());
+        }
+        let mut beyond = world.mail.submission_of(&greedy).await;
+        let refusal = beyond.say(&format!("MAIL FROM:<{}>", greedy.email)).await;
+        assert!(
+            refusal.starts_with("421 4.7.0 this inbox has as many sessions"),
+            "{refusal}"
+        );
+        // It is over, so that it takes no place.
+        assert_eq!(beyond.rest().await, "");
+
+        // Those that have a place go on, one message after the other.
+        let first = &mut held[0];
+        for number in 0..2 {
+            first.expect("RSET", "250").await;
+            let message = Message::new(&format!("share {number}"));
+            first.send(&greedy.email, &other.email, &message).await;
+        }
+        begin_message(world, &other).await.unwrap();
+        held.pop();
+        until("a place", || async { begin_message(world, &greedy).await.ok() }).await;
     })
     .await;
 }

@@ -17,7 +17,7 @@ use inboxd::{
     stack::{
         PrivateStack, Settings, key,
         private::{self, Kind, Layout, Ports},
-        render::{Postmaster, Reach},
+        render::{Postmaster, Reach, Sessions},
         tls,
     },
 };
@@ -173,7 +173,11 @@ impl World {
                 let listen = line.trim().strip_prefix(LOGIN_POLICY_KEY)?;
                 Some(format!("http://{}/", listen.trim_matches([' ', '=', '"'])))
             }),
-            sessions: private::DEFAULT_SESSIONS,
+            sessions: Sessions {
+                // Longer than sessions of a test stay open, however busy the machine is.
+                smtp_idle_s: 300,
+                ..private::DEFAULT_SESSIONS
+            },
             reach,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
