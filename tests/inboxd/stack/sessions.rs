@@ -13,7 +13,7 @@ use inboxd::{
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::{HASH_OF_SECRET, Rig};
+use super::{HASH_OF_SECRET, Rig, costly::BCRYPT_13};
 use crate::support::wait::until;
 
 /// What the private stack allows one inbox from one address.
@@ -177,6 +177,21 @@ async fn an_inbox_and_a_tenant_have_their_shares_whatever_address_they_come_from
         rig.log_in("bob@example.com", "secret").await.ok()
     })
     .await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_a_worker_verifies_has_the_same_share() {
+    let mut rig = Rig::new();
+    rig.password_entry("costly", BCRYPT_13);
+    let (stack, _) = with_shares(&mut rig).await;
+    let mut held = Vec::new();
+    for _ in 0..SHARES.inbox {
+        held.push(rig.log_in("costly@example.com", "secret").await.unwrap());
+    }
+    let beyond = rig.log_in("costly@example.com", "secret").await.unwrap_err();
+    assert!(beyond.contains("this inbox has as many sessions"), "{beyond}");
+    drop(held);
     stack.stop().await;
 }
 
