@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,6 +45,8 @@ const ENVIRONMENT_PREFIX: &str = "INBOXD_";
 const OTHER_VARIABLES: [&str; 3] = ["INBOXD_CONFIG", "INBOXD_DEV_DIR", "INBOXD_DEV_PORT_BASE"];
 /// Most sessions of one kind, so that the sums that follow from them fit.
 const SESSIONS_MAX: u16 = 20_000;
+/// Seconds of silence that connections to Postfix can be allowed. Below 10, which is what they have under stress, makes no sense.
+const IDLE_TIMEOUTS_S: RangeInclusive<u16> = 10..=3600;
 /// Most memory of one password hash: what Dovecot's workers have room for (`vsz_limit` in its fragment).
 const HASH_MEMORY_MAX_MIB: u32 = 2048;
 /// Longest name under which verdicts are given: a host name.
@@ -261,6 +264,11 @@ section! {
         sessions_max: u16 = 4000,
         /// Most sessions of one inbox from one address.
         sessions_per_inbox_max: u16 = 50,
+        /// Most sessions of one inbox from all addresses together; 0: a tenth of `sessions_max`, and at least twice
+        /// `sessions_per_inbox_max`.
+        sessions_per_inbox_total_max: u16 = 0,
+        /// Most sessions of all inboxes of a tenant; 0: half of `sessions_max`.
+        sessions_per_tenant_max: u16 = 0,
     }
 }
 section! {
@@ -276,6 +284,10 @@ section! {
         sessions_max: u16 = 600,
         /// Most sessions from one address.
         sessions_per_address_max: u16 = 500,
+        /// Most sessions of one inbox that have begun a message.
+        sessions_per_inbox_max: u16 = 50,
+        /// Seconds of silence after which a connection is given up, to submission and to port 25.
+        idle_timeout_s: u16 = 60,
     }
 }
 section! {
@@ -466,6 +478,10 @@ pub struct Config {
     pub mx: Endpoint,
     /// Most sessions of both at a time.
     pub sessions: Sessions,
+    /// Most submission sessions of one inbox at a time.
+    pub submission_per_inbox_max: u16,
+    /// Most IMAP sessions of one inbox and of one tenant; none where Dovecot asks nothing that counts them.
+    pub imap_shares: Option<ImapShares>,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
     /// Whom DNS is asked of.
@@ -501,6 +517,15 @@ pub struct LoginPolicy {
     pub listen: SocketAddr,
     /// How Dovecot reaches it, with a slash at its end.
     pub url: String,
+}
+
+/// Most IMAP sessions, wherever they come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ImapShares {
+    /// Of one inbox.
+    pub inbox: u16,
+    /// Of all inboxes of a tenant.
+    pub tenant: u16,
 }
 
 /// The mail servers' certificate.
@@ -746,6 +771,8 @@ impl Written {
             smtp,
             mx,
             sessions: self.sessions()?,
+            submission_per_inbox_max: self.smtp.sessions_per_inbox_max,
+            imap_shares: self.imap_shares()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
             certificate: self.tls.certificate()?,
@@ -784,6 +811,11 @@ impl Written {
                 smtp.sessions_per_address_max,
                 "smtp.sessions_per_address_max",
             ),
+            (
+                smtp.sessions_max,
+                smtp.sessions_per_inbox_max,
+                "smtp.sessions_per_inbox_max",
+            ),
         ] {
             if !(1..=all).contains(&share) {
                 return Err(Error::value(key, "must be 1 to sessions_max of its section"));
@@ -797,12 +829,54 @@ impl Written {
                 return Err(Error::value(key, "must be at most 20000"));
             }
         }
+        if !IDLE_TIMEOUTS_S.contains(&smtp.idle_timeout_s) {
+            return Err(Error::value("smtp.idle_timeout_s", "must be 10 to 3600"));
+        }
         Ok(Sessions {
             imap: imap.sessions_max,
             imap_per_inbox: imap.sessions_per_inbox_max,
             submission: smtp.sessions_max,
             submission_per_address: smtp.sessions_per_address_max,
+            smtp_idle_s: smtp.idle_timeout_s,
         })
+    }
+
+    /// Most IMAP sessions of one inbox and of one tenant: at least one, and at most all.
+    fn imap_shares(&self) -> Result<Option<ImapShares>, Error> {
+        const INBOX: &str = "imap.sessions_per_inbox_total_max";
+        const TENANT: &str = "imap.sessions_per_tenant_max";
+        let imap = &self.imap;
+        let all = imap.sessions_max;
+        let inbox = match imap.sessions_per_inbox_total_max {
+            0 => (all / 10)
+                .max(imap.sessions_per_inbox_max.saturating_mul(2))
+                .min(all),
+            share => share,
+        };
+        let tenant = match imap.sessions_per_tenant_max {
+            0 => (all / 2).max(1),
+            share => share,
+        };
+        for (share, key) in [(inbox, INBOX), (tenant, TENANT)] {
+            if share > all {
+                return Err(Error::value(key, "must be at most imap.sessions_max"));
+            }
+        }
+        if !self.login_policy.listen.is_empty() {
+            return Ok(Some(ImapShares { inbox, tenant }));
+        }
+        for (share, key) in [
+            (imap.sessions_per_inbox_total_max, INBOX),
+            (imap.sessions_per_tenant_max, TENANT),
+        ] {
+            if share != 0 {
+                return Err(Error::value(
+                    key,
+                    "must be 0 where login_policy.listen is empty: Dovecot asks there",
+                ));
+            }
+        }
+        Ok(None)
     }
 
     /// Who gets the mail for postmaster and abuse. Postfix must not return such mail to a sender that may be false, so what
@@ -1326,6 +1400,35 @@ mod tests {
                 text.contains(&format!("# {optional} = ")),
                 "config/inboxd.toml lacks {optional}"
             );
+        }
+    }
+
+    #[test]
+    fn shares_of_imap_sessions_are_parts_of_all_or_refused_by_name() {
+        let shares = |flags: &[&str]| {
+            let flags = [&["service.default_domain=a.example"], flags].concat();
+            let checked = read_with(&[], &flags).unwrap().check();
+            checked
+                .map(|config| config.imap_shares.map(|shares| (shares.inbox, shares.tenant)))
+                .map_err(|error| crate::telemetry::chain(&error))
+        };
+        assert_eq!(shares(&[]), Ok(Some((400, 2000))));
+        let few = ["imap.sessions_max=60", "imap.sessions_per_inbox_max=50"];
+        assert_eq!(shares(&few), Ok(Some((60, 30))));
+        let set = [
+            "imap.sessions_per_inbox_total_max=7",
+            "imap.sessions_per_tenant_max=9",
+        ];
+        assert_eq!(shares(&set), Ok(Some((7, 9))));
+        assert_eq!(shares(&["login_policy.listen="]), Ok(None));
+        for key in [
+            "imap.sessions_per_inbox_total_max",
+            "imap.sessions_per_tenant_max",
+        ] {
+            let refused = shares(&[&format!("{key}=4001")]).unwrap_err();
+            assert_eq!(refused, format!("{key}: must be at most imap.sessions_max"));
+            let refused = shares(&[&format!("{key}=1"), "login_policy.listen="]).unwrap_err();
+            assert!(refused.starts_with(&format!("{key}: must be 0 where login_policy.listen is empty")));
         }
     }
 

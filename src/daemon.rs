@@ -8,6 +8,7 @@ pub mod import;
 pub mod sealing_key;
 
 use std::{
+    collections::HashMap,
     future::Future,
     io,
     net::SocketAddr,
@@ -23,8 +24,8 @@ use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::{Clock as _, Machine},
-    config::{self, Config, StoreUrl},
+    clock::{Clock, Machine},
+    config::{self, Config, ImapShares, StoreUrl},
     dns::Dns,
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
     mail::{
@@ -38,6 +39,7 @@ use crate::{
     milter,
     model::{
         address::Address,
+        ids::TenantId,
         maps::{Answer, BarrierMode},
     },
     ops::{Service, idempotency, removal},
@@ -48,7 +50,8 @@ use crate::{
         tls::TlsError,
     },
     store::{self, Db, OnlyDaemon},
-    telemetry, throttle,
+    telemetry,
+    throttle::{self, Shares},
 };
 
 /// How long a mail server may take to greet before `/readyz` calls it down.
@@ -249,11 +252,13 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
         pages: Arc::default(),
     };
 
+    let shares = imap_shares(config, &db, Arc::clone(&clock) as _)?;
+
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
     let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
     let (router, serving_metrics) = with_metrics(app, metrics_listener, config, &stopped);
-    let policy_router = throttle::router(Arc::clone(&clock) as _);
+    let policy_router = throttle::router(Arc::clone(&clock) as _, shares);
     let serving_policy =
         policy_listener.map(|listener| serve_beside(listener, policy_router, config, &stopped));
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
@@ -377,6 +382,54 @@ impl SessionEnder for Doveadm {
         Box::pin(async move {
             let ended = Doveadm::end_sessions(self, login).await;
             ended.map(drop).map_err(|error| SessionsError(error.into()))
+        })
+    }
+}
+
+/// What keeps IMAP sessions within their shares, where Dovecot asks.
+fn imap_shares(config: &Config, db: &Db, clock: Arc<dyn Clock>) -> Result<Option<Shares>, Error> {
+    let Some(ImapShares { inbox, tenant }) = config.imap_shares else {
+        return Ok(None);
+    };
+    let limits = throttle::Limits {
+        inbox: inbox.into(),
+        tenant: tenant.into(),
+    };
+    let directory = SessionDirectory {
+        doveadm: doveadm_client(config)?,
+        db: db.clone(),
+    };
+    Ok(Some(Shares::new(limits, Arc::new(directory), clock)))
+}
+
+/// Who is connected, by Dovecot, and whose they are, by the store.
+struct SessionDirectory {
+    doveadm: Doveadm,
+    db: Db,
+}
+
+impl throttle::Directory for SessionDirectory {
+    fn sessions(&self) -> throttle::DirectoryAnswer<'_, HashMap<Box<str>, u32>> {
+        Box::pin(async move {
+            let sessions = self.doveadm.sessions_by_login().await?;
+            Ok(sessions.ok_or("no Dovecot listens on its administration socket")?)
+        })
+    }
+
+    fn tenants<'a>(
+        &'a self,
+        logins: &'a [Box<str>],
+    ) -> throttle::DirectoryAnswer<'a, HashMap<Box<str>, TenantId>> {
+        Box::pin(async move {
+            let addresses: Vec<Address> = logins
+                .iter()
+                .filter_map(|login| Address::parse(login).ok())
+                .collect();
+            let tenants = self.db.look().await?.tenants_at(&addresses).await?;
+            let by_login = tenants
+                .into_iter()
+                .map(|(address, tenant)| (address.to_string().into(), tenant));
+            Ok(by_login.collect())
         })
     }
 }

@@ -23,7 +23,8 @@
 //! - [`milter`]: what every milter of ours needs: socket, sessions, health check.
 //! - [`signer`]: signs submitted mail for Postfix, with what the maps say; a process of its own.
 //! - [`inbound`]: judges arriving mail for Postfix: SPF, DKIM, DMARC, ARC; a process of its own.
-//! - [`throttle`]: answers Dovecot, which asks how long a login has to wait: password guessing is slowed down.
+//! - [`throttle`]: answers Dovecot, which asks how long a login has to wait and whether its session may begin: password
+//!   guessing is slowed down, and IMAP sessions keep within their shares.
 //! - [`http`]: JSON in, JSON out. One place turns errors into statuses; the OpenAPI document is generated from the code.
 //! - [`config`]: file, environment and flags in, checked values out, once.
 //! - [`daemon`]: opens everything in order, serves, and drains.
@@ -47,7 +48,7 @@
 //! publish    maps, model, store, telemetry
 //! signer     clock, maps, milter, model, telemetry
 //! inbound    clock, dns, maps, milter, model, telemetry
-//! throttle   clock
+//! throttle   clock, model, telemetry
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, http, inbound, mail, maps, model, ops, stack, telemetry

@@ -2,6 +2,7 @@
 //!
 //! - [`session`]: one SMTP session as Postfix tells of it, and what it is answered.
 //! - [`message`]: a message on its way through: headers kept, body hashed, nothing else held.
+//! - [`sessions`]: how many sessions an inbox may have at a time.
 //! - [`author`]: who a message says it is from, in a grammar that all readers read alike.
 //!
 //! Keys and senders are looked up for each message, so that a change is in use from the next message on. What cannot be
@@ -10,12 +11,14 @@
 pub mod author;
 mod message;
 mod session;
+mod sessions;
 
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
 
-use self::session::Session;
+pub use self::sessions::SessionLimits;
+use self::{session::Session, sessions::OpenSessions};
 use crate::{
     clock::Clock,
     maps::{self, LookUps},
@@ -36,6 +39,8 @@ pub struct Parts {
     pub sealing: SealingKey,
     /// The name of this host in verdicts on mail, which no login may give (RFC 8601, 5).
     pub host: String,
+    /// Most sessions at a time.
+    pub sessions: SessionLimits,
     /// Says when a message was signed.
     pub clock: Arc<dyn Clock>,
 }
@@ -96,6 +101,8 @@ impl Parts {
 
 /// Signs until it is asked to stop. Messages that are under way then are finished, if that does not take long.
 pub async fn serve(listener: UnixListener, parts: Parts, stop: impl Future<Output = ()>) {
+    let open = OpenSessions::new(parts.sessions);
     let parts = Arc::new(parts);
-    milter::serve(listener, || Session::new(Arc::clone(&parts)), stop).await;
+    let session = || Session::new(Arc::clone(&parts), Arc::clone(&open));
+    milter::serve(listener, session, stop).await;
 }

@@ -92,6 +92,8 @@ pub mod metric {
     /// Whose rate of calls is limited (`http::rates`), and of which calls.
     const RATE_OWNERS: Values = Values::Listed(&["address", "key"]);
     const RATE_CLASSES: Values = Values::Listed(&["costly", "reads", "writes"]);
+    /// Whose sessions are limited (`throttle::Share`).
+    const SHARES: Values = Values::Listed(&["inbox", "tenant"]);
     /// Tables that deleted rows are removed from.
     const REMOVED_TABLES: Values =
         Values::Listed(&["addresses", "api_keys", "domains", "inboxes", "workspaces"]);
@@ -121,6 +123,8 @@ pub mod metric {
             "Connections that the daemon ended: an answer was not taken in time, or no request came on a new one.";
         RATE_LIMITED_TOTAL = "inboxd_http_rate_limited_total", Kind::Counter, [("by", RATE_OWNERS), ("class", RATE_CLASSES)],
             "Calls that were refused with 429, because a client address or a key called too often.";
+        IMAP_LOGINS_REFUSED_TOTAL = "inboxd_imap_logins_refused_total", Kind::Counter, [("share", SHARES)],
+            "IMAP logins with a right password that were refused because their inbox or tenant has as many sessions as it may.";
         INTERNAL_ERRORS_TOTAL = "inboxd_internal_errors_total", Kind::Counter, [],
             "Requests answered 500; each is a bug.";
         STORE_UNAVAILABLE_TOTAL = "inboxd_store_unavailable_total", Kind::Counter, [],

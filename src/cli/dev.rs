@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     daemon::{self, bootstrap::Bootstrap},
     stack::{
-        private::{Layout, Ports, PrivateStack, Settings},
+        private::{DEFAULT_SESSIONS, Layout, Ports, PrivateStack, Settings},
         render::Reach,
         tls,
     },
@@ -146,6 +146,11 @@ fn configure(dir: &Path, ports: DevPorts, source: &Source) -> Result<Config, Fai
         HOST.clone_into(host);
         *port = actual;
     }
+    written.imap.sessions_max = DEFAULT_SESSIONS.imap;
+    written.imap.sessions_per_inbox_max = DEFAULT_SESSIONS.imap_per_inbox;
+    written.smtp.sessions_max = DEFAULT_SESSIONS.submission;
+    written.smtp.sessions_per_address_max = DEFAULT_SESSIONS.submission_per_address;
+    written.smtp.idle_timeout_s = DEFAULT_SESSIONS.smtp_idle_s;
     written.tls.ca_file = certificates.ca_cert;
     written.tls.cert_file = certificates.server_cert;
     written.tls.key_file = certificates.server_key;
@@ -260,6 +265,7 @@ async fn with_mail_servers(
         signer_socket: config.signer_socket.clone(),
         inbound_socket: config.inbound_socket.clone(),
         login_policy_url: config.login_policy.as_ref().map(|policy| policy.url.clone()),
+        sessions: config.sessions,
         // No mail leaves the machine, unless it is said where to.
         reach: match &config.reach {
             Reach::World | Reach::OwnDomains => Reach::OwnDomains,

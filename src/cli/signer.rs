@@ -12,7 +12,7 @@ use crate::{
     daemon::sealing_key,
     maps::LookUps,
     milter,
-    signer::{self, Parts},
+    signer::{self, Parts, SessionLimits},
     telemetry,
 };
 
@@ -65,6 +65,10 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
         maps: LookUps::of(layout),
         sealing,
         host: config.authserv_id.clone(),
+        sessions: SessionLimits {
+            all: config.sessions.submission,
+            per_inbox: config.submission_per_inbox_max,
+        },
         clock: Arc::new(Machine),
     };
     tracing::info!(socket = %socket.display(), "signing what is submitted");

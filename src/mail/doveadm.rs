@@ -4,7 +4,7 @@
 //! They differ in what they say when there was nothing to do, so the answer of `kick` is not looked at: `who`
 //! decides. Dovecot demands a key besides the permission to connect; see `stack::key`.
 
-use std::{error::Error as _, io, path::Path, time::Duration};
+use std::{collections::HashMap, error::Error as _, io, path::Path, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
@@ -22,8 +22,8 @@ const REQUEST_TIMEOUT_MS: u64 = 5_000;
 /// Time between two looks at who is connected. It also has to be long enough for a login that was already allowed
 /// to become a session: nobody is connected when two looks in a row say so.
 const LOOK_INTERVAL_MS: u64 = 50;
-/// Largest answer that is read.
-const ANSWER_MAX_OCTETS: usize = 1024 * 1024;
+/// Largest answer that is read: some 400 octets for each of 20,000 sessions, and more.
+const ANSWER_MAX_OCTETS: usize = 16 * 1024 * 1024;
 
 /// How an answer ends: with the tag of the request.
 const ANSWER_END: &str = ",\"inboxd\"]]";
@@ -139,6 +139,11 @@ impl Doveadm {
         Ok(rows.map(|rows| rows.iter().map(connections).sum()))
     }
 
+    /// How many IMAP sessions each login has; `None` when no Dovecot is running.
+    pub async fn sessions_by_login(&self) -> Result<Option<HashMap<Box<str>, u32>>, DoveadmError> {
+        Ok(self.who("*").await?.map(|rows| by_login(&rows)))
+    }
+
     async fn who(&self, mask: &str) -> Result<Option<Vec<Value>>, DoveadmError> {
         match self.run("who", mask).await? {
             None => Ok(None),
@@ -217,6 +222,19 @@ fn connections(row: &Value) -> u64 {
     }
 }
 
+/// The IMAP sessions of each login. Dovecot has a row for each login and service.
+fn by_login(rows: &[Value]) -> HashMap<Box<str>, u32> {
+    let mut sessions: HashMap<Box<str>, u32> = HashMap::new();
+    for row in rows.iter().filter(|row| row["service"] == "imap") {
+        if let Some(login) = row["username"].as_str() {
+            let connections = u32::try_from(connections(row)).unwrap_or(u32::MAX);
+            let of_login = sessions.entry(login.to_lowercase().into()).or_default();
+            *of_login = of_login.saturating_add(connections);
+        }
+    }
+    sessions
+}
+
 /// Whether a request over a UNIX socket failed because no server is there.
 pub(crate) fn has_no_server(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
@@ -254,6 +272,23 @@ mod tests {
         for garbage in [&b""[..], b"[]", b"<html>", br#"[["doveadmResponse",{},"x"]]"#] {
             assert_eq!(Reply::parse(garbage), None);
         }
+    }
+
+    #[test]
+    fn sessions_are_counted_by_login() {
+        let row = |login: &str, service: &str, connections: &str| json!({"username": login, "service": service, "connections": connections, "pids": "(1 2)", "ips": "(::1)"});
+        let rows = [
+            row("a@example.com", "imap", "2"),
+            row("b@example.com", "imap", "1"),
+            row("a@example.com", "lmtp", "9"),
+            row("A@example.com", "imap", "3"),
+            json!({"connections": "4"}),
+        ];
+        let counted = by_login(&rows);
+        assert_eq!(
+            counted,
+            HashMap::from([("a@example.com".into(), 5), ("b@example.com".into(), 1)])
+        );
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
     message::{FormError, HEADER_MAX_OCTETS, Message, SignError, Whole},
+    sessions::{OpenSessions, Place},
 };
 use crate::{
     clock::Timestamp,
@@ -33,6 +34,9 @@ const SIGNATURE_FIELD: &str = "DKIM-Signature";
 /// What is known of a session and of the message that is on its way.
 pub(super) struct Session {
     parts: Arc<Parts>,
+    open: Arc<OpenSessions>,
+    /// Of the first message on, one of the inbox's places.
+    place: Option<Place>,
     /// Who has logged in.
     login: Option<String>,
     recipients: Recipients,
@@ -64,15 +68,30 @@ enum Unsigned {
 }
 
 impl Session {
-    pub(super) fn new(parts: Arc<Parts>) -> Self {
+    pub(super) fn new(parts: Arc<Parts>, open: Arc<OpenSessions>) -> Self {
         Self {
             reserved: ReservedFields::new(&parts.host),
             parts,
+            open,
+            place: None,
             login: None,
             recipients: Recipients::default(),
             message: Message::new(),
             has_leading_space: false,
         }
+    }
+
+    /// Whether the session has a place, or gets one now. Without a login there is nothing to count: no message is taken.
+    fn has_place(&mut self) -> bool {
+        let Some(login) = &self.login else {
+            return true;
+        };
+        if !self.place.as_ref().is_some_and(|place| place.is_of(login)) {
+            // The place of another login is given back first.
+            self.place = None;
+            self.place = self.open.take(login);
+        }
+        self.place.is_some()
     }
 
     /// The values of the fields that are to be added, and the recipients that are one too many.
@@ -184,7 +203,20 @@ impl Milter for Session {
         self.message = Message::new();
         self.recipients.clear();
         self.reserved.clear();
-        Ok(Continue.into())
+        if self.has_place() {
+            return Ok(Continue.into());
+        }
+        tracing::info!(
+            login = self.login,
+            "refused a session: its inbox has as many as it may"
+        );
+        // Postfix closes the connection after a 421.
+        let reply = Replycode::new(
+            [4, 2, 1],
+            [4, 7, 0],
+            "this inbox has as many sessions as it may have; end one of them first",
+        );
+        Ok(reply.into())
     }
 
     async fn rcpt(&mut self, recipient: Recipient) -> Result<Action, Infallible> {

@@ -34,13 +34,21 @@ pub use self::{
 };
 use super::{
     probe::Probe,
-    render::{DovecotVersion, Postmaster, Reach, UnsupportedVersion},
+    render::{DovecotVersion, Postmaster, Reach, Sessions, UnsupportedVersion},
     sieve::{self, SieveError},
     tls::Certificates,
     whole::missing_table,
 };
 use crate::clock::{Clock, Entropy};
 
+/// Most sessions at a time, unless it is said otherwise: what a usual limit of 1024 open files per process allows.
+pub const DEFAULT_SESSIONS: Sessions = Sessions {
+    imap: 600,
+    imap_per_inbox: 50,
+    submission: 300,
+    submission_per_address: 250,
+    smtp_idle_s: 60,
+};
 /// Longest wait for `dovecot --version`.
 const VERSION_TIMEOUT_MS: u64 = 10_000;
 
@@ -92,6 +100,8 @@ pub struct Settings {
     pub inbound_socket: Option<PathBuf>,
     /// URL of what slows password guessing down; none: nothing does.
     pub login_policy_url: Option<String>,
+    /// How many sessions there can be.
+    pub sessions: Sessions,
     /// Whom submitted messages may go to.
     pub reach: Reach,
     /// Largest message in octets.

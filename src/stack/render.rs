@@ -103,6 +103,8 @@ pub struct Sessions {
     pub submission: u16,
     /// Submission sessions from one address.
     pub submission_per_address: u16,
+    /// Seconds of silence after which Postfix gives a connection up, to submission and to port 25.
+    pub smtp_idle_s: u16,
 }
 
 impl Sessions {
@@ -326,6 +328,7 @@ pub(super) fn postfix_with_fallback(
             ("TLS_CERT", path("tls_cert", &plane.tls_cert)?),
             ("TLS_KEY", path("tls_key", &plane.tls_key)?),
             ("INBOUND", inbound(plane)?),
+            ("SMTP_IDLE", plane.sessions.smtp_idle_s.to_string()),
             ("MESSAGE_SIZE_LIMIT", plane.message_size_limit.to_string()),
             ("POSTMASTER", word("postmaster", plane.postmaster.address())?),
             ("POSTMASTER_CHECK", postmaster_check(plane)?),
@@ -525,6 +528,7 @@ mod tests {
                 imap_per_inbox: 50,
                 submission: 600,
                 submission_per_address: 500,
+                smtp_idle_s: 60,
             },
             reach: Reach::World,
             message_size_limit: 26_214_400,

@@ -373,6 +373,33 @@ impl Tx {
         parse_states(rows)
     }
 
+    /// Whose the inboxes are that have these addresses, in any order; those that no inbox has are left out. At most
+    /// [`ROWS_MAX`] addresses.
+    pub async fn tenants_at(&mut self, addresses: &[Address]) -> Result<Vec<(Address, TenantId)>, Error> {
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "WITH wanted (domain, local_part) AS (VALUES {})
+             SELECT a.local_part, a.domain, i.tenant_id
+             FROM wanted w JOIN addresses a ON a.domain = w.domain AND a.local_part = w.local_part
+                 JOIN inboxes i ON i.id = a.inbox_id",
+            values::rows(addresses.len(), 2)
+        );
+        let rows: Vec<(String, String, Uuid)> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(addresses.len()));
+            for address in addresses {
+                query = query.bind(address.domain.as_str()).bind(address.local_part.as_str());
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look up whose addresses are"))?;
+        let parse = |(local_part, domain, tenant): (String, String, Uuid)| {
+            Ok((parse_address(&local_part, &domain)?, TenantId(tenant)))
+        };
+        rows.into_iter().map(parse).collect()
+    }
+
     /// A page of everything that the maps should say of addresses, in order of domain and local part (their
     /// octets), behind the given address.
     pub async fn address_states_after(

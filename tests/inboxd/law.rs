@@ -23,7 +23,7 @@ const LAW: [(&str, &[&str]); 18] = [
         "inbound",
         &["clock", "dns", "maps", "milter", "model", "telemetry"],
     ),
-    ("throttle", &["clock"]),
+    ("throttle", &["clock", "model", "telemetry"]),
     ("ops", &["clock", "dns", "model", "store", "telemetry"]),
     (
         "http",

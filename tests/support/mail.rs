@@ -1,6 +1,11 @@
 //! Clients of the mail servers: IMAP with async-imap, submission with lettre, and plain dialogues of SMTP.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -11,7 +16,7 @@ use inboxd::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufStream},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -49,6 +54,8 @@ pub struct Servers {
 #[derive(Clone)]
 pub struct Mail {
     pub servers: Servers,
+    /// The address that connections come from.
+    source: Ipv4Addr,
     roots: Roots,
     tls: Arc<rustls::ClientConfig>,
 }
@@ -57,7 +64,32 @@ impl Mail {
     pub async fn new(servers: Servers) -> Self {
         let roots = Roots::load(Some(&servers.ca_file)).await.unwrap();
         let tls = roots.client_config().unwrap();
-        Self { servers, roots, tls }
+        Self {
+            servers,
+            source: Ipv4Addr::LOCALHOST,
+            roots,
+            tls,
+        }
+    }
+
+    /// The same clients at another address of this host.
+    pub fn at(&self, source: Ipv4Addr) -> Self {
+        Self {
+            source,
+            ..self.clone()
+        }
+    }
+
+    /// A connection to one of the servers' ports, on which nothing was said yet.
+    pub async fn connect(&self, port: u16) -> Result<TcpStream, String> {
+        let connecting = async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((self.source, 0).into())?;
+            socket.connect(SocketAddr::new(HOST.parse().unwrap(), port)).await
+        };
+        connecting
+            .await
+            .map_err(|error: std::io::Error| format!("connect: {error}"))
     }
 
     /// TLS on a connection, to a server that must have a certificate for the name that callers are told.
@@ -68,9 +100,8 @@ impl Mail {
     }
 
     async fn smtp(&self, port: u16) -> Result<Smtp<TcpStream>, String> {
-        let tcp = TcpStream::connect((HOST, port)).await;
         let mut smtp = Smtp {
-            stream: BufStream::new(tcp.map_err(|error| format!("connect: {error}"))?),
+            stream: BufStream::new(self.connect(port).await?),
         };
         let greeting = smtp.try_reply().await?;
         if greeting.starts_with(&format!("220 {} ", self.servers.hostname)) {
@@ -82,9 +113,7 @@ impl Mail {
 
     /// A new IMAP connection, greeted.
     pub async fn try_imap(&self) -> Result<Greeted, String> {
-        let tcp = TcpStream::connect((HOST, self.servers.ports.imaps))
-            .await
-            .map_err(|error| format!("connect: {error}"))?;
+        let tcp = self.connect(self.servers.ports.imaps).await?;
         let mut client = async_imap::Client::new(self.tls(tcp).await?);
         let greeting = in_time(client.read_response()).await?;
         if !matches!(greeting, Ok(Some(_))) {

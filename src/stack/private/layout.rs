@@ -17,7 +17,6 @@ use crate::{
         queue::{self, QueueError},
         render::{
             self, ADMINISTRATION_SOCKET, DovecotVersion, LOOKUP_SOCKET, MailPlane, RenderError, RenderedFile,
-            Sessions,
         },
         tls::{self, Certificates, TlsError},
         whole::{self, Listen, Premises},
@@ -28,13 +27,6 @@ use crate::{
 const MAIL_UID: u32 = 5000;
 /// Group of the private stack's mail.
 const MAIL_GID: u32 = 5000;
-/// Most sessions at a time: what a usual limit of 1024 open files per process allows.
-const SESSIONS: Sessions = Sessions {
-    imap: 600,
-    imap_per_inbox: 50,
-    submission: 300,
-    submission_per_address: 250,
-};
 /// Longest name of a UNIX socket: `sun_path` in unix(7), without the final NUL.
 const SOCKET_PATH_MAX_OCTETS: usize = 107;
 /// The sockets with the longest names, seen from the folder. Postfix names its own relative to its queue folder.
@@ -281,7 +273,7 @@ impl Layout {
             imaps_port: settings.ports.imaps,
             submission_service: Listen::Loopback.service(settings.ports.submission),
             login_policy_url: settings.login_policy_url.clone(),
-            sessions: SESSIONS,
+            sessions: settings.sessions,
             reach: settings.reach.clone(),
             message_size_limit: settings.message_size_limit,
         }

@@ -89,7 +89,8 @@ end
 
 -- What a login gets besides its password.
 local function answer_of(found, service)
-  local answer = {}
+  -- By this field inboxd knows that it is asked about a login whose password was right (auth_policy_request_attributes).
+  local answer = { inboxd_login = "yes" }
   -- Entries of earlier releases have no SASL name, until inboxd starts.
   if service == "smtp" and found.sasl_name ~= "" then answer.user = found.sasl_name end
   return add_extra(answer, found.extra, false)

@@ -8,6 +8,7 @@ mod damaged_maps;
 mod dev;
 mod queued;
 mod service_manager;
+mod shares;
 mod signed;
 mod signed_forms;
 mod stopping;

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// `doveadm pw -s BLF-CRYPT -r 13 -p secret`: about half a second of a core.
-const BCRYPT_13: &str = "{BLF-CRYPT}$2y$13$lhkMLcG1qU3dNUrBCHUO5OkRzXqA3zg1o75BLGJBoANzMH/f708ni";
+pub(super) const BCRYPT_13: &str = "{BLF-CRYPT}$2y$13$lhkMLcG1qU3dNUrBCHUO5OkRzXqA3zg1o75BLGJBoANzMH/f708ni";
 /// Of "s3cret!x", with 1 GiB of memory.
 const ARGON2_1_GIB: &str = "{ARGON2ID}$argon2id$v=19$m=1048576,t=1,p=1$5iZXYH2pUEMA3aFaLb61kA$sNWzTkAdOC/Jhr+kWi9wrJSG63PQQzllIe3ROAp8/5c";
 /// Of "s3cret!x", as SHA512-CRYPT has it without a number of rounds.

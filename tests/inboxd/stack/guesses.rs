@@ -18,7 +18,7 @@ async fn policy() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        axum::serve(listener, throttle::router(Arc::new(Machine)))
+        axum::serve(listener, throttle::router(Arc::new(Machine), None))
             .await
             .unwrap();
     });

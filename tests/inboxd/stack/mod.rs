@@ -6,6 +6,7 @@ mod doors;
 mod guesses;
 mod look_ups;
 mod sessions;
+mod silence;
 
 use std::{
     fs,
@@ -93,6 +94,7 @@ impl Rig {
             signer_socket: None,
             inbound_socket: None,
             login_policy_url: None,
+            sessions: private::DEFAULT_SESSIONS,
             reach: Reach::OwnDomains,
             message_size_limit: 1_000_000,
         };
@@ -734,6 +736,7 @@ fn operators_plane(dir: &Path) -> MailPlane {
             imap_per_inbox: 50,
             submission: 600,
             submission_per_address: 500,
+            smtp_idle_s: 60,
         },
         reach: Reach::World,
         message_size_limit: 1_000_000,

@@ -152,6 +152,28 @@ async fn taken_names_are_told_for_one_to_a_hundred_names() {
 }
 
 #[tokio::test]
+async fn whose_addresses_are_is_found_for_all_at_once() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let other = store.tenant("Other", Limits::default()).await;
+        let mut tx = store.db.write().await.unwrap();
+        let mut expected = Vec::new();
+        for (number, tenant) in [&acme, &other, &acme].into_iter().enumerate() {
+            let name = format!("scout{number}@example.com");
+            add_inbox(&mut tx, tenant, tenant.default_workspace, &name, None).await;
+            expected.push((address(&name), tenant.id));
+        }
+        let mut asked: Vec<Address> = expected.iter().map(|(address, _)| address.clone()).collect();
+        asked.push(address("nobody@example.com"));
+        let mut found = tx.tenants_at(&asked).await.unwrap();
+        found.sort_by_key(|(address, _)| address.to_string());
+        assert_eq!(found, expected);
+        assert_eq!(tx.tenants_at(&[]).await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_the_maps_should_say_follows_from_the_store() {
     on_both(async |store| {
         let mut acme = store.tenant("Acme", Limits::default()).await;

@@ -35,6 +35,9 @@ const SIGNER_SOCKET: &str = "signer.sock";
 /// The name of the socket of what judges arriving mail.
 pub const INBOUND_SOCKET: &str = "inbound.sock";
 
+/// The key that says where Dovecot asks about logins.
+pub const LOGIN_POLICY_KEY: &str = "login_policy.listen";
+
 /// Which database a daemon uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Database {
@@ -93,7 +96,6 @@ impl Daemon {
             r#"
             api.listen = "127.0.0.1:{api}"
             metrics.listen = "127.0.0.1:{metrics}"
-            login_policy.listen = ""
             service.default_domain = "{DEFAULT_DOMAIN}"
             store.url = "{store_url}"
             store.sealing_key_file = "{dir}/sealing.key"
@@ -127,7 +129,13 @@ impl Daemon {
         } else {
             "inbound.socket = \"\"\n"
         };
-        fs::write(&config, text + &mine.concat() + barrier + inbound).unwrap();
+        // Dovecot asks about logins only in the worlds that are about that.
+        let login_policy = if extra.contains(LOGIN_POLICY_KEY) {
+            ""
+        } else {
+            "login_policy.listen = \"\"\n"
+        };
+        fs::write(&config, text + &mine.concat() + barrier + inbound + login_policy).unwrap();
         let created = Command::new(INBOXD)
             .args(["keys", "create", "--super-admin", "--config"])
             .arg(&config)

@@ -16,8 +16,8 @@ use inboxd::{
     model::address::Address,
     stack::{
         PrivateStack, Settings, key,
-        private::{Kind, Layout, Ports},
-        render::{Postmaster, Reach},
+        private::{self, Kind, Layout, Ports},
+        render::{Postmaster, Reach, Sessions},
         tls,
     },
 };
@@ -26,7 +26,7 @@ use tokio::process::Command;
 use super::{
     Folder,
     api::Api,
-    daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOUND_SOCKET, INBOXD},
+    daemon::{DEFAULT_DOMAIN, Daemon, Database, INBOUND_SOCKET, INBOXD, LOGIN_POLICY_KEY},
     free_ports,
     inbox::{Inbox, StoredMessage, deferrals},
     mail::{HOST, Mail, Servers},
@@ -65,6 +65,13 @@ impl World {
     pub async fn run_with(extra: &str, test: impl AsyncFnOnce(&mut Self)) {
         let world = Self::start(Folder::new(), Database::Sqlite, extra, Reach::OwnDomains).await;
         world.run_started(test).await;
+    }
+
+    /// The same, and Dovecot asks the daemon about logins.
+    pub async fn run_with_login_policy(extra: &str, test: impl AsyncFnOnce(&mut Self)) {
+        let [port] = free_ports();
+        let extra = format!("{LOGIN_POLICY_KEY} = \"{HOST}:{port}\"\n{extra}");
+        Self::run_with(&extra, test).await;
     }
 
     /// The same, and what is for other domains goes to a server on this port.
@@ -162,7 +169,15 @@ impl World {
             ports,
             signer_socket: Some(daemon.signer_socket()),
             inbound_socket: judges.then(|| daemon.inbound_socket()),
-            login_policy_url: None,
+            login_policy_url: extra.lines().find_map(|line| {
+                let listen = line.trim().strip_prefix(LOGIN_POLICY_KEY)?;
+                Some(format!("http://{}/", listen.trim_matches([' ', '=', '"'])))
+            }),
+            sessions: Sessions {
+                // Longer than sessions of a test stay open, however busy the machine is.
+                smtp_idle_s: 300,
+                ..private::DEFAULT_SESSIONS
+            },
             reach,
             message_size_limit: MESSAGE_MAX_OCTETS,
         };
