@@ -24,6 +24,7 @@ pub mod sealing;
 pub mod spf;
 pub mod suffix;
 pub mod tenant;
+pub mod verified_password;
 pub mod workspace;
 
 /// Why a value was refused: a sentence that says what is allowed, for the person who sent it.
