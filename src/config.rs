@@ -377,8 +377,10 @@ section! {
     }
 }
 section! {
-    /// The most that hashes may cost which are imported.
+    /// The most that hashes may cost which are imported, and what becomes of the costly ones.
     ImportKeys {
+        /// Whether the first login replaces a hash that takes long to verify by one of our own scheme.
+        replace_costly_hashes: bool = true,
         /// bcrypt's cost.
         bcrypt_cost_max: u32 = 12,
         /// Memory of Argon2, and of yescrypt and scrypt.
@@ -502,6 +504,8 @@ pub struct Config {
     pub login_policy: Option<LoginPolicy>,
     /// The most that hashes may cost which are imported.
     pub import_costs: CostLimits,
+    /// Whether the first login replaces a hash that takes long to verify.
+    pub replace_costly_hashes: bool,
     /// Where the first start writes keys and addresses; none: it makes no keys.
     pub bootstrap_file: Option<PathBuf>,
     /// What is logged, how and where.
@@ -784,6 +788,7 @@ impl Written {
             inbound_policy: self.inbound.policy()?,
             login_policy: self.login_policy.checked()?,
             import_costs: self.import.costs()?,
+            replace_costly_hashes: self.import.replace_costly_hashes,
             bootstrap_file,
             logging: self.log.logging()?,
             written: self,

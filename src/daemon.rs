@@ -5,6 +5,7 @@ mod certificate;
 pub mod control;
 mod domains;
 pub mod import;
+mod replace_hashes;
 pub mod sealing_key;
 
 use std::{
@@ -43,7 +44,7 @@ use crate::{
         maps::{Answer, BarrierMode},
     },
     ops::{Service, idempotency, removal},
-    publish::{self, Barrier, Blind, LoginViewer, SessionEnder, SessionsError},
+    publish::{self, Barrier, Blind, LoginViewer, Publisher, SessionEnder, SessionsError},
     stack::{
         key,
         render::{ADMINISTRATION_SOCKET, LOOKUP_SOCKET},
@@ -243,6 +244,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     bootstrap::ensure(config, &service, &publisher).await?;
     let rebuilder = publisher.rebuilder();
     let watcher = publisher.clone();
+    let replacer = publisher.clone();
     let readiness = Arc::new(probes(config, &db, &maps)?);
     let app = App {
         service: Arc::clone(&service),
@@ -256,7 +258,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
 
     let (stop_side_tasks, stopped) = tokio::sync::watch::channel(());
     let cleaning = tokio::spawn(clean_up(Arc::clone(&service), stopped.clone()));
-    let watching = tokio::spawn(domains::watch(service, watcher, stopped.clone()));
+    let watching = tokio::spawn(domains::watch(Arc::clone(&service), watcher, stopped.clone()));
+    let replacing = replace_hashes(config, service, replacer, &stopped).await?;
     let (router, serving_metrics) = with_metrics(app, metrics_listener, config, &stopped);
     let policy_router = throttle::router(Arc::clone(&clock) as _, shares);
     let serving_policy =
@@ -282,6 +285,9 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     drop(stop_side_tasks);
     cleaning.await?;
     watching.await?;
+    for task in replacing {
+        task.await?;
+    }
     renewing.await?;
     for task in [serving_metrics, serving_policy].into_iter().flatten() {
         task.await?;
@@ -298,6 +304,27 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The tasks that replace costly password hashes, if they are to be replaced.
+async fn replace_hashes(
+    config: &Config,
+    service: Arc<Service>,
+    publisher: Publisher,
+    stopped: &tokio::sync::watch::Receiver<()>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
+    let layout = config.maps_layout()?;
+    if !config.replace_costly_hashes {
+        replace_hashes::refuse(layout).await?;
+        return Ok(Vec::new());
+    }
+    let parts = replace_hashes::Parts {
+        layout,
+        clock: Arc::clone(&service.clock),
+        service,
+        publisher,
+    };
+    Ok(replace_hashes::start(parts, stopped.clone()).into())
 }
 
 /// The API, and the metrics: on a listener of their own, which also says which parts work, or with the API.

@@ -3,6 +3,7 @@
 //! - `passdb/<domain>/<local part>`: one file a mailbox, one line of passwd-file syntax, read on each look-up by
 //!   a Lua passdb and userdb. Replaced by rename, so that a reader sees the old line or the new one.
 //! - `postfix/{domains,recipients,aliases,sender_logins}.lmdb`: tables that Postfix looks up in place (`lmdb_table(5)`).
+//! - `passdb/.verified-passwords`: through which Dovecot hands over passwords whose costly hash is to be replaced.
 //! - `signer/signing_keys.lmdb`: the same, of what mail is signed with, sealed; for our own signer.
 //!
 //! The mail servers' groups may read theirs and nobody else, the signer runs as the daemon's user; nobody but the daemon
@@ -18,6 +19,7 @@ mod render;
 mod signing_keys;
 mod survey;
 mod table;
+mod verified_passwords;
 
 use std::{
     fs, io,
@@ -38,6 +40,7 @@ pub use self::{
     render::{MailHome, passwd_line},
     survey::{Leftover, Survey},
     table::TableError,
+    verified_passwords::VerifiedPasswords,
 };
 use crate::model::{
     address::Address,

@@ -25,6 +25,7 @@ pub mod spf;
 pub mod suffix;
 pub mod tenant;
 pub mod text_encoding;
+pub mod verified_password;
 pub mod workspace;
 
 /// Why a value was refused: a sentence that says what is allowed, for the person who sent it.

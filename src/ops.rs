@@ -21,6 +21,7 @@ pub mod inboxes;
 pub mod keys;
 mod place;
 pub mod removal;
+pub mod replace_hash;
 pub mod secrets;
 mod single_flight;
 pub mod tenants;

@@ -22,6 +22,7 @@ mod meta;
 mod only_daemon;
 mod pooler;
 mod removal;
+mod replace_hash;
 mod tenants;
 mod unpublished;
 mod values;

@@ -94,6 +94,9 @@ pub mod metric {
     const RATE_CLASSES: Values = Values::Listed(&["costly", "reads", "writes"]);
     /// Whose sessions are limited (`throttle::Share`).
     const SHARES: Values = Values::Listed(&["inbox", "tenant"]);
+    /// What came of passwords that Dovecot handed over (`daemon::replace_hashes`).
+    const COSTLY_HASH_OUTCOMES: Values =
+        Values::Listed(&["dropped", "failed", "kept", "malformed", "replaced", "stale"]);
     /// Tables that deleted rows are removed from.
     const REMOVED_TABLES: Values =
         Values::Listed(&["addresses", "api_keys", "domains", "inboxes", "workspaces"]);
@@ -141,6 +144,8 @@ pub mod metric {
             "New logins that were not visible through the mail servers.";
         ROWS_REMOVED_TOTAL = "inboxd_rows_removed_total", Kind::Counter, [("table", REMOVED_TABLES)],
             "Rows of deleted things that nothing needed any more, removed from the store.";
+        COSTLY_HASHES_TOTAL = "inboxd_costly_hashes_total", Kind::Counter, [("outcome", COSTLY_HASH_OUTCOMES)],
+            "Logins with a costly password hash, by what became of the hash.";
         INBOXES_CREATED_TOTAL = "inboxd_inboxes_created_total", Kind::Counter, [("completed", BOOLEANS)],
             "Inboxes created (201); completed is true where an unacknowledged creation was completed.";
     }

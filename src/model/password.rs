@@ -1,11 +1,11 @@
-//! Mailbox passwords: made by inboxd, hashed for Dovecot as SHA512-CRYPT (crypt(5)).
+//! Mailbox passwords: made by inboxd, or chosen by people elsewhere; hashed for Dovecot as SHA512-CRYPT (crypt(5)).
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha_crypt::{Algorithm, Params, PasswordHasher, ShaCrypt};
 
-use super::Refused;
+use super::{Refused, password_scheme::CHEAP_ROUNDS_MAX};
 use crate::clock::Entropy;
 
 /// Octets of randomness in a password: 160 bits, which no number of rounds could make safer.
@@ -13,6 +13,9 @@ const PASSWORD_OCTETS: usize = 20;
 /// SHA512-CRYPT rounds: the minimum that crypt(5) allows. Every login pays them, and 160 random bits cannot be
 /// guessed at any price per guess.
 const ROUNDS: u32 = 1_000;
+/// SHA512-CRYPT rounds for a password that a person chose, which can be guessed: the most that Dovecot's main process
+/// verifies itself, where others wait for it (about 2 ms of a core).
+const CHOSEN_ROUNDS: u32 = CHEAP_ROUNDS_MAX;
 /// Octets of salt: they become 16 characters, the most that crypt(5) takes. More (the crate's own default is 22)
 /// is refused by Dovecot.
 const SALT_OCTETS: usize = 12;
@@ -54,15 +57,25 @@ impl MailPassword {
 
     /// Hashes it with a fresh salt. Takes about half a millisecond of a core: not for an async thread.
     pub fn hash(&self, entropy: &dyn Entropy) -> Result<PasswordHash, HashError> {
-        let mut salt = [0_u8; SALT_OCTETS];
-        entropy.fill(&mut salt);
-        let params = Params::new(ROUNDS).map_err(|_| HashError)?;
-        let crypt = ShaCrypt::new(Algorithm::Sha512Crypt, params);
-        let hash = crypt
-            .hash_password_with_salt(self.expose().as_bytes(), &salt)
-            .map_err(|_| HashError)?;
-        PasswordHash::parse(&format!("{{SHA512-CRYPT}}{hash}")).map_err(|_| HashError)
+        hash_octets(self.expose().as_bytes(), ROUNDS, entropy)
     }
+}
+
+/// Hashes a password that a person chose, in whatever character set, with a fresh salt. Takes about ten times as long as
+/// [`MailPassword::hash`].
+pub fn hash_chosen(password: &[u8], entropy: &dyn Entropy) -> Result<PasswordHash, HashError> {
+    hash_octets(password, CHOSEN_ROUNDS, entropy)
+}
+
+fn hash_octets(password: &[u8], rounds: u32, entropy: &dyn Entropy) -> Result<PasswordHash, HashError> {
+    let mut salt = [0_u8; SALT_OCTETS];
+    entropy.fill(&mut salt);
+    let params = Params::new(rounds).map_err(|_| HashError)?;
+    let crypt = ShaCrypt::new(Algorithm::Sha512Crypt, params);
+    let hash = crypt
+        .hash_password_with_salt(password, &salt)
+        .map_err(|_| HashError)?;
+    PasswordHash::parse(&format!("{{SHA512-CRYPT}}{hash}")).map_err(|_| HashError)
 }
 
 /// Hashing failed, which these parameters do not allow.
@@ -122,7 +135,7 @@ impl fmt::Debug for PasswordHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Machine;
+    use crate::{clock::Machine, model::password_scheme};
 
     #[test]
     fn passwords_are_32_characters_of_base32() {
@@ -139,6 +152,14 @@ mod tests {
         assert_eq!(fields[..3], ["{SHA512-CRYPT}", "6", "rounds=1000"]);
         assert_eq!(fields[3].len(), 16);
         assert_eq!(fields[4].len(), 86);
+    }
+
+    #[test]
+    fn passwords_of_people_have_more_rounds_and_no_worker_is_needed_for_them() {
+        let hash = hash_chosen(b"caf\xe9", &Machine).unwrap();
+        assert!(hash.value().starts_with("$6$rounds=10000$"), "{}", hash.value());
+        let verification = password_scheme::parse(hash.scheme(), hash.value()).unwrap();
+        assert!(!verification.cost.unwrap().is_high());
     }
 
     #[test]

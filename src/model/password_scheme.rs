@@ -18,7 +18,7 @@ use super::Refused;
 const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, PAD_ANY_BITS);
 const PAD_ANY_BITS: GeneralPurposeConfig = PAD.with_decode_allow_trailing_bits(true);
 /// Rounds of SHA-crypt that are verified in a few milliseconds. Dovecot's Lua script draws the line at the same number.
-const CHEAP_ROUNDS_MAX: u32 = 10_000;
+pub const CHEAP_ROUNDS_MAX: u32 = 10_000;
 /// SHA-crypt's rounds where none are written (crypt(5)).
 const DEFAULT_ROUNDS: u32 = 5_000;
 /// SHA-crypt's rounds, where they are written (crypt(5)).

@@ -70,6 +70,12 @@ impl Service {
         turn.map_err(refused("hash a password"))
     }
 
+    /// Waits for the service's own turn to hash a password, which comes among those of the tenants.
+    pub(super) async fn turn_to_hash_for_the_service(&self) -> Result<Turn, Error> {
+        let turn = self.costly.hashing.acquire(None).await;
+        turn.map_err(refused("hash a password"))
+    }
+
     /// Waits for the turn to make keys: for a tenant, of whom no one else makes any meanwhile, or for the service itself.
     pub(super) async fn turn_to_make_keys(&self, tenant: Option<TenantId>) -> Result<Arc<Turn>, Error> {
         let turn = self.costly.key_making.acquire(tenant).await;

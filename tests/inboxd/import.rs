@@ -81,7 +81,7 @@ async fn assert_published(daemon: &Daemon) {
 }
 
 /// As `doveadm pw` makes it.
-fn hashed(scheme: &str, password: &str) -> String {
+pub fn hashed(scheme: &str, password: &str) -> String {
     let made = Command::new("doveadm")
         .args(["-O", "pw", "-s", scheme, "-p", password])
         .output()

@@ -19,6 +19,7 @@ mod load;
 mod maps;
 mod outages;
 mod power;
+mod replaced_hashes;
 mod stack;
 mod store;
 #[path = "../suite/mod.rs"]

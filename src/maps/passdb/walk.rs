@@ -8,7 +8,7 @@ use std::{
 
 use super::PassdbTree;
 use crate::{
-    maps::{Error, file_error},
+    maps::{Error, file_error, verified_passwords},
     model::address::{DomainName, LocalPart},
 };
 
@@ -54,13 +54,19 @@ impl Walk {
             }
             self.inside = None;
         }
-        let Some(entry) = self.domains.next() else {
-            return Ok(None);
-        };
         let doing = "list the folder";
-        let entry = entry.map_err(file_error(doing, &self.root))?;
-        let kind = entry.file_type().map_err(file_error(doing, &self.root))?;
-        let path = entry.path();
+        let (entry, kind, path) = loop {
+            let Some(entry) = self.domains.next() else {
+                return Ok(None);
+            };
+            let entry = entry.map_err(file_error(doing, &self.root))?;
+            let kind = entry.file_type().map_err(file_error(doing, &self.root))?;
+            let path = entry.path();
+            // No entries are in it, and it is not left over from anything.
+            if !verified_passwords::is_folder(&path, kind) {
+                break (entry, kind, path);
+            }
+        };
         let domain = entry.file_name().into_string().ok().and_then(|name| {
             let domain = DomainName::parse(&name).ok()?;
             (domain.as_str() == name).then_some(domain)

@@ -70,6 +70,8 @@ local function is_costly(hash)
   local scheme, value = string.match(hash, "^{([^}.]+)[^}]*}(.*)$")
   if scheme == nil then return true end
   if cheap_schemes[scheme:upper()] then return false end
+  -- What follows is crypt(5). A value of PBKDF2 begins with "$1$", too, and is no MD5-CRYPT.
+  if not string.match(scheme:upper(), "CRYPT$") then return true end
   local id = string.match(value, "^%$([156])%$")
   if id == nil then return true end
   local rounds = string.match(value, "^%$[56]%$rounds=(%d+)%$")

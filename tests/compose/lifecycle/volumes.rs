@@ -112,10 +112,15 @@ fn names_of(files: &[StoredMessage]) -> Vec<&str> {
     names
 }
 
-/// All that the maps say: every password entry with owner and mode, every table with its entries as Postfix reads them.
+/// All that the maps say: every password entry with owner and mode, every table with its entries as Postfix reads them. What
+/// workers hand passwords over with says nothing.
 async fn maps(compose: &Compose) -> String {
-    let listing = format!("cd {MAPS} && find passdb postfix -printf '%y %m %U:%G %p\\n' | sort");
-    let entries = format!("cd {MAPS} && find passdb -type f | sort | xargs sha256sum");
+    let listing = format!(
+        "cd {MAPS} && find passdb postfix -name .verified-passwords -prune -o -printf '%y %m %U:%G %p\\n' | sort"
+    );
+    let entries = format!(
+        "cd {MAPS} && find passdb -name .verified-passwords -prune -o -type f -print | sort | xargs sha256sum"
+    );
     let mut all = Vec::new();
     for script in [listing, entries] {
         all.push(compose.exec("inboxd", &["sh", "-e", "-c", &script]).await);

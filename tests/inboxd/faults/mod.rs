@@ -4,6 +4,7 @@
 mod clock;
 mod kills;
 mod operations;
+mod replaced;
 mod shim;
 mod start;
 mod sweep;

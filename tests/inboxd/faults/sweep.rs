@@ -53,7 +53,7 @@ pub const FAILS_ONCE: Kind = kind(
     false,
 );
 /// A disk that fails from there on.
-const FAILS_ON: Kind = kind("eio-on", WRITE | FLUSH | NAME, Action::Fail(Errno::EIO), true);
+pub const FAILS_ON: Kind = kind("eio-on", WRITE | FLUSH | NAME, Action::Fail(Errno::EIO), true);
 /// A disk that is full from there on.
 const FULL: Kind = kind("full", WRITE | NAME, Action::Fail(Errno::ENOSPC), true);
 /// No file descriptor is left, for once.

@@ -22,6 +22,8 @@ const SHA512_5000: &str = "{SHA512-CRYPT}$6$2R.edpNoquqz4j14$cgNOOEIXjfpSNR1YTem
 /// `doveadm pw -s SSHA512 -p secret`
 const DIGEST: &str =
     "{SSHA512}L0nJrEamGI4j13D8eqEi6saetUPW4mZvOnPCxUjxA5xMxniw+HB8Tc1wU8wsXrHuW0OJJSSYpCVYcFTixrQTVmkHpNM=";
+/// `doveadm pw -s PBKDF2 -p secret`: its value begins as one of MD5-CRYPT does.
+const PBKDF2: &str = "{PBKDF2}$1$taN3cMADGyTrwrzz$5000$359d1ca86f39dad46e710d494b4a0a9043589b35";
 /// Tries at a time.
 const TRIES: usize = 20;
 
@@ -116,6 +118,7 @@ async fn what_is_cheap_needs_no_worker_and_what_needs_memory_has_it() {
         ("rounds", SHA512_5000),
         ("crypt", &SHA512_5000.replace("SHA512-CRYPT", "CRYPT")),
         ("large", ARGON2_1_GIB),
+        ("iterations", PBKDF2),
         ("ours", HASH_OF_SECRET),
     ] {
         rig.mailbox(name, hash);
@@ -132,8 +135,9 @@ async fn what_is_cheap_needs_no_worker_and_what_needs_memory_has_it() {
         assert!(rig.log_in(&login, "wrong").await.is_err());
     }
     assert_eq!(workers(&rig), 0);
-    rig.log_in("large@example.com", "s3cret!x").await.unwrap();
+    rig.log_in("iterations@example.com", "secret").await.unwrap();
     assert!(workers(&rig) > 0);
+    rig.log_in("large@example.com", "s3cret!x").await.unwrap();
     stack.stop().await;
     assert_eq!(complaints(&rig.dovecot_log()), [""; 0]);
 }

@@ -1,5 +1,7 @@
 //! Inboxes: look-ups, lists, descriptions, secrets, deletion.
 
+use std::num::NonZeroU32;
+
 use inboxd::{
     clock::{Clock as _, Machine},
     model::{
@@ -8,6 +10,7 @@ use inboxd::{
         limits::Limits,
         metadata::Metadata,
         names::DisplayName,
+        sasl_name::{Generation, SaslName},
         tenant::Tenant,
     },
     ops::PAGE_MAX_OCTETS,
@@ -279,6 +282,45 @@ async fn a_description_and_secrets_are_replaced_whole_and_of_live_inboxes_only()
         assert!(!tx.renew_secrets(id, new).await.unwrap());
         assert!(tx.inbox_secrets(id).await.unwrap().is_none());
         assert!(tx.inbox_secrets(sibling).await.unwrap().is_some());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hash_is_replaced_only_where_it_is_still_that_of_the_same_credentials() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let home = acme.default_workspace;
+        let id = store.inbox(&acme, home, "scout@example.com").await;
+        let sibling = store.inbox(&acme, home, "sibling@example.com").await;
+        let name = |inbox, generation| SaslName {
+            inbox,
+            generation: Generation(NonZeroU32::new(generation).unwrap()),
+        };
+        let mut tx = store.db.write().await.unwrap();
+        let new = NewSecrets {
+            password_hash: &hash(2),
+            sealed_password: Some(b"sealed again"),
+        };
+        assert!(tx.renew_secrets(id, new).await.unwrap());
+        for (sasl_name, old) in [
+            (name(id, 1), hash(2)),
+            (name(id, 3), hash(2)),
+            (name(id, 2), hash(1)),
+            (name(sibling, 2), hash(2)),
+        ] {
+            assert!(!tx.replace_hash(sasl_name, &old, &hash(4)).await.unwrap());
+        }
+        assert!(tx.replace_hash(name(id, 2), &hash(2), &hash(4)).await.unwrap());
+        let secrets = tx.inbox_secrets(id).await.unwrap().unwrap();
+        assert_eq!(secrets.password_hash, hash(4));
+        assert_eq!(secrets.sealed_password.as_deref(), Some(&b"sealed again"[..]));
+        // The second of two logins is too late, and the generation is the same one.
+        assert!(!tx.replace_hash(name(id, 2), &hash(2), &hash(5)).await.unwrap());
+        assert!(tx.replace_hash(name(id, 2), &hash(4), &hash(5)).await.unwrap());
+        let now = Machine.now();
+        tx.delete_inboxes_of(Owner::Inbox(id), now, now).await.unwrap();
+        assert!(!tx.replace_hash(name(id, 2), &hash(5), &hash(6)).await.unwrap());
     })
     .await;
 }

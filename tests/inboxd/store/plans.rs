@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    num::NonZeroU32,
     slice,
     sync::{LazyLock, Mutex},
 };
@@ -21,6 +22,7 @@ use inboxd::{
         maps::MapKey,
         metadata::Metadata,
         names::Slug,
+        sasl_name::{Generation, SaslName},
         tenant::Tenant,
     },
     ops::PAGE_MAX_OCTETS,
@@ -341,6 +343,11 @@ async fn call_everything(store: &Store) {
     )
     .await
     .unwrap();
+    let sasl_name = SaslName {
+        inbox,
+        generation: Generation(NonZeroU32::new(2).unwrap()),
+    };
+    assert!(tx.replace_hash(sasl_name, &hash(2), &hash(3)).await.unwrap());
     tx.describe_inbox(inbox, None, &Metadata::default())
         .await
         .unwrap();

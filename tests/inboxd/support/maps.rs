@@ -24,6 +24,8 @@ use super::{Folder, daemon::DEFAULT_DOMAIN, inbox::Inbox, store::domain, wait::u
 
 pub const TABLES: [&str; 4] = ["domains", "recipients", "aliases", "sender_logins"];
 const LOCK_FILE: &str = ".writer.lock";
+/// The folder through which Dovecot's workers hand verified passwords over, among the password entries.
+pub const VERIFIED_PASSWORDS: &str = ".verified-passwords";
 
 /// Everything that the maps say: path beneath the root, or table and key, to what is there.
 pub type Said = BTreeMap<String, Vec<u8>>;
@@ -203,6 +205,11 @@ fn read_tree(root: &Path, folder: &Path, readers: Option<u32>, said: &mut Said) 
     must_be(folder, readers, folder_mode);
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with(VERIFIED_PASSWORDS) {
+            // Of the daemon, where one runs, and for no group.
+            must_be(&path, None, 0o700);
+            continue;
+        }
         if fs::symlink_metadata(&path).unwrap().is_dir() {
             read_tree(root, &path, readers, said);
             continue;

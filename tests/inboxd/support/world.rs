@@ -30,6 +30,7 @@ use super::{
     free_ports,
     inbox::{Inbox, StoredMessage, deferrals},
     mail::{HOST, Mail, Servers},
+    maps::VERIFIED_PASSWORDS,
     milters::MilterProcess,
 };
 
@@ -332,7 +333,8 @@ impl World {
         deferrals(&log, inbox)
     }
 
-    /// The maps: every file that the mail servers read, with its mode and contents. LMDB's lock files are none.
+    /// The maps: every file that the mail servers read, with its mode and contents. LMDB's lock files are none, and what
+    /// Dovecot's workers hand passwords over with says nothing.
     pub fn maps(&self) -> Vec<(PathBuf, u32, Vec<u8>)> {
         let mut found = Vec::new();
         let mut folders = vec![self.daemon.maps()];
@@ -340,6 +342,9 @@ impl World {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 let metadata = fs::symlink_metadata(&path).unwrap();
+                if path.ends_with(VERIFIED_PASSWORDS) {
+                    continue;
+                }
                 if metadata.is_dir() {
                     folders.push(path);
                 } else if metadata.is_file() && !path.to_string_lossy().ends_with("-lock") {
