@@ -16,7 +16,7 @@ pub use self::{
         RELEASE, finish_hand_over, recheck_contests, release_by_command, release_with_key,
         unfinished_hand_overs,
     },
-    register::register,
+    register::{Registration, register},
 };
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
