@@ -161,9 +161,7 @@ pub(super) async fn remove_address(
     caller.may(inboxes::WRITE)?;
     query.only(&[])?;
     let id = InboxId(path.id);
-    // One that cannot be an address is one that no inbox has.
-    let address = Address::parse_folded(&path.name)
-        .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
+    let address = Address::parse_folded(&path.name).map_err(|rule| Problem::invalid("address", rule))?;
     let name = address.to_string();
     let deletion = app
         .change(move |service| async move { ops::remove(&service, &caller.0, id, &address).await })
