@@ -57,7 +57,7 @@ enum Command {
         #[command(flatten)]
         source: Source,
     },
-    /// Check that the API of the running daemon answers, and that its store and maps work; for supervisors
+    /// Check that the API of the running daemon answers and its store and maps work, with --all every part; for supervisors
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Sign what is submitted, for Postfix: a process beside the daemon
     Signer(signer::SignerArguments),

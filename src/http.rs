@@ -1,6 +1,7 @@
 //! The HTTP API: JSON in, JSON out. A handler reads like its sentence: extract, do, publish, answer.
 
 mod addresses;
+mod admission;
 mod answer;
 mod base_path;
 mod browsers;
@@ -216,9 +217,13 @@ pub fn router(app: App, settings: &Settings, beside: Router) -> Router {
 
 /// What holds for every answer.
 fn around(router: Router, settings: &Settings, rates: &Arc<RateLimits>) -> Router {
-    let router = router.layer(middleware::from_fn_with_state(Arc::clone(rates), rates::limit));
+    let router = router
+        .layer(middleware::from_fn_with_state(Arc::clone(rates), rates::limit))
+        .layer(middleware::from_fn(admission::admit));
     let router = match browsers::layer(&settings.origins) {
-        Some(cors) => router.layer(cors),
+        Some(cors) => router
+            .layer(cors)
+            .layer(middleware::from_fn(admission::admit_preflight)),
         None => router,
     };
     router

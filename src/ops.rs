@@ -26,6 +26,7 @@ pub mod secrets;
 mod single_flight;
 pub mod tenants;
 pub mod together;
+pub mod uncommitted;
 pub mod workspaces;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -22,7 +22,8 @@ const OK: &str = "ok";
 
 #[derive(Args, Debug)]
 pub(super) struct HealthcheckArguments {
-    /// Check every part: store, maps, Dovecot, Postfix, signer and inbound; without it, store and maps only
+    /// Check every part of /readyz: store, maps, dovecot, postfix, inotify, and where they have a socket signer and inbound;
+    /// without it, store and maps only
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -45,34 +46,42 @@ pub(super) fn healthcheck(arguments: &HealthcheckArguments) -> Result<(), Failur
             address: config.api,
             base_path: &config.http.base_path,
         };
-        let readiness = api.readiness(arguments.all).await?;
-        if readiness.ready {
-            return print(&format!("ok: the API answers, {} work\n", checked(arguments.all)));
+        let at_api = api.readiness(arguments.all).await?;
+        if at_api.ready && !arguments.all {
+            return print(&working(&NEEDED));
         }
         let Some(address) = config.metrics else {
-            return Err(unnamed(arguments.all).into());
+            return if at_api.ready {
+                print("ok: the API answers, and all parts work that it has\n")
+            } else {
+                Err(unnamed(arguments.all).into())
+            };
         };
         let metrics = Listener {
             key: "metrics.listen",
             address,
             base_path: "",
         };
-        let readiness = metrics.readiness(arguments.all).await?;
-        let down = down(&readiness.parts.unwrap_or_default());
-        if down.is_empty() {
+        let in_detail = metrics.readiness(arguments.all).await?;
+        let parts = in_detail.parts.unwrap_or_default();
+        let down = down(&parts);
+        if !down.is_empty() {
+            return Err(down.join("; ").into());
+        }
+        if !at_api.ready {
             return Err(unnamed(arguments.all).into());
         }
-        Err(down.join("; ").into())
+        print(&working(&parts.keys().map(String::as_str).collect::<Vec<_>>()))
     })
 }
 
-/// What is checked, for a sentence.
-fn checked(all: bool) -> String {
-    if all {
-        "and all parts".to_owned()
-    } else {
-        NEEDED.join(" and ")
-    }
+/// The line that says which parts were checked.
+fn working(parts: &[&str]) -> String {
+    let parts = match parts {
+        [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => parts.join(""),
+    };
+    format!("ok: the API answers, {parts} work\n")
 }
 
 /// What is said where the reason is not known.
@@ -183,6 +192,19 @@ mod tests {
                 ("dovecot", "ok")
             ]),
             ["maps is down: read-only", "store is down: a b"]
+        );
+    }
+
+    #[test]
+    fn the_parts_that_work_are_named() {
+        assert_eq!(
+            working(&["store", "maps"]),
+            "ok: the API answers, store and maps work\n"
+        );
+        let all = ["dovecot", "maps", "store"];
+        assert_eq!(
+            working(&all),
+            "ok: the API answers, dovecot, maps and store work\n"
         );
     }
 

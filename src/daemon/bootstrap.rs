@@ -239,7 +239,8 @@ async fn super_admin(service: &Service, earlier: Option<String>) -> Result<(Stri
 
 async fn new_tenant(service: &Service, operator: &Caller) -> Result<DemoTenant, Error> {
     let name = Label::parse(TENANT_NAME).map_err(|_| ops::Error::Task("the demo tenant has no name"))?;
-    let (tenant, key) = tenants::create(service, operator, name, LimitsChange::default()).await?;
+    let made = tenants::create(service, operator, name, LimitsChange::default()).await?;
+    let (tenant, key) = made.commit().await?;
     Ok(DemoTenant {
         id: tenant.id.0,
         name: tenant.name.to_string(),

@@ -105,11 +105,11 @@ pub(super) async fn add_address(
     let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |call| async move {
         let (service, id) = (&worker.service, InboxId(id));
-        let changed = ops::add(service, &caller.0, id, &address, primary, workspace).await?;
-        let added = worker.published(changed).await?;
-        let status = if added.is_new {
+        let added = ops::add(service, &caller.0, id, &address, primary, workspace).await?;
+        let (added, change) = added.split();
+        let status = if added.value.is_new {
             StatusCode::CREATED
         } else {
             StatusCode::OK
@@ -117,9 +117,12 @@ pub(super) async fn add_address(
         let body = AddedAddress {
             ok: true,
             address: address.to_string(),
-            is_primary: added.is_primary,
+            is_primary: added.value.is_primary,
         };
-        Ok(Answer::new(status, &body, &ignored)?.about(Made::address(id, &address)))
+        let answer = Answer::new(status, &body, &ignored)?.about(Made::address(id, &address));
+        let answer = call.commit(change, answer).await?;
+        worker.published(added).await?;
+        Ok(answer)
     })
     .await
 }
@@ -158,9 +161,7 @@ pub(super) async fn remove_address(
     caller.may(inboxes::WRITE)?;
     query.only(&[])?;
     let id = InboxId(path.id);
-    // One that cannot be an address is one that no inbox has.
-    let address = Address::parse_folded(&path.name)
-        .map_err(|_| Problem::new(Code::NotFound, "there is no such address of this inbox"))?;
+    let address = Address::parse_folded(&path.name).map_err(|rule| Problem::invalid("address", rule))?;
     let name = address.to_string();
     let deletion = app
         .change(move |service| async move { ops::remove(&service, &caller.0, id, &address).await })

@@ -25,6 +25,8 @@ pub(super) struct Answer {
     pub(super) is_lenient: bool,
     /// Whether it was given before.
     pub(super) is_replay: bool,
+    /// Whether it is kept already, to be given again.
+    pub(super) is_kept: bool,
     /// What it is about, where it can be given again.
     pub(super) made: Option<Made>,
     /// Acknowledges its creation once the body was handed to the connection.
@@ -43,6 +45,7 @@ impl Answer {
             body: body.map_err(|error| Problem::internal(&error))?,
             is_lenient: ignored.0.is_some(),
             is_replay: false,
+            is_kept: false,
             made: None,
             claim: None,
         })

@@ -16,6 +16,7 @@ const MAX_AGE_S: u64 = 3_600;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Whose pages may call the API.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +52,10 @@ pub(super) fn layer(origins: &Origins) -> Option<CorsLayer> {
             REQUEST_ID,
             header::ETAG,
             header::RETRY_AFTER,
+            header::ALLOW,
+            header::WWW_AUTHENTICATE,
             IDEMPOTENT_REPLAYED,
+            PREFERENCE_APPLIED,
             RATE_LIMIT,
             RATE_LIMIT_POLICY,
         ])

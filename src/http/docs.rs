@@ -1,5 +1,7 @@
 //! The OpenAPI document and the reference page.
 
+mod headers;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
@@ -10,8 +12,7 @@ use axum::{
 };
 use serde_json::Value;
 use utoipa::openapi::{
-    Components, HeaderBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required,
-    Response, Server, Tag,
+    Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr, Required, Response, Server, Tag,
     path::{Operation, ParameterBuilder, ParameterIn},
     schema::{AdditionalProperties, Array, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
@@ -21,7 +22,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{
     App,
     extract::Query,
-    problem::{ANY, ERROR_SCHEMA, Problem, error_schema, problems},
+    problem::{ANY, Code, ERROR_SCHEMA, Problem, error_schema, problems},
 };
 use crate::{model::made::Stale, ops::idempotency::KEY_MAX_OCTETS};
 
@@ -151,7 +152,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
                 );
             }
         }
-        if let Some(post) = &mut item.post {
+        if let Some(post) = item.post.as_mut().filter(|post| can_run_once(post)) {
             kept.append(&mut run_once(post));
         }
         let operations = [
@@ -162,7 +163,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
             &mut item.put,
         ];
         for operation in operations.into_iter().flatten() {
-            name_the_request(operation);
+            headers::declare(operation);
             if operation.request_body.is_some() {
                 answered.append(&mut prefer_lenient(operation));
             }
@@ -181,23 +182,24 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
          or the mailbox `password` or the API `key` that it shows was rotated or revoked. Absent if all of it holds.",
     ));
     add_member(components, &kept, "stale", &stale.build());
-    document
-        .paths
-        .paths
-        .extend(<Beside as utoipa::OpenApi>::openapi().paths.paths);
+    document.paths.paths.extend(beside().paths.paths);
     document
 }
 
-fn name_the_request(operation: &mut Operation) {
-    for response in operation.responses.responses.values_mut() {
-        if let RefOr::T(response) = response {
-            let header = HeaderBuilder::new()
-                .schema(Some(text()))
-                .description(Some("Names the request in the log."))
-                .build();
-            response.headers.insert("X-Request-Id".to_owned(), header.into());
+fn beside() -> OpenApi {
+    let mut beside = <Beside as utoipa::OpenApi>::openapi();
+    if let Some(page) = beside
+        .paths
+        .paths
+        .get_mut("/docs")
+        .and_then(|item| item.get.as_mut())
+    {
+        headers::declare(page);
+        if let Some(RefOr::T(moved)) = page.responses.responses.get_mut("303") {
+            headers::add(moved, "Location", "The page, below the base path.", Type::String);
         }
     }
+    beside
 }
 
 fn text() -> Object {
@@ -241,7 +243,8 @@ fn tag_answers(operation: &mut Operation) {
         ),
         ("ETag", "A strong tag of what is shown."),
     );
-    let known = Response::new("The caller has it already: `If-None-Match` names its `ETag`.");
+    let mut known = Response::new("The caller has it already: `If-None-Match` names its `ETag`.");
+    headers::add(&mut known, "ETag", "The tag that is named.", Type::String);
     operation
         .responses
         .responses
@@ -262,11 +265,7 @@ fn add_headers(
         if !status.starts_with('2') {
             continue;
         }
-        let header = HeaderBuilder::new()
-            .schema(Some(text()))
-            .description(Some(answer.1))
-            .build();
-        response.headers.insert(answer.0.to_owned(), header.into());
+        headers::add(response, answer.0, answer.1, Type::String);
         for content in response.content.values() {
             if let RefOr::T(content) = content
                 && let Some(RefOr::Ref(schema)) = &content.schema
@@ -287,6 +286,12 @@ fn prefer_lenient(operation: &mut Operation) -> BTreeSet<String> {
         ("Prefer", description, text()),
         ("Preference-Applied", "`handling=lenient`, if that was asked for."),
     )
+}
+
+/// Whether a call takes an `Idempotency-Key`: it can answer that the key was used with another request.
+fn can_run_once(operation: &Operation) -> bool {
+    let status = Code::IdempotencyKeyReused.status();
+    operation.responses.responses.contains_key(status.as_str())
 }
 
 /// Describes that the call can be made to run once.

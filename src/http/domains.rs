@@ -32,7 +32,7 @@ use crate::{
         made::Made,
     },
     ops::{
-        domains::{self as ops, Registered},
+        domains::{self as ops, Registered, Registration},
         edit::Edit,
     },
 };
@@ -265,15 +265,19 @@ pub(super) async fn create_domain(
     let workspace = field("workspaceId", fields.workspace_id.as_deref(), workspace_id)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
-        let (registered, is_new) = ops::register(&worker.service, &caller.0, &name, workspace).await?;
-        let status = if is_new {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
+    app.once(caller.0, request, move |call| async move {
+        let answer = |status, registered: Registered| {
+            let made = Made::domain(registered.domain.id);
+            Ok(Answer::new(status, &DomainView::from(registered), &ignored)?.about(made))
         };
-        let made = Made::domain(registered.domain.id);
-        Ok(Answer::new(status, &DomainView::from(registered), &ignored)?.about(made))
+        match ops::register(&worker.service, &caller.0, &name, workspace).await? {
+            Registration::Existing(registered) => answer(StatusCode::OK, registered),
+            Registration::New(registered) => {
+                let (registered, change) = registered.split();
+                call.commit(change, answer(StatusCode::CREATED, registered)?)
+                    .await
+            }
+        }
     })
     .await
 }
@@ -465,7 +469,7 @@ pub(super) async fn rotate_dkim(
     let name = name_of(&path)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |_| async move {
         let registered = ops::rotate_dkim(&worker.service, &caller.0, &name).await?;
         let made = Made::domain(registered.domain.id);
         Ok(Answer::new(StatusCode::OK, &DomainView::from(registered), &ignored)?.about(made))

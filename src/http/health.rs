@@ -17,7 +17,7 @@ use utoipa::{
 };
 
 use super::{
-    App,
+    App, admission,
     extract::{Query, presented_key},
     problem::{self, ANY, Problem, problems},
     watch,
@@ -191,6 +191,7 @@ pub fn readiness_in_detail(probes: Arc<ReadinessProbes>) -> Router {
     };
     Router::new()
         .route("/readyz", get(detailed))
+        .layer(middleware::from_fn(admission::admit))
         .layer(middleware::from_fn(watch::watch))
         .with_state(probes)
 }

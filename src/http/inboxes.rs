@@ -304,7 +304,7 @@ pub(super) async fn create_inbox(
     };
     let request_once = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request_once, async move {
+    app.once(caller.0, request_once, move |_| async move {
         create(&worker, &caller.0, &request, &ignored).await
     })
     .await
@@ -496,7 +496,7 @@ pub(super) async fn rotate_password(
     let ignored = body.nothing()?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |_| async move {
         let changed = ops::rotate_password(&worker.service, &caller.0, InboxId(id)).await?;
         let (inbox, password) = worker.published(changed).await?;
         let made = Made::inbox(inbox.id).showing_password(&password.hash);
@@ -525,7 +525,7 @@ pub(super) async fn rotate_key(
     let ignored = body.nothing()?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |_| async move {
         let key = ops::rotate_key(&worker.service, &caller.0, InboxId(id)).await?;
         let made = Made::inbox(InboxId(id)).showing_key(&key);
         let body = RotatedKey {

@@ -1,5 +1,7 @@
 //! `Idempotency-Key`: a call that makes something runs once, and is answered the same way each time.
 
+use std::sync::Arc;
+
 use axum::{
     extract::FromRequestParts,
     http::{StatusCode, request::Parts},
@@ -14,7 +16,11 @@ use super::{
 };
 use crate::{
     model::api_key::Caller,
-    ops::idempotency::{self, Begin},
+    ops::{
+        self, Service,
+        idempotency::{self, Begin, Record},
+        uncommitted::Uncommitted,
+    },
     telemetry,
 };
 
@@ -35,6 +41,31 @@ pub(super) struct OnceRequest {
     query: Vec<u8>,
     body: Vec<u8>,
     is_lenient: bool,
+}
+
+/// A call that is running, with a record if it has an `Idempotency-Key`.
+pub(super) struct Call {
+    service: Arc<Service>,
+    record: Option<Arc<Record>>,
+}
+
+impl Call {
+    /// Commits what was written, and with it the answer that tells of it, so that it can be given again.
+    pub(super) async fn commit(
+        &self,
+        change: Uncommitted<()>,
+        mut answer: Answer,
+    ) -> Result<Answer, Problem> {
+        let (Some(record), Some(made)) = (&self.record, &answer.made) else {
+            change.commit().await?;
+            return Ok(answer);
+        };
+        let status = answer.status.as_u16();
+        let kept = idempotency::sealed_answer(&self.service, record, status, &answer.body, made)?;
+        change.commit_with(record, &kept).await?;
+        answer.is_kept = true;
+        Ok(answer)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Once {
@@ -67,20 +98,27 @@ impl Once {
 impl App {
     /// Runs a call to its end, whether the caller waits for it or hangs up; with an `Idempotency-Key` once. A refusal is
     /// not kept, since it did nothing, and the same request may succeed later.
-    pub(super) fn once(
+    pub(super) fn once<F>(
         &self,
         caller: Caller,
         request: Option<OnceRequest>,
-        work: impl Future<Output = Result<Answer, Problem>> + Send + 'static,
-    ) -> impl Future<Output = Result<Answer, Problem>> + Send {
+        work: impl FnOnce(Call) -> F + Send + 'static,
+    ) -> impl Future<Output = Result<Answer, Problem>> + Send
+    where
+        F: Future<Output = Result<Answer, Problem>> + Send + 'static,
+    {
         let app = self.clone();
         // The futures of handlers would hold it several times over.
-        let work = Box::pin(work);
+        let work = move |record| {
+            let service = Arc::clone(&app.service);
+            Box::pin(work(Call { service, record }))
+        };
+        let app = self.clone();
         async move {
             let worker = app.clone();
             app.to_the_end(async move {
                 match request {
-                    None => work.await,
+                    None => work(None).await,
                     Some(request) => worker.run_once(&caller, &request, work).await,
                 }
             })
@@ -88,31 +126,29 @@ impl App {
         }
     }
 
-    async fn run_once(
+    async fn run_once<F: Future<Output = Result<Answer, Problem>>>(
         &self,
         caller: &Caller,
         request: &OnceRequest,
-        work: impl Future<Output = Result<Answer, Problem>>,
+        work: impl FnOnce(Option<Arc<Record>>) -> F,
     ) -> Result<Answer, Problem> {
         let parts = [request.query.as_slice(), &request.body];
         let begun = idempotency::begin(&self.service, caller, &request.path, &request.key, &parts).await?;
         let record = match begun {
-            Begin::First(record) => record,
+            Begin::First(record) => Arc::new(record),
             Begin::Again(kept) => return self.replay(kept, request.is_lenient).await,
         };
-        let answer = match work.await {
+        let answer = match work(Some(Arc::clone(&record))).await {
             Ok(answer) => answer,
             Err(problem) => {
                 self.abandon(&record).await;
                 return Err(problem);
             }
         };
-        let Some(made) = &answer.made else {
-            self.abandon(&record).await;
+        if answer.is_kept {
             return Ok(answer);
-        };
-        let status = answer.status.as_u16();
-        match idempotency::finish(&self.service, &record, status, &answer.body, made).await {
+        }
+        match self.finish(&record, &answer).await {
             Ok(()) => Ok(answer),
             Err(error) => {
                 // Without its record the first answer could not be given again: better none than two different ones.
@@ -122,8 +158,19 @@ impl App {
         }
     }
 
+    async fn finish(&self, record: &Record, answer: &Answer) -> Result<(), ops::Error> {
+        let (service, status) = (&self.service, answer.status.as_u16());
+        match &answer.made {
+            None => idempotency::abandon(service, record).await,
+            Some(made) => {
+                let kept = idempotency::sealed_answer(service, record, status, &answer.body, made)?;
+                idempotency::finish(service, record, &kept).await
+            }
+        }
+    }
+
     /// What cannot be forgotten now is by the next request of the same key: no process works on it.
-    async fn abandon(&self, record: &idempotency::Record) {
+    async fn abandon(&self, record: &Record) {
         if let Err(error) = idempotency::abandon(&self.service, record).await {
             let error = telemetry::chain(&error);
             tracing::warn!(error, "cannot forget an idempotent request that was refused");
@@ -135,6 +182,9 @@ impl App {
             Some(inbox) => Some(self.service.in_flight.claim(inbox).await),
             None => None,
         };
+        if let Some(key) = kept.made.to_publish() {
+            self.publisher.publish(vec![key]).await?;
+        }
         let body = if kept.stale.is_empty() {
             kept.body.to_vec()
         } else {
@@ -148,6 +198,7 @@ impl App {
             body,
             is_lenient,
             is_replay: true,
+            is_kept: true,
             made: Some(kept.made),
             claim,
         })

@@ -24,7 +24,7 @@ pub(super) const RETRY_AFTER_SECONDS: u16 = 1;
 /// The name of the schema of an error's body.
 pub const ERROR_SCHEMA: &str = "Error";
 /// The codes that a response of the document can have.
-const CODES_EXTENSION: &str = "x-codes";
+pub(super) const CODES_EXTENSION: &str = "x-codes";
 
 /// Declares every code with its status and meaning.
 macro_rules! codes {

@@ -109,16 +109,18 @@ pub(super) async fn create_tenant_key(
     let name = field("name", fields.name.as_deref(), Label::parse)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |call| async move {
         let of = KeysOf::Tenant(TenantId(id));
-        let (key, listed) = keys::create(&worker.service, &caller.0, of, name).await?;
+        let created = keys::create(&worker.service, &caller.0, of, name).await?;
+        let ((key, listed), change) = created.split();
         let made = Made::key(listed.id, &key);
         let created = CreatedTenantKey {
             listed: listed.into(),
             key: key.expose().to_owned(),
             tenant_id: id,
         };
-        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+        let answer = Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made);
+        call.commit(change, answer).await
     })
     .await
 }

@@ -179,14 +179,16 @@ pub(super) async fn create_tenant(
     let limits = fields.limits.map_or_else(LimitsChange::default, Into::into);
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
-        let (tenant, key) = ops::create(&worker.service, &caller.0, name, limits).await?;
+    app.once(caller.0, request, move |call| async move {
+        let created = ops::create(&worker.service, &caller.0, name, limits).await?;
+        let ((tenant, key), change) = created.split();
         let made = Made::tenant(tenant.id).showing_key(&key);
         let created = CreatedTenant {
             tenant: tenant.into(),
             key: key.expose().to_owned(),
         };
-        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+        let answer = Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made);
+        call.commit(change, answer).await
     })
     .await
 }

@@ -212,10 +212,12 @@ pub(super) async fn create_workspace(
     let slug = field("slug", fields.slug.as_deref(), Slug::parse)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
-        let workspace = ops::create(&worker.service, &caller.0, name, slug).await?;
+    app.once(caller.0, request, move |call| async move {
+        let created = ops::create(&worker.service, &caller.0, name, slug).await?;
+        let (workspace, change) = created.split();
         let made = Made::workspace(workspace.tenant, workspace.id);
-        Ok(Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)?.about(made))
+        let answer = Answer::new(StatusCode::CREATED, &WorkspaceView::from(workspace), &ignored)?.about(made);
+        call.commit(change, answer).await
     })
     .await
 }
@@ -337,16 +339,18 @@ pub(super) async fn create_workspace_key(
     let name = field("name", fields.name.as_deref(), Label::parse)?;
     let request = once.of(&query, &body)?;
     let worker = app.clone();
-    app.once(caller.0, request, async move {
+    app.once(caller.0, request, move |call| async move {
         let of = KeysOf::Workspace(WorkspaceId(id));
-        let (key, listed) = keys::create(&worker.service, &caller.0, of, name).await?;
+        let created = keys::create(&worker.service, &caller.0, of, name).await?;
+        let ((key, listed), change) = created.split();
         let made = Made::key(listed.id, &key);
         let created = CreatedWorkspaceKey {
             listed: listed.into(),
             key: key.expose().to_owned(),
             workspace_id: id,
         };
-        Ok(Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made))
+        let answer = Answer::new(StatusCode::CREATED, &created, &ignored)?.about(made);
+        call.commit(change, answer).await
     })
     .await
 }

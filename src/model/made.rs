@@ -9,6 +9,7 @@ use super::{
     address::Address,
     api_key::ApiKey,
     ids::{DomainId, InboxId, KeyId, TenantId, WorkspaceId},
+    maps::MapKey,
     password::PasswordHash,
 };
 
@@ -149,6 +150,15 @@ impl Made {
     /// From the text that [`Made::to_json`] writes.
     pub fn from_json(text: &str) -> Result<Self, Refused> {
         serde_json::from_str(text).map_err(|_| Refused::because("must say what an answer is about"))
+    }
+
+    /// What the maps must show before the answer is given again. It is committed before it is published, so the first
+    /// request may have ended in between. Answers about inboxes are kept only when all is published.
+    pub fn to_publish(&self) -> Option<MapKey> {
+        match &self.object {
+            Object::Address { address, .. } => Address::parse(address).ok().map(MapKey::Address),
+            _ => None,
+        }
     }
 
     /// The inbox whose creation the answer acknowledges.

@@ -6,6 +6,7 @@ use super::{
     inboxes::{READ, WRITE, reached, reached_to_change},
     place::is_usable,
     require,
+    uncommitted::Uncommitted,
 };
 use crate::{
     model::{
@@ -45,7 +46,7 @@ pub async fn add(
     address: &Address,
     primary: bool,
     workspace: Option<WorkspaceId>,
-) -> Result<Changed<Added>, Error> {
+) -> Result<Uncommitted<Changed<Added>>, Error> {
     require(caller, WRITE)?;
     let mut tx = service.db.write().await?;
     let inbox = reached_to_change(&mut tx, caller, id).await?;
@@ -73,14 +74,14 @@ pub async fn add(
             "an address of an inbox has gone while it was changed",
         ));
     }
-    tx.commit().await?;
-    Ok(Changed {
+    let added = Changed {
         value: Added {
             is_new: own.is_none(),
             is_primary: primary || inbox.canonical == *address && was_primary,
         },
         publish,
-    })
+    };
+    Ok(Uncommitted::new(added, tx))
 }
 
 /// Which tombstones give way to a further address of an inbox. A tenant's key that names the inbox's workspace says which

@@ -16,7 +16,7 @@ pub use self::{
         RELEASE, finish_hand_over, recheck_contests, release_by_command, release_with_key,
         unfinished_hand_overs,
     },
-    register::register,
+    register::{Registration, register},
 };
 use super::{
     Changed, Error, KeyRule, PAGE_MAX, Service, Settings,
@@ -286,6 +286,19 @@ pub async fn set_catch_all(
     let mut tx = service.db.write().await?;
     let mut domain = reached_to_change(&mut tx, caller, name).await?;
     require_state(service, &mut tx, &domain, condition).await?;
+    if domain.catch_all == inbox {
+        let keys = tx.dkim_keys(Some(domain.id)).await?;
+        // It may have been written and not published, so that the caller was asked to try again.
+        let publish = if domain.is_usable() {
+            vec![MapKey::Domain(name.clone())]
+        } else {
+            Vec::new()
+        };
+        return Ok(Changed {
+            value: Registered::of(service, domain, &keys),
+            publish,
+        });
+    }
     if !domain.is_usable() {
         return Err(Error::DomainNotVerified {
             field: "domain",

@@ -1,5 +1,9 @@
 //! `Idempotency-Key`: for 24 hours the same key, caller, path and request gets the first answer again.
 //!
+//! What a call makes is committed together with its answer ([`super::uncommitted`]). Where nothing new is made, or where the
+//! object can be found again by itself (an inbox without credentials that were sent, a rotation), the answer is kept behind
+//! the work ([`finish`]): a crash in between leaves no record, and the same request completes the work.
+//!
 //! Kept are answers that say that something was done. A refusal did nothing, and what refused it may be lifted by then: the
 //! same request runs again. The answer is sealed, because it may carry credentials.
 
@@ -15,7 +19,7 @@ use crate::{
         made::{Made, Object, Stale, digest_of},
         sealing::Sealed,
     },
-    store::{self, Db, Started, Tx},
+    store::{self, Db, KeptAnswer, Started, Tx},
 };
 
 /// How long an answer is kept.
@@ -37,6 +41,12 @@ pub enum Begin {
 /// A request that is running, as long as this is held.
 #[derive(Debug)]
 pub struct Record(Running);
+
+impl Record {
+    pub(super) fn id(&self) -> uuid::Uuid {
+        self.0.record()
+    }
+}
 
 /// An answer as it was sent the first time.
 pub struct Answer {
@@ -77,9 +87,12 @@ pub async fn begin(
     };
     let mut tx = service.db.write().await?;
     if let Some(kept) = tx.kept_request(&started).await? {
-        // A record without an answer that nobody works on is left of a request whose end could not be written down.
+        // A record without an answer that no process works on is left of a request whose end could not be written down.
         let is_left_over = kept.answer.is_none() && !service.in_flight.is_running(kept.id);
-        if !is_left_over && kept.started_at.plus_seconds(KEPT_SECONDS) > started.started_at {
+        if is_left_over {
+            // If its transaction ends only now, there is an answer: the record stays, and the next request is given that.
+            tx.abandon_request(kept.id).await?;
+        } else if kept.started_at.plus_seconds(KEPT_SECONDS) > started.started_at {
             if kept.request_hash != started.request_hash {
                 return Err(Error::IdempotencyKeyReused);
             }
@@ -91,8 +104,9 @@ pub async fn begin(
                 stale: stale_of(&mut tx, &answer.made).await?,
                 made: answer.made,
             }));
+        } else {
+            tx.forget_request(kept.id).await?;
         }
-        tx.forget_request(kept.id).await?;
     }
     if !tx.start_idempotent(&started, KEPT_PER_OWNER_MAX).await? {
         return Err(Error::IdempotencyInProgress);
@@ -151,26 +165,36 @@ async fn stale_of(tx: &mut Tx, made: &Made) -> Result<Vec<Stale>, Error> {
     Ok(stale)
 }
 
-/// Keeps the answer of a request.
-pub async fn finish(
+/// The answer to a request, sealed for the store.
+pub fn sealed_answer(
     service: &Service,
     record: &Record,
     status: u16,
     body: &[u8],
     made: &Made,
-) -> Result<(), Error> {
+) -> Result<KeptAnswer, Error> {
     let sealed = service
         .sealing
-        .seal(Sealed::Answer(record.0.record()), body, &*service.entropy)?;
+        .seal(Sealed::Answer(record.id()), body, &*service.entropy)?;
+    Ok(KeptAnswer {
+        status,
+        sealed,
+        made: made.clone(),
+    })
+}
+
+/// Keeps the answer to a request whose work is done.
+pub async fn finish(service: &Service, record: &Record, answer: &KeptAnswer) -> Result<(), Error> {
     let mut tx = service.db.write().await?;
-    tx.keep_answer(record.0.record(), status, &sealed, made).await?;
+    tx.keep_answer(record.id(), answer).await?;
     Ok(tx.commit().await?)
 }
 
-/// Forgets a request that has no lasting answer, so that the same one can run again.
+/// Forgets a request, so that the same one can run again, unless its answer is kept. It is where a commit failed in a way
+/// that does not tell whether it happened, and where the work behind the commit failed.
 pub async fn abandon(service: &Service, record: &Record) -> Result<(), Error> {
     let mut tx = service.db.write().await?;
-    tx.forget_request(record.0.record()).await?;
+    tx.abandon_request(record.id()).await?;
     Ok(tx.commit().await?)
 }
 

@@ -1,7 +1,7 @@
 //! Keys: the super admin's, made on the command line, tenants', made by themselves, the super admin or there, and workspaces',
 //! made by their tenant.
 
-use super::{Error, KeyRule, Service, require, workspaces};
+use super::{Error, KeyRule, Service, require, uncommitted::Uncommitted, workspaces};
 use crate::{
     clock::{self, Clock, Entropy, Timestamp},
     model::{
@@ -134,12 +134,11 @@ pub async fn create(
     caller: &Caller,
     of: KeysOf,
     name: Option<Label>,
-) -> Result<(ApiKey, ListedKey), Error> {
+) -> Result<Uncommitted<(ApiKey, ListedKey)>, Error> {
     let mut tx = service.db.write().await?;
     let scope = scope_of(&mut tx, caller, of).await?;
     let made = create_within_cap(&*service.clock, &*service.entropy, &mut tx, scope, name).await?;
-    tx.commit().await?;
-    Ok(made)
+    Ok(Uncommitted::new(made, tx))
 }
 
 /// The keys in force of a tenant or a workspace, newest first.

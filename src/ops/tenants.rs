@@ -8,6 +8,7 @@ use super::{
     inboxes::{Page, delete_all_of},
     keys::issue,
     require,
+    uncommitted::Uncommitted,
 };
 use crate::{
     model::{
@@ -76,7 +77,7 @@ pub async fn create(
     caller: &Caller,
     name: Label,
     limits: LimitsChange,
-) -> Result<(Tenant, ApiKey), Error> {
+) -> Result<Uncommitted<(Tenant, ApiKey)>, Error> {
     require(caller, MANAGE)?;
     let (id, workspace, now) = (
         TenantId(service.new_id()),
@@ -113,8 +114,7 @@ pub async fn create(
     let key = issue(service, &mut tx, Scope::Tenant { tenant: id }, None)
         .await?
         .key;
-    tx.commit().await?;
-    Ok((tenant, key))
+    Ok(Uncommitted::new((tenant, key), tx))
 }
 
 /// A page of all tenants, newest first.

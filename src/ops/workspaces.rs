@@ -5,6 +5,7 @@ use super::{
     condition::Condition,
     deletions::{Deletion, Subject},
     inboxes::{Page, delete_all_of},
+    uncommitted::Uncommitted,
 };
 use crate::{
     model::{
@@ -66,7 +67,7 @@ pub async fn create(
     caller: &Caller,
     name: Label,
     slug: Option<Slug>,
-) -> Result<Workspace, Error> {
+) -> Result<Uncommitted<Workspace>, Error> {
     let tenant_id = tenant_of(caller)?;
     let mut tx = service.db.write().await?;
     if !tx.count_new_workspace(tenant_id).await? {
@@ -97,8 +98,7 @@ pub async fn create(
         }
         workspace.slug = follows.numbered(number);
     }
-    tx.commit().await?;
-    Ok(workspace)
+    Ok(Uncommitted::new(workspace, tx))
 }
 
 /// A page of the caller's workspaces, newest first.

@@ -136,21 +136,15 @@ impl Tx {
     }
 
     /// Keeps the answer of a request that has begun.
-    pub async fn keep_answer(
-        &mut self,
-        id: Uuid,
-        status: u16,
-        sealed_answer: &[u8],
-        made: &Made,
-    ) -> Result<(), Error> {
+    pub async fn keep_answer(&mut self, id: Uuid, answer: &KeptAnswer) -> Result<(), Error> {
         let doing = "keep the answer of an idempotent request";
-        let made = made.to_json().map_err(Error::row("what was made"))?;
+        let made = answer.made.to_json().map_err(Error::row("what was made"))?;
         let rows = on!(self, db => sqlx::query(
                 "UPDATE idempotent_requests SET status = $2, sealed_answer = $3, made = $4 WHERE id = $1",
             )
             .bind(id)
-            .bind(i64::from(status))
-            .bind(sealed_answer)
+            .bind(i64::from(answer.status))
+            .bind(answer.sealed.as_slice())
             .bind(made)
             .execute(db)
             .await
@@ -159,7 +153,19 @@ impl Tx {
         one_row(doing, rows)
     }
 
-    /// Forgets a request, so that the same key can begin anew.
+    /// Forgets a request that has no answer. Waits for a transaction that is writing one.
+    pub async fn abandon_request(&mut self, id: Uuid) -> Result<(), Error> {
+        on!(self, db => sqlx::query("DELETE FROM idempotent_requests WHERE id = $1 AND status IS NULL")
+            .bind(id)
+            .execute(db)
+            .await
+            .map(drop))
+        .map_err(Error::while_doing(
+            "forget an idempotent request without an answer",
+        ))
+    }
+
+    /// Forgets a request, so that the same key can begin again.
     pub async fn forget_request(&mut self, id: Uuid) -> Result<(), Error> {
         on!(self, db => sqlx::query("DELETE FROM idempotent_requests WHERE id = $1").bind(id).execute(db).await.map(drop))
             .map_err(Error::while_doing("forget an idempotent request"))

@@ -11,9 +11,28 @@ use crate::{
         suffix::is_public_suffix,
         tenant::Tenant,
     },
-    ops::{Error, Service, Settings},
+    ops::{Error, Service, Settings, uncommitted::Uncommitted},
     store::{DomainFilter, Tx},
 };
+
+/// What came of a registration.
+#[derive(Debug)]
+pub enum Registration {
+    /// The workspace had it already.
+    Existing(Registered),
+    /// It is new.
+    New(Uncommitted<Registered>),
+}
+
+impl Registration {
+    /// Makes it durable.
+    pub async fn commit(self) -> Result<Registered, Error> {
+        match self {
+            Self::Existing(registered) => Ok(registered),
+            Self::New(registered) => registered.commit().await,
+        }
+    }
+}
 
 /// What a workspace has of a domain.
 enum Known {
@@ -25,7 +44,7 @@ enum Known {
     Lapsed(Domain),
 }
 
-/// Registers a domain for a workspace, or finds the registration that it has. Whether it is new comes with it.
+/// Registers a domain for a workspace, or finds the registration that it has.
 ///
 /// Fails with [`Error::PlanLimit`] where the tenant has as many domains as it may. That is checked before keys are made,
 /// and again in the transaction that writes the registration.
@@ -34,12 +53,12 @@ pub async fn register(
     caller: &Caller,
     name: &DomainName,
     workspace: Option<WorkspaceId>,
-) -> Result<(Registered, bool), Error> {
+) -> Result<Registration, Error> {
     let mut tx = service.db.read().await?;
     let (filter, workspace) = workspace_of(&mut tx, caller, workspace).await?;
     require_registrable(&service.settings, name)?;
     if let Known::Current(registered) = known(service, &mut tx, filter, name).await? {
-        return Ok((registered, false));
+        return Ok(Registration::Existing(registered));
     }
     drop(tx);
     // In the turn no other registration of this tenant makes keys. What was true before it may have changed meanwhile, and
@@ -47,7 +66,7 @@ pub async fn register(
     let turn = service.turn_to_make_keys(Some(filter.tenant)).await?;
     let mut tx = service.db.read().await?;
     if let Known::Current(registered) = known(service, &mut tx, filter, name).await? {
-        return Ok((registered, false));
+        return Ok(Registration::Existing(registered));
     }
     drop(tx);
     let keys = service.new_dkim_keys(&turn).await?;
@@ -60,7 +79,7 @@ pub async fn register(
         return Err(Error::NotFound("workspace"));
     }
     let lapsed = match known(service, &mut tx, filter, name).await? {
-        Known::Current(registered) => return Ok((registered, false)),
+        Known::Current(registered) => return Ok(Registration::Existing(registered)),
         Known::Lapsed(domain) => Some(domain.id),
         Known::Nothing => None,
     };
@@ -79,8 +98,8 @@ pub async fn register(
         return Err(Error::DomainTaken(name.clone()));
     }
     let keys = write_keys(service, &mut tx, domain.id, keys).await?;
-    tx.commit().await?;
-    Ok((Registered::of(service, domain, &keys), true))
+    let registered = Registered::of(service, domain, &keys);
+    Ok(Registration::New(Uncommitted::new(registered, tx).in_turn(turn)))
 }
 
 /// The workspace that is to have a domain, also as what look-ups are about.

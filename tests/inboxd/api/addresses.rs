@@ -87,6 +87,15 @@ on_both_databases! {
         assert_eq!(removed.status, 200);
         assert_eq!(addresses(&acme, &scout).await, [format!("{canonical}*")]);
         assert_eq!(acme.delete(&format!("{scout}/addresses/{a}")).await.error(), (404, "NOT_FOUND"));
+        // What cannot be an address is named as what it is, as it is when it is added.
+        for wrong in ["scout@acme.example.", "scout", "@acme.example", "scout..b@acme.example"] {
+            let removed = acme.delete(&format!("{scout}/addresses/{wrong}")).await;
+            assert_eq!((removed.error(), removed.text("field")), ((400, "VALIDATION_ERROR"), "address"), "{wrong}");
+            let added = add(&acme, &scout, wrong, json!(false)).await;
+            assert_eq!(added.error(), (400, "VALIDATION_ERROR"), "{wrong}");
+            let rule = |answer: &Answer| answer.text("error").split_once(": ").unwrap().1.to_owned();
+            assert_eq!(rule(&removed), rule(&added));
+        }
         let refused = acme.delete(&format!("{scout}/addresses/{canonical}")).await;
         assert_eq!(refused.error(), (409, "CANONICAL_ADDRESS"));
     }
@@ -176,7 +185,7 @@ on_both_databases! {
         assert_eq!(found.body["inboxes"][0]["id"], scout.id());
         // Only the case of ASCII letters makes no difference to SMTP: the first is a KELVIN SIGN.
         for other in ["front-des%E2%84%AA@inboxd.test", "front-desk+x@inboxd.test", "x"] {
-            assert_eq!(acme.delete(&format!("{path}/{other}")).await.error(), (404, "NOT_FOUND"), "{other}");
+            assert_eq!(acme.delete(&format!("{path}/{other}")).await.error(), (400, "VALIDATION_ERROR"), "{other}");
         }
         let removed = acme.delete(&format!("{path}/FRONT-DESK@Inboxd.Test")).await;
         assert_eq!((removed.status, removed.text("address")), (200, "front-desk@inboxd.test"));

@@ -1,6 +1,6 @@
 //! The OpenAPI document and the reference page.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -86,6 +86,52 @@ async fn the_document_is_served_and_names_every_call() {
 fn the_document_has_not_changed_unnoticed() {
     let document = serde_json::to_value(inboxd::http::openapi()).unwrap();
     insta::assert_json_snapshot!(document, { ".info.version" => "[version]" });
+}
+
+#[test]
+fn headers_are_declared_on_the_answers_that_carry_them() {
+    let document = serde_json::to_value(inboxd::http::openapi()).unwrap();
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        if path == "/metrics" {
+            continue;
+        }
+        for (method, operation) in item.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let headers = &response["headers"];
+                let declares = |name: &str| headers.get(name).is_some();
+                let codes = response["x-codes"].as_array();
+                let has = |code: &str| codes.is_some_and(|codes| codes.iter().any(|found| found == code));
+                let call = format!("{method} {path} {status}");
+                for (name, is_sent) in [
+                    ("X-Request-Id", true),
+                    ("RateLimit", status != "431"),
+                    ("RateLimit-Policy", status != "431"),
+                    (
+                        "Retry-After",
+                        ["429", "503"].contains(&status.as_str()) || has("IDEMPOTENCY_IN_PROGRESS"),
+                    ),
+                    ("WWW-Authenticate", status == "401"),
+                    ("Accept-Encoding", status == "415"),
+                    ("Location", status == "303"),
+                    (
+                        "Idempotent-Replayed",
+                        operation["responses"].get("422").is_some() && status.starts_with('2'),
+                    ),
+                ] {
+                    assert_eq!(declares(name), is_sent, "{name} of {call}");
+                }
+                if declares("ETag") {
+                    assert!(["200", "304"].contains(&status.as_str()), "{call}");
+                }
+                let names = headers.as_object().into_iter().flat_map(|headers| headers.keys());
+                for name in names {
+                    seen.entry(name.clone()).or_default().insert(call.clone());
+                }
+            }
+        }
+    }
+    assert_eq!(seen["ETag"].len(), 8, "{:?}", seen["ETag"]);
 }
 
 #[tokio::test]

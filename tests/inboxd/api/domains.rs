@@ -291,11 +291,18 @@ on_both! {
         }
         let refused = acme.patch("/v1/domains/pending.test", &json!({"catchAll": scout.id()})).await;
         assert_eq!(refused.error(), (409, "DOMAIN_NOT_VERIFIED"));
+        // What changes nothing is not refused.
+        let pending = acme.get("/v1/domains/pending.test").await;
+        let same = acme.patch("/v1/domains/pending.test", &json!({"catchAll": null})).await;
+        assert_eq!((same.status, &same.body), (200, &pending.body));
         let check = async || {
             let (status, said) = rig.daemon.command(&["maps", "check", "--no-dovecot"]).await;
             assert_eq!(status, 0, "{said}");
         };
-        assert_eq!(acme.patch(path, &json!({"catchAll": scout.id()})).await.text("catchAll"), scout.id());
+        let set = acme.patch(path, &json!({"catchAll": scout.id()})).await;
+        assert_eq!(set.text("catchAll"), scout.id());
+        let again = acme.patch(path, &json!({"catchAll": scout.id()})).await;
+        assert_eq!((again.status, &again.body), (200, &set.body), "nothing is updated");
         check().await;
         assert_eq!(acme.patch(path, &json!({})).await.error(), (400, "VALIDATION_ERROR"));
         assert_eq!(acme.get(path).await.text("catchAll"), scout.id(), "what is left out stays");
@@ -467,6 +474,12 @@ async fn what_nobody_can_own_is_refused_with_a_reason() {
             "domain",
         ),
         ("GET", "/v1/inboxes?email=ada%40acme.test.", json!({}), "email"),
+        (
+            "DELETE",
+            "/v1/inboxes/01900000-0000-7000-8000-000000000001/addresses/ada@acme.test.",
+            json!({}),
+            "address",
+        ),
     ] {
         let refused = match method {
             "GET" => acme.get(path).await,

@@ -75,6 +75,42 @@ async fn pages_of_other_origins_may_call_where_they_are_listed() {
 }
 
 #[tokio::test]
+async fn a_page_can_read_refusals_that_come_before_the_call_is_looked_for() {
+    let daemon = daemon_with("http.cors_origins = [\"https://app.example.com\"]").await;
+    for (name, value, refused) in [
+        ("host", "a:port".to_owned(), (400, "VALIDATION_ERROR")),
+        ("x-padding", "x".repeat(33 * 1024), (431, "HEADERS_TOO_LARGE")),
+    ] {
+        for path in ["/v1/inboxes", "/no-such-call"] {
+            let send = async |method: Method| {
+                Client::new()
+                    .request(method, format!("{}{path}", daemon.base))
+                    .header("Origin", PAGE)
+                    .header("Access-Control-Request-Method", "GET")
+                    .header(name, &value)
+                    .send()
+                    .await
+                    .unwrap()
+            };
+            let answer = send(Method::GET).await;
+            assert_eq!(allowed_origin(answer.headers()), Some(PAGE), "{name} {path}");
+            let exposed = answer.headers()["access-control-expose-headers"]
+                .to_str()
+                .unwrap();
+            assert!(exposed.contains("x-request-id"), "{exposed}");
+            assert!(answer.headers().contains_key("x-request-id"));
+            let status = answer.status().as_u16();
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!((status, body["code"].as_str().unwrap()), refused);
+            // What a browser asks before is refused likewise; it reads no more than that.
+            let asked = send(Method::OPTIONS).await;
+            assert_eq!(asked.status().as_u16(), refused.0);
+            assert!(asked.headers().contains_key("x-request-id"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_list_no_page_of_another_origin_may_call() {
     let daemon = Daemon::start(Database::Sqlite).await;
     let asked = preflight(&daemon, PAGE).await;

@@ -11,6 +11,7 @@ use crate::support::{
     daemon::{Daemon, Database, INBOXD},
     postgres,
     wait::until,
+    world::World,
 };
 
 /// Longer than a check may take.
@@ -62,7 +63,9 @@ async fn without_mail_servers_inboxes_can_be_created_but_not_everything_works() 
         .output()
         .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for checked in ["store", "maps", "Dovecot", "Postfix", "signer", "inbound"] {
+    for checked in [
+        "store", "maps", "dovecot", "postfix", "inotify", "signer", "inbound",
+    ] {
         assert!(help.contains(checked), "{checked} is not in {help}");
     }
 
@@ -70,6 +73,33 @@ async fn without_mail_servers_inboxes_can_be_created_but_not_everything_works() 
     let told = complaint(&check(&daemon, &[]));
     assert!(told.contains("no answer from the daemon at 127.0.0.1:"), "{told}");
     assert!(told.contains("refused"), "{told}");
+}
+
+#[tokio::test]
+async fn all_parts_that_were_checked_are_named() {
+    World::run(async |world| {
+        let ready = until("every part is ready", || async {
+            let (status, body) = world.daemon.readiness("").await;
+            (status == 200).then_some(body)
+        })
+        .await;
+        let names: Vec<&String> = ready["parts"].as_object().unwrap().keys().collect();
+        for part in ["dovecot", "inotify", "maps", "postfix", "store"] {
+            assert!(names.iter().any(|name| *name == part), "{part}: {names:?}");
+        }
+        let output = check(&world.daemon, &["--all"]);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let checked = said
+            .strip_prefix("ok: the API answers, ")
+            .and_then(|rest| rest.strip_suffix(" work\n"))
+            .unwrap_or_else(|| panic!("{said}"));
+        assert_eq!(
+            checked.replace(" and ", ", ").split(", ").collect::<Vec<_>>(),
+            names
+        );
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -18,6 +18,13 @@ pub enum Operation {
     Create,
     /// A create without a name, under an `Idempotency-Key`.
     CreateOnce,
+    /// The next six are under an `Idempotency-Key`, too.
+    CreateTenantOnce,
+    CreateWorkspaceOnce,
+    CreateTenantKeyOnce,
+    CreateWorkspaceKeyOnce,
+    RegisterDomainOnce,
+    AddAddressOnce,
     RotatePassword,
     RotateKey,
     Delete,
@@ -33,12 +40,52 @@ pub enum Operation {
     Resume,
 }
 
+impl Operation {
+    /// Whether it is called with an `Idempotency-Key`.
+    pub fn is_once(self) -> bool {
+        matches!(
+            self,
+            Self::CreateOnce
+                | Self::CreateTenantOnce
+                | Self::CreateWorkspaceOnce
+                | Self::CreateTenantKeyOnce
+                | Self::CreateWorkspaceKeyOnce
+                | Self::RegisterDomainOnce
+                | Self::AddAddressOnce
+        )
+    }
+
+    /// Inboxes that are there before.
+    fn inboxes_before(self) -> usize {
+        match self {
+            Self::Create
+            | Self::CreateOnce
+            | Self::CreateTenantOnce
+            | Self::CreateWorkspaceOnce
+            | Self::CreateTenantKeyOnce
+            | Self::CreateWorkspaceKeyOnce
+            | Self::RegisterDomainOnce
+            | Self::VerifyDomain
+            | Self::DeleteDomain => 0,
+            Self::RotatePassword
+            | Self::RotateKey
+            | Self::Delete
+            | Self::AddAddress
+            | Self::AddAddressOnce
+            | Self::RemoveAddress
+            | Self::SetCatchAll => 1,
+            Self::Suspend | Self::Resume => 2,
+        }
+    }
+}
+
 /// One operation, to be called on things of its own.
 pub struct Trial {
     operation: Operation,
     operator: Api,
     tenant: Api,
     tenant_id: String,
+    workspace_id: String,
     username: String,
     /// What was there before.
     inboxes: Vec<Inbox>,
@@ -67,20 +114,8 @@ impl Trial {
         assert_eq!(made.status, 201, "{made:?}");
         let tenant = operator.with_key(made.text("key"));
         let tenant_path = format!("/v1/tenants/{}", made.id());
-        let existing = match operation {
-            Operation::Create | Operation::CreateOnce | Operation::VerifyDomain | Operation::DeleteDomain => {
-                0
-            }
-            Operation::RotatePassword
-            | Operation::RotateKey
-            | Operation::Delete
-            | Operation::AddAddress
-            | Operation::RemoveAddress
-            | Operation::SetCatchAll => 1,
-            Operation::Suspend | Operation::Resume => 2,
-        };
         let mut inboxes = Vec::new();
-        for number in 0..existing {
+        for number in 0..operation.inboxes_before() {
             let username = format!("{name}-{number}");
             inboxes.push(Inbox::of(
                 &tenant.post("/v1/inboxes", &json!({ "username": username })).await,
@@ -96,10 +131,21 @@ impl Trial {
                 json!({ "username": name }),
             ),
             Operation::CreateOnce => (&tenant, Method::POST, "/v1/inboxes".to_owned(), json!({})),
+            Operation::CreateTenantOnce => {
+                let (path, body) = making(operation, &made, name);
+                (&operator, Method::POST, path, body)
+            }
+            Operation::CreateWorkspaceOnce
+            | Operation::CreateTenantKeyOnce
+            | Operation::CreateWorkspaceKeyOnce
+            | Operation::RegisterDomainOnce => {
+                let (path, body) = making(operation, &made, name);
+                (&tenant, Method::POST, path, body)
+            }
             Operation::RotatePassword => (&tenant, Method::POST, of_inbox("/rotate-password"), Value::Null),
             Operation::RotateKey => (&tenant, Method::POST, of_inbox("/rotate-key"), Value::Null),
             Operation::Delete => (&tenant, Method::DELETE, of_inbox(""), Value::Null),
-            Operation::AddAddress => (
+            Operation::AddAddress | Operation::AddAddressOnce => (
                 &tenant,
                 Method::POST,
                 of_inbox("/addresses"),
@@ -149,11 +195,12 @@ impl Trial {
             method,
             path,
             body,
-            idempotency_key: (operation == Operation::CreateOnce).then(|| name.to_owned()),
+            idempotency_key: operation.is_once().then(|| name.to_owned()),
         };
         Self {
             operation,
             tenant_id: made.id().to_owned(),
+            workspace_id: made.text("defaultWorkspaceId").to_owned(),
             operator,
             tenant,
             username: name.to_owned(),
@@ -202,18 +249,25 @@ impl Trial {
             Operation::RotateKey
             | Operation::Resume
             | Operation::AddAddress
+            | Operation::AddAddressOnce
             | Operation::RemoveAddress
             | Operation::SetCatchAll => self.inboxes.clone(),
-            Operation::Delete | Operation::Suspend | Operation::VerifyDomain | Operation::DeleteDomain => {
-                Vec::new()
-            }
+            Operation::Delete
+            | Operation::Suspend
+            | Operation::CreateTenantOnce
+            | Operation::CreateWorkspaceOnce
+            | Operation::CreateTenantKeyOnce
+            | Operation::CreateWorkspaceKeyOnce
+            | Operation::RegisterDomainOnce
+            | Operation::VerifyDomain
+            | Operation::DeleteDomain => Vec::new(),
         }
     }
 
     /// Postfix takes mail for a further address or a domain, or refuses it, from the answer on.
     pub async fn assert_recipient(&self, mail: &Mail, answer: &Answer) {
         let (recipient, reply) = match self.operation {
-            Operation::AddAddress => (further(&self.username), "250"),
+            Operation::AddAddress | Operation::AddAddressOnce => (further(&self.username), "250"),
             Operation::RemoveAddress => (further(&self.username), "550 5.1.1"),
             // A domain of ours, where nobody has this name.
             Operation::VerifyDomain => (anybody(&self.username), "550 5.1.1"),
@@ -287,7 +341,15 @@ impl Trial {
                 assert_eq!(gone.status, 404, "{gone:?}");
                 refused.extend(self.inboxes.clone());
             }
-            Operation::AddAddress | Operation::RemoveAddress => {
+            Operation::CreateTenantOnce
+            | Operation::CreateWorkspaceOnce
+            | Operation::CreateTenantKeyOnce
+            | Operation::CreateWorkspaceKeyOnce
+            | Operation::RegisterDomainOnce => self.assert_made_once(first, last).await,
+            Operation::AddAddress | Operation::AddAddressOnce | Operation::RemoveAddress => {
+                if self.operation == Operation::AddAddressOnce {
+                    assert_eq!(last.status, 201, "{last:?}");
+                }
                 let path = format!("/v1/inboxes/{}/addresses", self.inboxes[0].id);
                 let there = self
                     .tenant
@@ -296,7 +358,7 @@ impl Trial {
                     .body
                     .to_string()
                     .contains(&further(&self.username));
-                assert_eq!(there, self.operation == Operation::AddAddress);
+                assert_eq!(there, self.operation != Operation::RemoveAddress);
                 logs_in.extend(self.inboxes.clone());
             }
             Operation::VerifyDomain | Operation::DeleteDomain | Operation::SetCatchAll => {
@@ -316,6 +378,46 @@ impl Trial {
         Outcome { logs_in, refused }
     }
 
+    /// One object was made, however often the call was repeated, and its first answer is given again.
+    async fn assert_made_once(&self, first: Option<&Answer>, last: &Answer) {
+        assert_eq!(last.status, 201, "{last:?}");
+        if let Some(first) = first {
+            assert_eq!(last.body, first.body);
+        }
+        let (caller, path, objects, expected) = match self.operation {
+            Operation::CreateTenantOnce => (&self.operator, "/v1/tenants".to_owned(), "tenants", 1),
+            Operation::CreateWorkspaceOnce => (&self.tenant, "/v1/workspaces".to_owned(), "workspaces", 1),
+            // Its first key is there from the start.
+            Operation::CreateTenantKeyOnce => {
+                let path = format!("/v1/tenants/{}/keys", self.tenant_id);
+                (&self.tenant, path, "keys", 2)
+            }
+            Operation::CreateWorkspaceKeyOnce => {
+                let path = format!("/v1/workspaces/{}/keys", self.workspace_id);
+                (&self.tenant, path, "keys", 1)
+            }
+            Operation::RegisterDomainOnce => (&self.tenant, "/v1/domains".to_owned(), "domains", 1),
+            _ => panic!("{:?} makes no such object", self.operation),
+        };
+        let listed = caller.get(&path).await;
+        let named = matches!(
+            self.operation,
+            Operation::CreateTenantOnce | Operation::CreateWorkspaceOnce
+        );
+        let found: Vec<&Value> = listed.body[objects]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|object| !named || object["name"] == customer(&self.username))
+            .collect();
+        assert_eq!(found.len(), expected, "{found:?}");
+        assert!(found.iter().any(|object| object["id"] == last.id()), "{found:?}");
+        if let Some(key) = last.body["key"].as_str() {
+            let me = Api::new(&self.tenant.base, key).get("/v1/me").await;
+            assert_eq!(me.status, 200, "the key does not work: {me:?}");
+        }
+    }
+
     /// The tenant has the inboxes that it must have and no other, and they are counted.
     async fn assert_counted(&self) {
         let expected = match self.operation {
@@ -324,9 +426,17 @@ impl Trial {
             | Operation::RotatePassword
             | Operation::RotateKey
             | Operation::AddAddress
+            | Operation::AddAddressOnce
             | Operation::RemoveAddress
             | Operation::SetCatchAll => 1,
-            Operation::Delete | Operation::VerifyDomain | Operation::DeleteDomain => 0,
+            Operation::Delete
+            | Operation::CreateTenantOnce
+            | Operation::CreateWorkspaceOnce
+            | Operation::CreateTenantKeyOnce
+            | Operation::CreateWorkspaceKeyOnce
+            | Operation::RegisterDomainOnce
+            | Operation::VerifyDomain
+            | Operation::DeleteDomain => 0,
             Operation::Suspend | Operation::Resume => 2,
         };
         let tenant = self
@@ -340,9 +450,30 @@ impl Trial {
     }
 }
 
+/// Path and body of a call that makes something, a tenant or something in the one that was made with this answer.
+fn making(operation: Operation, tenant: &Answer, name: &str) -> (String, Value) {
+    match operation {
+        Operation::CreateTenantOnce => ("/v1/tenants".to_owned(), json!({"name": customer(name)})),
+        // Without a slug, so that a second one would not be refused.
+        Operation::CreateWorkspaceOnce => ("/v1/workspaces".to_owned(), json!({"name": customer(name)})),
+        Operation::CreateTenantKeyOnce => (format!("/v1/tenants/{}/keys", tenant.id()), json!({})),
+        Operation::CreateWorkspaceKeyOnce => {
+            let workspace = tenant.text("defaultWorkspaceId");
+            (format!("/v1/workspaces/{workspace}/keys"), json!({}))
+        }
+        Operation::RegisterDomainOnce => ("/v1/domains".to_owned(), json!({"domain": own_domain(name)})),
+        _ => panic!("{operation:?} makes no such thing"),
+    }
+}
+
 /// The domain of this trial.
 fn own_domain(name: &str) -> String {
     format!("{name}.test")
+}
+
+/// The name of what this trial makes.
+fn customer(name: &str) -> String {
+    format!("Customer of {name}")
 }
 
 /// What is no address of it.

@@ -208,6 +208,10 @@ impl Sweep<'_> {
 
         let last = trial.call().await.expect("an answer");
         assert!(trial.is_done(&last), "unharmed, it fails: {last:?}");
+        if operation.is_once() {
+            // Also where the first call ended between its commit and its publication.
+            trial.assert_recipient(&self.world.mail, &last).await;
+        }
         let outcome = trial.outcome(done, &last, died).await;
         let db = open(&self.world.daemon.store_url).await;
         if !settles(&db, &last).await {
@@ -243,13 +247,14 @@ async fn settles(db: &Db, answer: &Answer) -> bool {
 async fn is_settled(db: &Db, answer: Option<&Answer>) -> bool {
     let mut tx = db.read().await.unwrap();
     let published = tx.unpublished(None, 1).await.unwrap().is_empty();
-    let acknowledged = match answer.filter(|answer| answer.status == 201 && answer.body.get("id").is_some()) {
-        Some(created) => {
-            let id = InboxId(Uuid::parse_str(created.id()).unwrap());
-            tx.inbox(id).await.unwrap().unwrap().acknowledged_at.is_some()
-        }
-        None => true,
-    };
+    let acknowledged =
+        match answer.filter(|answer| answer.status == 201 && answer.body.get("apiKey").is_some()) {
+            Some(created) => {
+                let id = InboxId(Uuid::parse_str(created.id()).unwrap());
+                tx.inbox(id).await.unwrap().unwrap().acknowledged_at.is_some()
+            }
+            None => true,
+        };
     published && acknowledged
 }
 
@@ -271,6 +276,27 @@ async fn every_step_of_a_rotation_or_a_delete_may_fail_or_be_the_last() {
 async fn every_step_of_adding_and_removing_an_address_may_fail_or_be_the_last() {
     let operations = [Operation::AddAddress, Operation::RemoveAddress];
     sweep(Database::Sqlite, &operations, &[FAILS_ONCE, FAILS_ON, KILLED]).await;
+}
+
+/// What is made under an `Idempotency-Key`.
+const MADE_ONCE: [Operation; 6] = [
+    Operation::CreateTenantOnce,
+    Operation::CreateWorkspaceOnce,
+    Operation::CreateTenantKeyOnce,
+    Operation::CreateWorkspaceKeyOnce,
+    Operation::RegisterDomainOnce,
+    Operation::AddAddressOnce,
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_with_an_idempotency_key_is_made_once_whatever_step_fails_or_is_the_last() {
+    sweep(Database::Sqlite, &MADE_ONCE, &[FAILS_ONCE, FAILS_ON, KILLED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_with_an_idempotency_key_on_postgresql_is_made_once_whatever_step_fails_or_is_the_last()
+{
+    sweep(Database::Postgres, &MADE_ONCE, &[FAILS_ONCE, KILLED]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

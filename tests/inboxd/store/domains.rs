@@ -107,10 +107,8 @@ impl Rig {
             ..LimitsChange::default()
         };
         let name = Label::parse(name).unwrap();
-        tenants::create(&self.service, &super_admin(), name, limits)
-            .await
-            .unwrap()
-            .0
+        let created = tenants::create(&self.service, &super_admin(), name, limits).await;
+        created.unwrap().commit().await.unwrap().0
     }
 
     async fn cap(&self, tenant: &Tenant, domains: u32) {
@@ -133,8 +131,8 @@ impl Rig {
     }
 
     pub(super) async fn register(&self, tenant: &Tenant, name: &str) -> Result<Registered, Error> {
-        let registered = register(&self.service, &tenant_caller(tenant.id), &domain(name), None).await;
-        registered.map(|(registered, _is_new)| registered)
+        let registered = register(&self.service, &tenant_caller(tenant.id), &domain(name), None).await?;
+        registered.commit().await
     }
 
     /// Registers a domain and publishes its challenge.

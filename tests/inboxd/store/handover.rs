@@ -73,7 +73,7 @@ impl Rig {
     async fn alias(&self, tenant: &Tenant, inbox: InboxId, email: &str) {
         let caller = tenant_caller(tenant.id);
         let added = add(&self.service, &caller, inbox, &address(email), true, None).await;
-        assert!(added.unwrap().value.is_new);
+        assert!(added.unwrap().commit().await.unwrap().value.is_new);
     }
 
     /// A tenant that has proved the domain, another one that has registered it and published its challenge, after that of
@@ -466,9 +466,10 @@ async fn workspaces_of_one_tenant_do_not_contest_each_other() {
                 workspace: second.id,
             },
         };
-        let (registered, _) = register(&rig.service, &sibling, &domain(NAME), None)
+        let registered = register(&rig.service, &sibling, &domain(NAME), None)
             .await
             .unwrap();
+        let registered = registered.commit().await.unwrap();
         let first = rig.registered(&acme, NAME).await;
         assert_eq!(rig.verified(&acme, NAME).await.status, DomainStatus::Verified);
         rig.unpublish(&first).await;

@@ -11,7 +11,7 @@ use inboxd::{
     store::{KeptAnswer, NewKey, Started},
 };
 
-use crate::support::store::{Store, fresh_id, hash, on_both};
+use crate::support::store::{Store, fresh_id, hash, kept_answer, on_both};
 
 async fn caller(store: &Store) -> KeyId {
     let id = KeyId(fresh_id());
@@ -84,7 +84,7 @@ async fn a_request_is_started_once_by_caller_path_and_key() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_until_it_is_forgotten() {
+async fn an_answer_is_kept_until_it_is_forgotten_and_survives_being_abandoned() {
     on_both(async |store| {
         let tenant = store.tenant("Acme", Limits::default()).await;
         let inbox = store
@@ -94,16 +94,23 @@ async fn an_answer_is_kept_until_it_is_forgotten() {
         let mut tx = store.db.write().await.unwrap();
         assert!(tx.start_idempotent(&first, KEEP).await.unwrap());
         let made = Made::inbox(inbox).showing_password(&hash(1)).acknowledging();
-        tx.keep_answer(first.id, 201, b"\0sealed", &made).await.unwrap();
-        let kept = tx.kept_request(&first).await.unwrap().unwrap();
+        tx.abandon_request(first.id).await.unwrap();
+        assert!(
+            tx.kept_request(&first).await.unwrap().is_none(),
+            "it had no answer"
+        );
+        assert!(tx.start_idempotent(&first, KEEP).await.unwrap());
         let answer = KeptAnswer {
             status: 201,
             sealed: b"\0sealed".to_vec(),
-            made: made.clone(),
+            made,
         };
-        assert_eq!(kept.answer, Some(answer));
+        tx.keep_answer(first.id, &answer).await.unwrap();
+        tx.abandon_request(first.id).await.unwrap();
+        let kept = tx.kept_request(&first).await.unwrap().unwrap();
+        assert_eq!(kept.answer.as_ref(), Some(&answer));
         assert!(
-            tx.keep_answer(fresh_id(), 200, b"", &made).await.is_err(),
+            tx.keep_answer(fresh_id(), &answer).await.is_err(),
             "no such request"
         );
         tx.forget_request(first.id).await.unwrap();
@@ -128,7 +135,7 @@ async fn old_requests_are_forgotten_by_age_or_only_the_unfinished() {
             };
             assert!(tx.start_idempotent(&request, KEEP).await.unwrap());
             if key.ends_with("-done") {
-                tx.keep_answer(request.id, 201, b"x", &about_nothing())
+                tx.keep_answer(request.id, &kept_answer(about_nothing()))
                     .await
                     .unwrap();
             }
@@ -157,14 +164,14 @@ async fn the_oldest_answers_of_an_owner_go_and_running_requests_stay() {
         assert!(tx.start_idempotent(&running, 3).await.unwrap());
         let foreign = started(other, "/v1/inboxes", "k");
         assert!(tx.start_idempotent(&foreign, 3).await.unwrap());
-        tx.keep_answer(foreign.id, 201, b"x", &about_nothing())
+        tx.keep_answer(foreign.id, &kept_answer(about_nothing()))
             .await
             .unwrap();
         let mut answered = Vec::new();
         for number in 0..6 {
             let request = started(one, "/v1/inboxes", &format!("k{number}"));
             assert!(tx.start_idempotent(&request, 3).await.unwrap());
-            tx.keep_answer(request.id, 201, b"x", &about_nothing())
+            tx.keep_answer(request.id, &kept_answer(about_nothing()))
                 .await
                 .unwrap();
             answered.push(request);

@@ -44,7 +44,7 @@ use tracing_subscriber::{
 
 use crate::support::{
     daemon::Database,
-    store::{Store, address, at_home, domain, fresh_id, hash, local_part},
+    store::{Store, address, at_home, domain, fresh_id, hash, kept_answer, local_part},
 };
 
 /// Every distinct statement that any store of this process has run.
@@ -438,7 +438,7 @@ async fn call_everything(store: &Store) {
     };
     tx.start_idempotent(&started, 1).await.unwrap();
     tx.kept_request(&started).await.unwrap().unwrap();
-    tx.keep_answer(started.id, 201, b"x", &Made::inbox(inbox))
+    tx.keep_answer(started.id, &kept_answer(Made::inbox(inbox)))
         .await
         .unwrap();
     for unfinished in [false, true] {
@@ -446,6 +446,7 @@ async fn call_everything(store: &Store) {
             .await
             .unwrap();
     }
+    tx.abandon_request(started.id).await.unwrap();
     tx.forget_request(started.id).await.unwrap();
     tx.sealing_key_fingerprint().await.unwrap();
     for owner in [

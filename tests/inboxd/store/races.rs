@@ -28,7 +28,7 @@ const ROUNDS: usize = 25;
 async fn new_workspace(service: &Service, tenant: &Tenant, slug: &str) -> WorkspaceId {
     let (name, slug) = (Label::parse(slug).unwrap(), Slug::parse(slug).unwrap());
     let made = workspaces::create(service, &tenant_caller(tenant.id), name, Some(slug)).await;
-    made.unwrap().id
+    made.unwrap().commit().await.unwrap().id
 }
 
 /// Runs two at once, each in a task of its own.

@@ -26,7 +26,7 @@ use crate::support::{
     Folder,
     daemon::{Daemon, Database},
     service::service,
-    store::{Store, address, domain, fresh_id, on_both, open},
+    store::{Store, address, domain, fresh_id, kept_answer, on_both, open},
     wait::until,
 };
 
@@ -111,7 +111,7 @@ async fn keep_answer(tx: &mut Tx, caller: KeyId) -> Uuid {
     };
     assert!(tx.start_idempotent(&started, 10).await.unwrap());
     let made = Made::inbox(InboxId(fresh_id()));
-    tx.keep_answer(started.id, 201, b"x", &made).await.unwrap();
+    tx.keep_answer(started.id, &kept_answer(made)).await.unwrap();
     started.id
 }
 

@@ -104,9 +104,10 @@ async fn a_cap_in_the_middle_of_a_group_holds_to_the_last_inbox() {
             ..LimitsChange::default()
         };
         let acme = Label::parse("Acme").unwrap();
-        let (acme, _) = tenants::create(&service, &super_admin(), acme, limits)
+        let acme = tenants::create(&service, &super_admin(), acme, limits)
             .await
             .unwrap();
+        let (acme, _) = acme.commit().await.unwrap();
         let other = tenant(&service, "Other").await;
         let wanted = (0..CREATIONS).map(|number| {
             let tenant = if number % 2 == 0 { &acme } else { &other };

@@ -102,7 +102,7 @@ fn caller(scope: Scope) -> Caller {
 pub async fn tenant(service: &Service, name: &str) -> Tenant {
     let name = Label::parse(name).unwrap();
     let made = tenants::create(service, &super_admin(), name, tenants::LimitsChange::default()).await;
-    made.unwrap().0
+    made.unwrap().commit().await.unwrap().0
 }
 
 /// Asks for an inbox.

@@ -8,6 +8,7 @@ use inboxd::{
         address::{Address, DomainName, LocalPart},
         ids::{InboxId, TenantId, WorkspaceId},
         limits::Limits,
+        made::Made,
         maps::AddressState,
         metadata::Metadata,
         names::{Label, Slug},
@@ -15,7 +16,7 @@ use inboxd::{
         tenant::Tenant,
         workspace::Workspace,
     },
-    store::{Claimant, Db, NewInbox, NewSecrets, Tx},
+    store::{Claimant, Db, KeptAnswer, NewInbox, NewSecrets, Tx},
 };
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
@@ -214,5 +215,14 @@ pub async fn state_of(tx: &mut Tx, address: &Address) -> AddressState {
         [] => AddressState::Absent,
         [(found, state)] if found == address => state.clone(),
         other => panic!("asked for {address}: {other:?}"),
+    }
+}
+
+/// An answer of 201, to be kept for a request.
+pub fn kept_answer(made: Made) -> KeptAnswer {
+    KeptAnswer {
+        status: 201,
+        sealed: b"x".to_vec(),
+        made,
     }
 }
