@@ -315,7 +315,7 @@ async fn replace_hashes(
 ) -> Result<Vec<JoinHandle<()>>, Error> {
     let layout = config.maps_layout()?;
     if !config.replace_costly_hashes {
-        replace_hashes::refuse(layout).await?;
+        replace_hashes::remove_pipe(layout).await?;
         return Ok(Vec::new());
     }
     let parts = replace_hashes::Parts {

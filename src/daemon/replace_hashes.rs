@@ -49,7 +49,7 @@ pub(super) fn start(parts: Parts, stopped: tokio::sync::watch::Receiver<()>) -> 
 }
 
 /// Removes the pipe, where hashes are not to be replaced.
-pub(super) async fn refuse(layout: Layout) -> Result<(), super::Error> {
+pub(super) async fn remove_pipe(layout: Layout) -> Result<(), super::Error> {
     Ok(tokio::task::spawn_blocking(move || VerifiedPasswords::remove(&layout)).await??)
 }
 

@@ -15,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 
 use super::{Error, Layout, file_error};
 
@@ -23,6 +27,8 @@ use super::{Error, Layout, file_error};
 pub(super) const FOLDER: &str = ".verified-passwords";
 const PIPE: &str = "pipe";
 const LEASE: &str = "lease";
+/// Room that the script counts on: 16 messages, each in a page of its own.
+const PIPE_OCTETS_MIN: i32 = 64 * 1024;
 
 /// The pipe with its name, and the lease. Dropped, the folder is removed.
 #[derive(Debug)]
@@ -52,6 +58,16 @@ impl VerifiedPasswords {
             .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
             .open(&path)
             .map_err(file_error("open the pipe", &path))?;
+        // As much as it has anyway, unless this user has more pipes than fs.pipe-user-pages-soft allows (pipe(7)).
+        let room = fcntl(&pipe, FcntlArg::F_GETPIPE_SZ).and_then(|octets| {
+            if octets < PIPE_OCTETS_MIN {
+                fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_OCTETS_MIN))
+            } else {
+                Ok(octets)
+            }
+        });
+        room.map_err(io::Error::from)
+            .map_err(file_error("make room in the pipe", &path))?;
         let metadata = pipe.metadata().map_err(file_error("open the pipe", &path))?;
         let passwords = Self {
             folder,
@@ -61,7 +77,7 @@ impl VerifiedPasswords {
         Ok((passwords, pipe))
     }
 
-    /// Removes what another process left. A worker that has the pipe open goes on writing into one that is read by nobody.
+    /// Removes what another process left. A worker that has the pipe open goes on writing into one that no process reads.
     pub fn remove(layout: &Layout) -> Result<(), Error> {
         let folder = layout.passdb().join(FOLDER);
         let removed = match fs::symlink_metadata(&folder) {

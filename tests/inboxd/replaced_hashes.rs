@@ -157,7 +157,7 @@ async fn the_first_login_replaces(database: Database) {
                 world.mail.assert_login_refused(&inbox.email, wrong).await;
             }
             world.mail.assert_auth_refused(&inbox.email, "Secret").await;
-            // The password is its owner's, and for nobody to read.
+            // The password is its owner's: no caller can read it.
             let shown = tenant.get(&format!("/v1/inboxes/{}", inbox.id)).await;
             assert_eq!(shown.body["imapPassword"], json!(null), "{shown:?}");
         }
@@ -173,7 +173,7 @@ async fn the_first_login_replaces(database: Database) {
 }
 
 #[tokio::test]
-async fn the_first_login_replaces_a_costly_hash_and_nobody_notices() {
+async fn the_first_login_replaces_a_costly_hash_and_sessions_go_on() {
     the_first_login_replaces(Database::Sqlite).await;
 }
 
@@ -293,7 +293,7 @@ async fn a_daemon_that_hangs_or_is_gone_holds_up_no_login() {
         assert!(!folder(&world.daemon).exists(), "a stop leaves the pipe");
         world.mail.log_in(&other).await;
         world.daemon.up().await;
-        // Somebody removes the pipe: there is another one soon.
+        // When the pipe was removed, there is another one soon.
         until("the pipe", || async {
             folder(&world.daemon).exists().then_some(())
         })
