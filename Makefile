@@ -1,8 +1,8 @@
 # What people and CI type. The targets say what they do: `make help`.
-.PHONY: help run test test-compose bench lint deb
+.PHONY: help run test test-compose check-api bench lint deb
 .DEFAULT_GOAL := help
 
-SCRIPTS := scripts/install-deps scripts/install-verifier scripts/build-deb scripts/test-compose $(wildcard scripts/compose/*) .ci/run
+SCRIPTS := scripts/install-deps scripts/install-verifier scripts/check-api scripts/build-deb scripts/test-compose $(wildcard scripts/compose/*) .ci/run
 # The private mail servers start as root only: `sudo` where this is not root, for them alone and not for the build.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 SUDO_RUNNER = --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
@@ -22,6 +22,10 @@ test: ## install what is missing and run every test
 
 test-compose: ## build the images, start the stack with docker compose, and test it from outside
 	@scripts/test-compose
+
+check-api: ## hold every answer against the OpenAPI document, with a key of each kind (EXAMPLES=8)
+	@scripts/install-deps run
+	@scripts/check-api
 
 bench: ## measure the speed (SCALE=quick, normal or full): a table, and target/bench.json
 	@scripts/install-deps run

@@ -23,7 +23,12 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub(super) struct AddAddress {
     /// The address: at the service's default domain, or at a verified domain of the inbox's workspace.
-    #[schema(example = "ada@acme.example", format = "email", max_length = 318)]
+    #[schema(
+        example = "ada@acme.example",
+        format = "idn-email",
+        max_length = 318,
+        pattern = "^[a-z0-9](([.]?[_-])*[.]?[a-z0-9])*@[^@]+$"
+    )]
     email: String,
     /// Whether it becomes the address that the inbox sends from.
     #[schema(default = true)]
@@ -150,7 +155,8 @@ pub(super) async fn list_addresses(
 /// When this answers, mail to the address is refused and the inbox may not send from it any more. If it was the primary
 /// one, the canonical address is primary again.
 #[utoipa::path(delete, path = "/v1/inboxes/{id}/addresses/{address}", tag = "addresses",
-    params(("id" = Uuid, Path), ("address" = String, Path, description = "URL-encoded")),
+    params(("id" = Uuid, Path), ("address" = String, Path, format = "idn-email", max_length = 318,
+        pattern = "^[A-Za-z0-9](([.]?[_-])*[.]?[A-Za-z0-9])*@[^@]+$", description = "URL-encoded")),
     responses((status = 200, description = "Removed", body = RemovedAddress), RemoveProblems))]
 pub(super) async fn remove_address(
     State(app): State<App>,

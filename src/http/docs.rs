@@ -1,5 +1,6 @@
 //! The OpenAPI document and the reference page.
 
+mod bodies;
 mod headers;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -21,6 +22,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
     App,
+    etag::TAGS_PATTERN,
     extract::Query,
     problem::{ANY, Code, ERROR_SCHEMA, Problem, error_schema, problems},
 };
@@ -129,6 +131,7 @@ fn metrics() {}
 
 /// What holds for every call: how keys are sent, and the id in every answer.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
+    bodies::close(&mut document);
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(
         "apiKey",
@@ -148,7 +151,7 @@ pub(super) fn complete(mut document: OpenApi) -> OpenApi {
                     change,
                     "If-Match",
                     "`*`, or the `ETag` of the state that the change is meant for: another state is answered with 412.",
-                    text(),
+                    tags(),
                 );
             }
         }
@@ -202,6 +205,12 @@ fn beside() -> OpenApi {
     beside
 }
 
+fn tags() -> Object {
+    let mut tags = text();
+    tags.pattern = Some(TAGS_PATTERN.to_owned());
+    tags
+}
+
 fn text() -> Object {
     ObjectBuilder::new().schema_type(Type::String).build()
 }
@@ -239,7 +248,7 @@ fn tag_answers(operation: &mut Operation) {
         (
             "If-None-Match",
             "`ETag`s that the caller knows: one of these is answered with 304.",
-            text(),
+            tags(),
         ),
         ("ETag", "A strong tag of what is shown."),
     );

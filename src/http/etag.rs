@@ -16,6 +16,8 @@ use crate::ops::condition::Condition;
 /// Octets of a digest that make a tag.
 const TAG_OCTETS: usize = 16;
 const RULE: &str = "must be * or entity tags in quotes, joined by commas";
+/// What a list of tags looks like, for the document (RFC 9110, 8.8.3 and 13.1).
+pub(super) const TAGS_PATTERN: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 
 /// A strong entity tag, without its quotes: it differs whenever the representation does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +89,9 @@ fn parse_list(mut rest: &str, tags: &mut Vec<(bool, String)>) -> Option<()> {
         }
         let weak = rest.strip_prefix("W/");
         let (tag, behind) = weak.unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+        if !tag.bytes().all(|octet| octet.is_ascii_graphic()) {
+            return None;
+        }
         tags.push((weak.is_some(), tag.to_owned()));
         rest = behind.trim_start_matches([' ', '\t']);
         if !rest.is_empty() && !rest.starts_with(',') {
@@ -181,7 +186,7 @@ mod tests {
         ] {
             assert_eq!(tags(&values).unwrap(), expected, "{values:?}");
         }
-        for wrong in ["", "a", "\"a", "\"a\"b", "\"a\" \"b\"", "w/\"a\"", ","] {
+        for wrong in ["", "a", "\"a", "\"a b\"", "\"a\"b", "\"a\" \"b\"", "w/\"a\"", ","] {
             assert!(tags(&[wrong]).is_err(), "{wrong:?}");
         }
     }

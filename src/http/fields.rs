@@ -185,6 +185,14 @@ impl<'de> Deserializer<'de> for Fields<'_> {
         }
     }
 
+    /// A number with a fraction of zero is an integer (JSON Schema 2020-12, 6.1.1).
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.value.as_f64().and_then(whole) {
+            Some(number) => visitor.visit_u32(number),
+            None => self.value.deserialize_u32(visitor),
+        }
+    }
+
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -230,9 +238,22 @@ impl<'de> Deserializer<'de> for Fields<'_> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map enum identifier ignored_any
     }
+}
+
+/// The integer that a number is, if it is one of 32 bits.
+fn whole(number: f64) -> Option<u32> {
+    if number.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&number) {
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a whole number of this range"
+    )]
+    Some(number as u32)
 }
 
 fn unexpected(value: &Value) -> Unexpected<'_> {
@@ -370,6 +391,27 @@ mod tests {
             ),
         ] {
             assert_eq!(refused(&body, Purpose::Command), error);
+        }
+    }
+
+    #[test]
+    fn integers_may_have_a_fraction_of_zero() {
+        for (text, number) in [
+            ("3", 3),
+            ("3.0", 3),
+            ("3e0", 3),
+            ("-0.0", 0),
+            ("4294967295.0", u32::MAX),
+        ] {
+            let body = format!(r#"{{"inner": {{"inboxes": {text}, "needed": true}}}}"#);
+            let body = object(&serde_json::from_str(&body).unwrap());
+            let (outer, _) = read::<Outer>(body, Purpose::Command, false).unwrap();
+            assert_eq!(outer.inner.unwrap().inboxes, Edit::Set(number), "{text}");
+        }
+        for text in ["1.5", "-1.0", "4294967296", "4294967296.0", "1e300"] {
+            let body = format!(r#"{{"inner": {{"inboxes": {text}, "needed": true}}}}"#);
+            let refused = refused(&serde_json::from_str(&body).unwrap(), Purpose::Command);
+            assert!(refused.starts_with("inner.inboxes | "), "{text}: {refused}");
         }
     }
 

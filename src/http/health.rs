@@ -158,7 +158,8 @@ pub(super) async fn healthz(query: Query) -> Result<Json<Health>, Problem> {
 /// asked once at a time, and its answer is shared for a second. Without a super admin (sa_) key the answer does not say
 /// which parts there are; with one, or at the metrics' listener, `parts` says what is wrong.
 #[utoipa::path(get, path = "/readyz", tag = "operation", security((), ("apiKey" = []), ("bearer" = [])),
-    params(("parts" = Option<String>, Query, description = "Names of the parts to ask, separated by commas; absent: all",
+    params(("parts" = Option<String>, Query,
+        pattern = "^(store|maps|dovecot|postfix|inotify|signer|inbound)(,(store|maps|dovecot|postfix|inotify|signer|inbound))*$", description = "Names of the parts to ask, separated by commas; absent: all",
         example = "store,maps")),
     responses((status = 200, description = "All of them do", body = Readiness), ReadyProblems))]
 pub(super) async fn readyz(

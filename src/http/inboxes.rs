@@ -50,7 +50,11 @@ use crate::{
 pub(super) struct CreateInbox {
     /// The local part: 1 to 64 of `a-z 0-9 . _ -`, starting and ending with a letter or digit, without `..`. Without
     /// one, a name is made from the tenant's, and every call makes a new inbox.
-    #[schema(example = "scout", pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+    #[schema(
+        example = "scout",
+        max_length = 64,
+        pattern = "^[a-z0-9](([.]?[_-])*[.]?[a-z0-9])*$"
+    )]
     username: Option<String>,
     /// The name shown beside the address: at most 200 characters, no control and no invisible characters.
     #[schema(
@@ -60,7 +64,12 @@ pub(super) struct CreateInbox {
     )]
     display_name: Option<String>,
     /// The service's default domain, or a verified domain of the target workspace.
-    #[schema(example = "example.com", min_length = 3, max_length = 253)]
+    #[schema(
+        example = "example.com",
+        format = "idn-hostname",
+        min_length = 3,
+        max_length = 253
+    )]
     domain: Option<String>,
     /// The target workspace; for tenant (tk_) keys. Defaults to the tenant's default workspace. Given, the inbox also gets
     /// an address that another workspace of the tenant gave up and that is still kept for it.
@@ -364,10 +373,10 @@ async fn create(
 #[utoipa::path(get, path = "/v1/inboxes", tag = "inboxes",
     params(
         ("workspace" = Option<Uuid>, Query, description = "Only those of this workspace; for tenant (tk_) keys"),
-        ("username" = Option<String>, Query, pattern = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$", description = "Only those whose canonical address has this local part"),
-        ("email" = Option<String>, Query, format = "email", description = "Only the one that has this address"),
-        ("domain" = Option<String>, Query, min_length = 3, max_length = 253, description = "Only those whose canonical address is at this domain"),
-        ("q" = Option<String>, Query, min_length = 1, max_length = 100, description = "Only those whose username or display name holds this; the case of a-z makes no difference"),
+        ("username" = Option<String>, Query, max_length = 64, pattern = "^[a-z0-9](([.]?[_-])*[.]?[a-z0-9])*$", description = "Only those whose canonical address has this local part"),
+        ("email" = Option<String>, Query, format = "idn-email", max_length = 318, pattern = "^[A-Za-z0-9](([.]?[_-])*[.]?[A-Za-z0-9])*@[^@]+$", description = "Only the one that has this address"),
+        ("domain" = Option<String>, Query, format = "idn-hostname", min_length = 3, max_length = 253, description = "Only those whose canonical address is at this domain"),
+        ("q" = Option<String>, Query, min_length = 1, max_length = 100, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only those whose username or display name holds this; the case of a-z makes no difference"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "1 to 1000, default 1000"),
         ("cursor" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{21}[AQgw]$", description = "`nextCursor` of the page before")),
     responses((status = 200, description = "A page", body = InboxList), ReadProblems))]

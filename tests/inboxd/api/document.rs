@@ -89,6 +89,22 @@ fn the_document_has_not_changed_unnoticed() {
 }
 
 #[test]
+fn bodies_of_requests_take_no_other_fields_than_those_described() {
+    let document = serde_json::to_value(inboxd::http::openapi()).unwrap();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    for (name, schema) in schemas {
+        let is_change = name.starts_with("Update");
+        let is_body = is_change
+            || (name.starts_with("Create") && !name.starts_with("Created"))
+            || ["AddAddress", "LimitsInput"].contains(&name.as_str());
+        // `Updated` is an answer.
+        let (is_change, is_body) = (is_change && name != "Updated", is_body && name != "Updated");
+        assert_eq!(schema["additionalProperties"] == false, is_body, "{name}");
+        assert_eq!(schema["minProperties"] == 1, is_change, "{name}");
+    }
+}
+
+#[test]
 fn headers_are_declared_on_the_answers_that_carry_them() {
     let document = serde_json::to_value(inboxd::http::openapi()).unwrap();
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
