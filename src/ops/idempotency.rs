@@ -29,6 +29,8 @@ pub const KEY_MAX_OCTETS: usize = 255;
 
 /// Answers that are kept for the keys of one tenant, those of one workspace, or one operator's key: beyond, the oldest go.
 pub const KEPT_PER_OWNER_MAX: u32 = 10_000;
+/// How often a request tries to begin while others write the same record.
+const BEGIN_TRIES: usize = 3;
 
 /// How a request with an `Idempotency-Key` begins.
 pub enum Begin {
@@ -85,8 +87,19 @@ pub async fn begin(
         started_at: service.now(),
         owner: owner_of(caller),
     };
+    for _ in 0..BEGIN_TRIES {
+        if let Some(begin) = try_to_begin(service, &started).await? {
+            return Ok(begin);
+        }
+    }
+    Err(Error::IdempotencyInProgress)
+}
+
+/// Begins a request, unless its record is written by another transaction at the same moment: then the next try reads it. That
+/// may be one of this process, of which no answer said whether it was committed.
+async fn try_to_begin(service: &Service, started: &Started) -> Result<Option<Begin>, Error> {
     let mut tx = service.db.write().await?;
-    if let Some(kept) = tx.kept_request(&started).await? {
+    if let Some(kept) = tx.kept_request(started).await? {
         // A record without an answer that no process works on is left of a request whose end could not be written down.
         let is_left_over = kept.answer.is_none() && !service.in_flight.is_running(kept.id);
         if is_left_over {
@@ -98,23 +111,23 @@ pub async fn begin(
             }
             let answer = kept.answer.ok_or(Error::IdempotencyInProgress)?;
             let body = service.sealing.open(Sealed::Answer(kept.id), &answer.sealed)?;
-            return Ok(Begin::Again(Answer {
+            return Ok(Some(Begin::Again(Answer {
                 status: answer.status,
                 body,
                 stale: stale_of(&mut tx, &answer.made).await?,
                 made: answer.made,
-            }));
+            })));
         } else {
             tx.forget_request(kept.id).await?;
         }
     }
-    if !tx.start_idempotent(&started, KEPT_PER_OWNER_MAX).await? {
-        return Err(Error::IdempotencyInProgress);
+    if !tx.start_idempotent(started, KEPT_PER_OWNER_MAX).await? {
+        return Ok(None);
     }
     // Before another request can see the record.
     let running = service.in_flight.run(started.id);
     tx.commit().await?;
-    Ok(Begin::First(Record(running)))
+    Ok(Some(Begin::First(Record(running))))
 }
 
 /// Whose quota a caller's records count against. The keys of a workspace share one, apart from those of its tenant and of
