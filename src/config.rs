@@ -286,6 +286,8 @@ section! {
         sessions_per_address_max: u16 = 500,
         /// Most sessions of one inbox that have begun a message.
         sessions_per_inbox_max: u16 = 50,
+        /// Most such sessions of all inboxes of a tenant; 0: half of `sessions_max`.
+        sessions_per_tenant_max: u16 = 0,
         /// Seconds of silence after which a connection is given up, to submission and to port 25.
         idle_timeout_s: u16 = 60,
     }
@@ -480,8 +482,8 @@ pub struct Config {
     pub mx: Endpoint,
     /// Most sessions of both at a time.
     pub sessions: Sessions,
-    /// Most submission sessions of one inbox at a time.
-    pub submission_per_inbox_max: u16,
+    /// Most submission sessions of one inbox and of one tenant that have begun a message.
+    pub submission_shares: SubmissionShares,
     /// Most IMAP sessions of one inbox and of one tenant; none where Dovecot asks nothing that counts them.
     pub imap_shares: Option<ImapShares>,
     /// What is done about a new login before its creation is answered.
@@ -521,6 +523,15 @@ pub struct LoginPolicy {
     pub listen: SocketAddr,
     /// How Dovecot reaches it, with a slash at its end.
     pub url: String,
+}
+
+/// Most submission sessions at a time that have begun a message, as the signer counts them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SubmissionShares {
+    /// Of one inbox.
+    pub inbox: u16,
+    /// Of all inboxes of a tenant.
+    pub tenant: u16,
 }
 
 /// Most IMAP sessions, wherever they come from.
@@ -775,7 +786,7 @@ impl Written {
             smtp,
             mx,
             sessions: self.sessions()?,
-            submission_per_inbox_max: self.smtp.sessions_per_inbox_max,
+            submission_shares: self.submission_shares()?,
             imap_shares: self.imap_shares()?,
             barrier: self.publish.barrier()?,
             dns: self.dns.settings()?,
@@ -843,6 +854,24 @@ impl Written {
             submission: smtp.sessions_max,
             submission_per_address: smtp.sessions_per_address_max,
             smtp_idle_s: smtp.idle_timeout_s,
+        })
+    }
+
+    /// Most submission sessions of one inbox and of one tenant: at least one, and at most all.
+    fn submission_shares(&self) -> Result<SubmissionShares, Error> {
+        let smtp = &self.smtp;
+        let all = smtp.sessions_max;
+        let tenant = match smtp.sessions_per_tenant_max {
+            0 => (all / 2).max(1),
+            share => share,
+        };
+        if tenant > all {
+            const KEY: &str = "smtp.sessions_per_tenant_max";
+            return Err(Error::value(KEY, "must be at most smtp.sessions_max"));
+        }
+        Ok(SubmissionShares {
+            inbox: smtp.sessions_per_inbox_max,
+            tenant,
         })
     }
 
@@ -1435,6 +1464,29 @@ mod tests {
             let refused = shares(&[&format!("{key}=1"), "login_policy.listen="]).unwrap_err();
             assert!(refused.starts_with(&format!("{key}: must be 0 where login_policy.listen is empty")));
         }
+    }
+
+    #[test]
+    fn a_tenants_share_of_submission_is_a_part_of_all_or_refused_by_name() {
+        let share = |flags: &[&str]| {
+            let flags = [&["service.default_domain=a.example"], flags].concat();
+            let checked = read_with(&[], &flags).unwrap().check();
+            checked
+                .map(|config| config.submission_shares.tenant)
+                .map_err(|error| crate::telemetry::chain(&error))
+        };
+        assert_eq!(share(&[]), Ok(300));
+        assert_eq!(share(&["smtp.sessions_per_tenant_max=600"]), Ok(600));
+        let one = [
+            "smtp.sessions_max=1",
+            "smtp.sessions_per_address_max=1",
+            "smtp.sessions_per_inbox_max=1",
+        ];
+        assert_eq!(share(&one), Ok(1));
+        assert_eq!(
+            share(&["smtp.sessions_per_tenant_max=601"]),
+            Err("smtp.sessions_per_tenant_max: must be at most smtp.sessions_max".to_owned())
+        );
     }
 
     #[test]

@@ -5,8 +5,10 @@ mod certificate;
 pub mod control;
 mod domains;
 pub mod import;
+mod local_socket;
 mod replace_hashes;
 pub mod sealing_key;
+mod tenants;
 
 use std::{
     collections::HashMap,
@@ -220,7 +222,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let db = open_store(config).await?;
     let sealing = sealing_key::open(&config.sealing_key_file, &db, &*clock).await?;
     let layout = config.maps_layout()?;
-    let control_socket = layout.control_socket();
+    let (control_socket, tenants_socket) = (layout.control_socket(), layout.tenants_socket());
     let maps = Arc::new(tokio::task::spawn_blocking(move || Maps::open(&layout)).await??);
     let sessions: Arc<dyn SessionEnder> = Arc::new(doveadm_client(config)?);
     let (publisher, publishing) = publish::start(publish::Parts {
@@ -265,7 +267,11 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     let serving_policy =
         policy_listener.map(|listener| serve_beside(listener, policy_router, config, &stopped));
     let renewing = tokio::spawn(certificate::renew(certificate, clock as _, stopped.clone()));
-    let controlling = control::serve(control_socket, rebuilder, stopped);
+    let serving_locally = [
+        control::socket(control_socket, rebuilder),
+        tenants::socket(tenants_socket, db.clone()),
+    ]
+    .map(|socket| local_socket::serve(socket, stopped.clone()));
 
     tracing::info!(api = %config.api, default_domain = %config.settings.default_domain, "ready");
     ready();
@@ -285,17 +291,14 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, ready: impl Fn
     drop(stop_side_tasks);
     cleaning.await?;
     watching.await?;
-    for task in replacing {
-        task.await?;
-    }
     renewing.await?;
-    for task in [serving_metrics, serving_policy].into_iter().flatten() {
+    let serving = [serving_metrics, serving_policy].into_iter().flatten();
+    for task in replacing.into_iter().chain(serving) {
         task.await?;
     }
     // A rebuild that is under way ends with the publisher, and its caller is told.
     publishing.await?;
-    controlling.await?;
-    for task in writing {
+    for task in serving_locally.into_iter().chain(writing) {
         task.await?;
     }
     db.close().await;

@@ -52,7 +52,7 @@
 //! ops        clock, dns, model, store, telemetry
 //! http       clock, model, ops, publish, store, telemetry
 //! config     dns, http, inbound, mail, maps, model, ops, stack, telemetry
-//! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, stack, store, telemetry, throttle
+//! daemon     clock, config, dns, http, mail, maps, milter, model, ops, publish, signer, stack, store, telemetry, throttle
 //! cli        clock, config, daemon, dns, http, inbound, mail, maps, milter, model, ops, publish, signer, stack, telemetry
 //! ```
 

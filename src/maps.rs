@@ -52,6 +52,8 @@ use crate::model::{
 const FORMER_TABLES: [&str; 1] = ["mailboxes"];
 /// The file of the control socket, in the folder of the maps.
 const CONTROL_SOCKET: &str = ".control";
+/// The file of the socket that says whose inboxes are, in the signer's folder.
+const TENANTS_SOCKET: &str = ".tenants";
 
 /// Where the maps are and who may read them.
 #[derive(Clone, Debug)]
@@ -119,6 +121,11 @@ impl Layout {
     /// The socket at which whoever has the maps open for writing can be asked to repair them.
     pub fn control_socket(&self) -> PathBuf {
         self.root.join(CONTROL_SOCKET)
+    }
+
+    /// The socket at which the signer asks the daemon whose inboxes are: in the one folder that no one else may enter.
+    pub fn tenants_socket(&self) -> PathBuf {
+        self.signer().join(TENANTS_SOCKET)
     }
 }
 

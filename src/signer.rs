@@ -2,7 +2,7 @@
 //!
 //! - [`session`]: one SMTP session as Postfix tells of it, and what it is answered.
 //! - [`message`]: a message on its way through: headers kept, body hashed, nothing else held.
-//! - [`sessions`]: how many sessions an inbox may have at a time.
+//! - [`sessions`]: how many sessions an inbox and a tenant may have at a time; [`tenants`]: whose the inboxes are.
 //! - [`author`]: who a message says it is from, in a grammar that all readers read alike.
 //!
 //! Keys and senders are looked up for each message, so that a change is in use from the next message on. What cannot be
@@ -12,13 +12,14 @@ pub mod author;
 mod message;
 mod session;
 mod sessions;
+pub mod tenants;
 
 use std::sync::Arc;
 
 use tokio::net::UnixListener;
 
 pub use self::sessions::SessionLimits;
-use self::{session::Session, sessions::OpenSessions};
+use self::{session::Session, sessions::OpenSessions, tenants::Tenants};
 use crate::{
     clock::Clock,
     maps::{self, LookUps},
@@ -41,6 +42,8 @@ pub struct Parts {
     pub host: String,
     /// Most sessions at a time.
     pub sessions: SessionLimits,
+    /// Whose the inboxes are that have sessions.
+    pub tenants: Arc<dyn Tenants>,
     /// Says when a message was signed.
     pub clock: Arc<dyn Clock>,
 }
@@ -101,7 +104,11 @@ impl Parts {
 
 /// Signs until it is asked to stop. Messages that are under way then are finished, if that does not take long.
 pub async fn serve(listener: UnixListener, parts: Parts, stop: impl Future<Output = ()>) {
-    let open = OpenSessions::new(parts.sessions);
+    let open = OpenSessions::new(
+        parts.sessions,
+        Arc::clone(&parts.tenants),
+        Arc::clone(&parts.clock),
+    );
     let parts = Arc::new(parts);
     let session = || Session::new(Arc::clone(&parts), Arc::clone(&open));
     milter::serve(listener, session, stop).await;

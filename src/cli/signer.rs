@@ -12,7 +12,7 @@ use crate::{
     daemon::sealing_key,
     maps::LookUps,
     milter,
-    signer::{self, Parts, SessionLimits},
+    signer::{self, Parts, SessionLimits, tenants::Daemon},
     telemetry,
 };
 
@@ -61,14 +61,17 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
         )
     })?;
     let listener = milter::listen(socket, layout.postfix_gid)?;
+    let tenants = Arc::new(Daemon::new(&layout.tenants_socket())?);
     let parts = Parts {
         maps: LookUps::of(layout),
         sealing,
         host: config.authserv_id.clone(),
         sessions: SessionLimits {
             all: config.sessions.submission,
-            per_inbox: config.submission_per_inbox_max,
+            per_inbox: config.submission_shares.inbox,
+            per_tenant: config.submission_shares.tenant,
         },
+        tenants,
         clock: Arc::new(Machine),
     };
     tracing::info!(socket = %socket.display(), "signing what is submitted");

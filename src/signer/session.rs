@@ -16,7 +16,7 @@ use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
     message::{FormError, HEADER_MAX_OCTETS, Message, SignError, Whole},
-    sessions::{OpenSessions, Place},
+    sessions::{OpenSessions, Place, Share},
 };
 use crate::{
     clock::Timestamp,
@@ -35,7 +35,7 @@ const SIGNATURE_FIELD: &str = "DKIM-Signature";
 pub(super) struct Session {
     parts: Arc<Parts>,
     open: Arc<OpenSessions>,
-    /// Of the first message on, one of the inbox's places.
+    /// From the first message on, one of the inbox's places.
     place: Option<Place>,
     /// Who has logged in.
     login: Option<String>,
@@ -81,17 +81,18 @@ impl Session {
         }
     }
 
-    /// Whether the session has a place, or gets one now. Without a login there is nothing to count: no message is taken.
-    fn has_place(&mut self) -> bool {
+    /// Takes a place, if the session has none, or says whose share that would be beyond. Without a login there is nothing to
+    /// count: no message is taken.
+    async fn take_place(&mut self) -> Result<(), Share> {
         let Some(login) = &self.login else {
-            return true;
+            return Ok(());
         };
         if !self.place.as_ref().is_some_and(|place| place.is_of(login)) {
             // The place of another login is given back first.
             self.place = None;
-            self.place = self.open.take(login);
+            self.place = Some(self.open.take(login).await?);
         }
-        self.place.is_some()
+        Ok(())
     }
 
     /// The values of the fields that are to be added, and the recipients that are one too many.
@@ -203,20 +204,22 @@ impl Milter for Session {
         self.message = Message::new();
         self.recipients.clear();
         self.reserved.clear();
-        if self.has_place() {
+        let Err(share) = self.take_place().await else {
             return Ok(Continue.into());
-        }
+        };
         tracing::info!(
             login = self.login,
-            "refused a session: its inbox has as many as it may"
+            share = share.name(),
+            "refused a session beyond a share"
         );
         // Postfix closes the connection after a 421.
-        let reply = Replycode::new(
-            [4, 2, 1],
-            [4, 7, 0],
-            "this inbox has as many sessions as it may have; end one of them first",
-        );
-        Ok(reply.into())
+        let text = match share {
+            Share::Inbox => "this inbox has as many sessions as it may have; end one of them first",
+            Share::Tenant => {
+                "the inboxes of this customer have as many sessions as they may have together; end one of them first"
+            }
+        };
+        Ok(Replycode::new([4, 2, 1], [4, 7, 0], text).into())
     }
 
     async fn rcpt(&mut self, recipient: Recipient) -> Result<Action, Infallible> {

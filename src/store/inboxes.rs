@@ -254,6 +254,28 @@ impl Tx {
         Ok(parse_rows(rows)?.pop())
     }
 
+    /// Whose these inboxes are, in any order; those without a row are left out. A deleted one has a row until that is
+    /// removed. At most [`ROWS_MAX`] inboxes.
+    pub async fn tenants_of(&mut self, inboxes: &[InboxId]) -> Result<Vec<(InboxId, TenantId)>, Error> {
+        if inboxes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT id, tenant_id FROM inboxes WHERE id IN ({})",
+            values::list(inboxes.len(), 1)
+        );
+        let rows: Vec<(Uuid, Uuid)> = on!(self, db => {
+            let mut query = sqlx::query_as(AssertSqlSafe(sql)).persistent(values::is_kept(inboxes.len()));
+            for inbox in inboxes {
+                query = query.bind(inbox.0);
+            }
+            query.fetch_all(db).await
+        })
+        .map_err(Error::while_doing("look up whose inboxes are"))?;
+        let parse = |(inbox, tenant)| (InboxId(inbox), TenantId(tenant));
+        Ok(rows.into_iter().map(parse).collect())
+    }
+
     /// The live inbox whose canonical address this is.
     pub async fn inbox_at(&mut self, address: &Address) -> Result<Option<Inbox>, Error> {
         let rows: Vec<InboxRow> = on!(self, db => sqlx::query_as(select_inboxes!(

@@ -56,6 +56,7 @@ const LAW: [(&str, &[&str]); 18] = [
             "model",
             "ops",
             "publish",
+            "signer",
             "stack",
             "store",
             "telemetry",

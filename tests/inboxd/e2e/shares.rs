@@ -111,3 +111,60 @@ async fn an_inbox_has_its_share_of_submission() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_inboxes_of_a_tenant_share_submission() {
+    const LIMITS: &str = "smtp.sessions_per_inbox_max = 2\nsmtp.sessions_per_tenant_max = 4\n";
+    World::run_with(LIMITS, async |world| {
+        let greedy = world.daemon.tenant("Greedy").await;
+        let other = world.daemon.tenant("Other").await;
+        let mut inboxes = Vec::new();
+        for _ in 0..4 {
+            inboxes.push(Inbox::of(&greedy.post("/v1/inboxes", &json!({})).await));
+        }
+        let [first, second, third, fourth] = &inboxes[..] else {
+            panic!("four inboxes were made");
+        };
+        let others = Inbox::of(&other.post("/v1/inboxes", &json!({})).await);
+        let socket = world.daemon.maps().join("signer/.tenants");
+        until("the daemon has the socket for the signer", || async {
+            socket.exists().then_some(())
+        })
+        .await;
+
+        let mut held = Vec::new();
+        for inbox in [first, first, second, second] {
+            held.push(begin_message(world, inbox).await.unwrap());
+        }
+        // Where the answer comes too late on a busy machine, the session is let in, and the next one is not.
+        let refused = async || {
+            let mut beyond = world.mail.submission_of(third).await;
+            let refusal = beyond.say(&format!("MAIL FROM:<{}>", third.email)).await;
+            if refusal.starts_with("250") {
+                return None;
+            }
+            assert!(
+                refusal.starts_with("421 4.7.0 the inboxes of this customer have as many sessions"),
+                "{refusal}"
+            );
+            assert_eq!(beyond.rest().await, "");
+            Some(())
+        };
+        until("a refusal", &refused).await;
+        let mut of_others = begin_message(world, &others).await.unwrap();
+        of_others.expect("RSET", "250").await;
+        let message = Message::new("within the share");
+        of_others.send(&others.email, &first.email, &message).await;
+
+        // What is known of an inbox holds while the daemon is away; whose the fourth is cannot be learned then.
+        world.daemon.stop().await;
+        assert_eq!(refused().await, Some(()));
+        begin_message(world, fourth).await.unwrap();
+
+        // What ends is free for others of the tenant.
+        held.pop();
+        until("a place", || async { begin_message(world, third).await.ok() }).await;
+        world.daemon.up().await;
+    })
+    .await;
+}

@@ -17,7 +17,9 @@ use inboxd::{
     store::{InboxFilter, InboxSearch, NewSecrets, Owner},
 };
 
-use crate::support::store::{Store, address, at_home, domain, fresh_id, hash, local_part, on_both};
+use crate::support::store::{
+    Store, add_inbox, address, at_home, domain, fresh_id, hash, local_part, on_both,
+};
 
 async fn list(store: &Store, tenant: &Tenant, filter: &InboxFilter, limit: u32) -> Vec<InboxId> {
     let mut tx = store.db.read().await.unwrap();
@@ -32,6 +34,33 @@ async fn list(store: &Store, tenant: &Tenant, filter: &InboxFilter, limit: u32) 
 fn newest_first(mut ids: Vec<InboxId>) -> Vec<InboxId> {
     ids.sort_unstable_by(|one, other| other.cmp(one));
     ids
+}
+
+#[tokio::test]
+async fn whose_inboxes_are_is_found_for_all_at_once_and_after_their_deletion() {
+    on_both(async |store| {
+        let acme = store.tenant("Acme", Limits::default()).await;
+        let other = store.tenant("Other", Limits::default()).await;
+        let mut tx = store.db.write().await.unwrap();
+        let mut expected = Vec::new();
+        for (number, tenant) in [&acme, &other, &acme].into_iter().enumerate() {
+            let name = format!("scout{number}@example.com");
+            let inbox = add_inbox(&mut tx, tenant, tenant.default_workspace, &name, None).await;
+            expected.push((inbox, tenant.id));
+        }
+        let now = Machine.now();
+        tx.delete_inboxes_of(Owner::Inbox(expected[0].0), now, now)
+            .await
+            .unwrap();
+        let mut asked: Vec<InboxId> = expected.iter().map(|(inbox, _)| *inbox).collect();
+        asked.push(InboxId(fresh_id()));
+        let mut found = tx.tenants_of(&asked).await.unwrap();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        assert_eq!(tx.tenants_of(&[]).await.unwrap(), []);
+    })
+    .await;
 }
 
 #[tokio::test]

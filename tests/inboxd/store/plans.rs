@@ -374,6 +374,7 @@ async fn call_everything(store: &Store) {
     assert_eq!(tx.inbox_cap(tenant.id).await.unwrap(), Some(None));
     tx.address_states(&[&scout, &scout]).await.unwrap();
     tx.tenants_at(&[scout.clone(), scout.clone()]).await.unwrap();
+    tx.tenants_of(&[inbox, inbox]).await.unwrap();
     tx.address_states_after(None, 10).await.unwrap();
     tx.address_states_after_inbox(None, 10).await.unwrap();
     tx.domain_of_workspace(home, &domain("example.com"))
