@@ -55,7 +55,7 @@ pub struct Servers {
 pub struct Mail {
     pub servers: Servers,
     /// The address that connections come from.
-    source: Ipv4Addr,
+    pub source: Ipv4Addr,
     roots: Roots,
     tls: Arc<rustls::ClientConfig>,
 }
@@ -69,14 +69,6 @@ impl Mail {
             source: Ipv4Addr::LOCALHOST,
             roots,
             tls,
-        }
-    }
-
-    /// The same clients at another address of this host.
-    pub fn at(&self, source: Ipv4Addr) -> Self {
-        Self {
-            source,
-            ..self.clone()
         }
     }
 

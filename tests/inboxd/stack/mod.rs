@@ -11,7 +11,7 @@ mod silence;
 use std::{
     fs,
     io::Write as _,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Stdio,
@@ -62,6 +62,13 @@ fn sasl_name(name: &str) -> String {
 struct Rig {
     settings: Settings,
     _folder: Folder,
+}
+
+/// The same clients at another address of this host.
+fn mail_at(mail: &Mail, source: Ipv4Addr) -> Mail {
+    let mut mail = mail.clone();
+    mail.source = source;
+    mail
 }
 
 impl Rig {

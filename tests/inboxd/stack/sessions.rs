@@ -13,7 +13,7 @@ use inboxd::{
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::{HASH_OF_SECRET, Rig, costly::BCRYPT_13};
+use super::{HASH_OF_SECRET, Rig, costly::BCRYPT_13, mail_at};
 use crate::support::wait::until;
 
 /// What the private stack allows one inbox from one address.
@@ -120,7 +120,7 @@ async fn an_inbox_and_a_tenant_have_their_shares_whatever_address_they_come_from
     rig.password_entry("carol", HASH_OF_SECRET);
     let (stack, url) = with_shares(&mut rig).await;
     let mail = rig.mail().await;
-    let from = |host: u8| mail.at(Ipv4Addr::new(127, 0, 0, host));
+    let from = |host: u8| mail_at(&mail, Ipv4Addr::new(127, 0, 0, host));
     let mut held = Vec::new();
     for host in 1..=5 {
         held.push(

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use inboxd::stack::render::Sessions;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Mutex};
 
-use super::{HASH_OF_SECRET, Rig};
+use super::{HASH_OF_SECRET, Rig, mail_at};
 use crate::support::{
     mail::{Mail, auth_plain},
     wait::{until, until_within},
@@ -36,7 +36,7 @@ fn rig() -> Rig {
 
 /// Connections from two addresses of a stranger's.
 async fn silent(mail: &Mail, port: u16, count: usize) -> Vec<TcpStream> {
-    let sources = [2, 3].map(|host| mail.at(Ipv4Addr::new(127, 0, 0, host)));
+    let sources = [2, 3].map(|host| mail_at(mail, Ipv4Addr::new(127, 0, 0, host)));
     let connecting = (0..count).map(|number| sources[number % 2].connect(port));
     let connected = join_all(connecting).await;
     connected.into_iter().map(Result::unwrap).collect()
