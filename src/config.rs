@@ -30,6 +30,7 @@ use crate::{
         limits::Limits,
         maps::BarrierMode,
         password_scheme::CostLimits,
+        session_share::ShareLimits,
     },
     ops::{DomainSettings, Settings},
     stack::{
@@ -483,9 +484,9 @@ pub struct Config {
     /// Most sessions of both at a time.
     pub sessions: Sessions,
     /// Most submission sessions of one inbox and of one tenant that have begun a message.
-    pub submission_shares: SubmissionShares,
+    pub submission_shares: ShareLimits,
     /// Most IMAP sessions of one inbox and of one tenant; none where Dovecot asks nothing that counts them.
-    pub imap_shares: Option<ImapShares>,
+    pub imap_shares: Option<ShareLimits>,
     /// What is done about a new login before its creation is answered.
     pub barrier: BarrierMode,
     /// Whom DNS is asked of.
@@ -523,24 +524,6 @@ pub struct LoginPolicy {
     pub listen: SocketAddr,
     /// How Dovecot reaches it, with a slash at its end.
     pub url: String,
-}
-
-/// Most submission sessions at a time that have begun a message, as the signer counts them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SubmissionShares {
-    /// Of one inbox.
-    pub inbox: u16,
-    /// Of all inboxes of a tenant.
-    pub tenant: u16,
-}
-
-/// Most IMAP sessions, wherever they come from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ImapShares {
-    /// Of one inbox.
-    pub inbox: u16,
-    /// Of all inboxes of a tenant.
-    pub tenant: u16,
 }
 
 /// The mail servers' certificate.
@@ -701,6 +684,19 @@ fn check_variables(variables: &HashMap<String, String>) -> Result<(), Error> {
     Ok(())
 }
 
+/// A share of all sessions as it is written under its key: 0 is this default, at least one and at most all.
+fn share(
+    (written, key): (u16, &'static str),
+    default: u16,
+    (all, all_key): (u16, &str),
+) -> Result<u32, Error> {
+    match written {
+        0 => Ok(default.min(all).max(1).into()),
+        share if share <= all => Ok(share.into()),
+        _ => Err(Error::value(key, format!("must be at most {all_key}"))),
+    }
+}
+
 impl Written {
     /// Checks every value.
     pub fn check(self) -> Result<Config, Error> {
@@ -858,52 +854,38 @@ impl Written {
     }
 
     /// Most submission sessions of one inbox and of one tenant: at least one, and at most all.
-    fn submission_shares(&self) -> Result<SubmissionShares, Error> {
+    fn submission_shares(&self) -> Result<ShareLimits, Error> {
         let smtp = &self.smtp;
-        let all = smtp.sessions_max;
-        let tenant = match smtp.sessions_per_tenant_max {
-            0 => (all / 2).max(1),
-            share => share,
-        };
-        if tenant > all {
-            const KEY: &str = "smtp.sessions_per_tenant_max";
-            return Err(Error::value(KEY, "must be at most smtp.sessions_max"));
-        }
-        Ok(SubmissionShares {
-            inbox: smtp.sessions_per_inbox_max,
-            tenant,
+        let all = (smtp.sessions_max, "smtp.sessions_max");
+        Ok(ShareLimits {
+            inbox: smtp.sessions_per_inbox_max.into(),
+            tenant: share(
+                (smtp.sessions_per_tenant_max, "smtp.sessions_per_tenant_max"),
+                smtp.sessions_max / 2,
+                all,
+            )?,
         })
     }
 
     /// Most IMAP sessions of one inbox and of one tenant: at least one, and at most all.
-    fn imap_shares(&self) -> Result<Option<ImapShares>, Error> {
-        const INBOX: &str = "imap.sessions_per_inbox_total_max";
-        const TENANT: &str = "imap.sessions_per_tenant_max";
+    fn imap_shares(&self) -> Result<Option<ShareLimits>, Error> {
         let imap = &self.imap;
-        let all = imap.sessions_max;
-        let inbox = match imap.sessions_per_inbox_total_max {
-            0 => (all / 10)
-                .max(imap.sessions_per_inbox_max.saturating_mul(2))
-                .min(all),
-            share => share,
+        let inbox = (
+            imap.sessions_per_inbox_total_max,
+            "imap.sessions_per_inbox_total_max",
+        );
+        let tenant = (imap.sessions_per_tenant_max, "imap.sessions_per_tenant_max");
+        let all = (imap.sessions_max, "imap.sessions_max");
+        let of_inbox = (imap.sessions_max / 10).max(imap.sessions_per_inbox_max.saturating_mul(2));
+        let shares = ShareLimits {
+            inbox: share(inbox, of_inbox, all)?,
+            tenant: share(tenant, imap.sessions_max / 2, all)?,
         };
-        let tenant = match imap.sessions_per_tenant_max {
-            0 => (all / 2).max(1),
-            share => share,
-        };
-        for (share, key) in [(inbox, INBOX), (tenant, TENANT)] {
-            if share > all {
-                return Err(Error::value(key, "must be at most imap.sessions_max"));
-            }
-        }
         if !self.login_policy.listen.is_empty() {
-            return Ok(Some(ImapShares { inbox, tenant }));
+            return Ok(Some(shares));
         }
-        for (share, key) in [
-            (imap.sessions_per_inbox_total_max, INBOX),
-            (imap.sessions_per_tenant_max, TENANT),
-        ] {
-            if share != 0 {
+        for (written, key) in [inbox, tenant] {
+            if written != 0 {
                 return Err(Error::value(
                     key,
                     "must be 0 where login_policy.listen is empty: Dovecot asks there",

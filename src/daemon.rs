@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, Machine},
-    config::{self, Config, ImapShares, StoreUrl},
+    config::{self, Config, StoreUrl},
     dns::Dns,
     http::{self, App, Endpoints, Host, Part, Probe, ReadinessProbes, server},
     mail::{
@@ -418,12 +418,8 @@ impl SessionEnder for Doveadm {
 
 /// What keeps IMAP sessions within their shares, where Dovecot asks.
 fn imap_shares(config: &Config, db: &Db, clock: Arc<dyn Clock>) -> Result<Option<Shares>, Error> {
-    let Some(ImapShares { inbox, tenant }) = config.imap_shares else {
+    let Some(limits) = config.imap_shares else {
         return Ok(None);
-    };
-    let limits = throttle::Limits {
-        inbox: inbox.into(),
-        tenant: tenant.into(),
     };
     let directory = SessionDirectory {
         doveadm: doveadm_client(config)?,

@@ -21,6 +21,7 @@ pub mod password;
 pub mod password_scheme;
 pub mod sasl_name;
 pub mod sealing;
+pub mod session_share;
 pub mod spf;
 pub mod suffix;
 pub mod tenant;

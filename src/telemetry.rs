@@ -92,7 +92,7 @@ pub mod metric {
     /// Whose rate of calls is limited (`http::rates`), and of which calls.
     const RATE_OWNERS: Values = Values::Listed(&["address", "key"]);
     const RATE_CLASSES: Values = Values::Listed(&["costly", "reads", "writes"]);
-    /// Whose sessions are limited (`throttle::Share`).
+    /// Whose sessions are limited (`model::session_share`).
     const SHARES: Values = Values::Listed(&["inbox", "tenant"]);
     /// What came of passwords that Dovecot handed over (`daemon::replace_hashes`).
     const COSTLY_HASH_OUTCOMES: Values =

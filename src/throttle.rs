@@ -26,11 +26,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use self::attempts::{Source, Throttle};
-pub use self::{
-    sessions::{Limits, Share},
-    shares::{Answer as DirectoryAnswer, Directory, LOGINS_MAX, Shares, Unanswered},
-};
-use crate::{clock::Clock, telemetry::metric};
+pub use self::shares::{Answer as DirectoryAnswer, Directory, LOGINS_MAX, Shares, Unanswered};
+use crate::{clock::Clock, model::session_share::Share, telemetry::metric};
 
 /// Largest request of Dovecot's.
 const BODY_MAX_OCTETS: usize = 16 * 1024;
@@ -91,13 +88,10 @@ impl Answer {
     const GO_ON: Self = Self { status: 0, msg: "" };
 
     fn refusal(share: Share) -> Self {
-        let msg = match share {
-            Share::Inbox => "this inbox has as many sessions as it may have; end one of them first",
-            Share::Tenant => {
-                "the inboxes of this customer have as many sessions as they may have together; end one of them first"
-            }
-        };
-        Self { status: REFUSED, msg }
+        Self {
+            status: REFUSED,
+            msg: share.refusal(),
+        }
     }
 }
 

@@ -160,10 +160,7 @@ fn read(file: &Path) -> Result<String, Failure> {
     match utf8(&octets) {
         Ok(text) => Ok(text.to_owned()),
         Err(other) => {
-            let valid = str::from_utf8(&octets)
-                .err()
-                .map_or(0, |error| error.valid_up_to());
-            let line = octets[..valid].split(|octet| *octet == b'\n').count();
+            let line = octets[..other.at].split(|octet| *octet == b'\n').count();
             Err(format!("{name}: line {line}: must be text in UTF-8{other}").into())
         }
     }

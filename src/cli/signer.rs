@@ -67,9 +67,8 @@ pub(super) fn open(config: &Config) -> Result<Option<Open>, Failure> {
         sealing,
         host: config.authserv_id.clone(),
         sessions: SessionLimits {
-            all: config.sessions.submission,
-            per_inbox: config.submission_shares.inbox,
-            per_tenant: config.submission_shares.tenant,
+            all: config.sessions.submission.into(),
+            shares: config.submission_shares,
         },
         tenants,
         clock: Arc::new(Machine),

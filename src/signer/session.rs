@@ -16,13 +16,16 @@ use super::{
     KeyError, Parts,
     author::{AuthorError, authors},
     message::{FormError, HEADER_MAX_OCTETS, Message, SignError, Whole},
-    sessions::{OpenSessions, Place, Share},
+    sessions::{OpenSessions, Place},
 };
 use crate::{
     clock::Timestamp,
     maps,
     milter::{self, recipients::Recipients, reserved_fields::ReservedFields},
-    model::address::{Address, DomainName},
+    model::{
+        address::{Address, DomainName},
+        session_share::Share,
+    },
     telemetry,
 };
 
@@ -213,13 +216,7 @@ impl Milter for Session {
             "refused a session beyond a share"
         );
         // Postfix closes the connection after a 421.
-        let text = match share {
-            Share::Inbox => "this inbox has as many sessions as it may have; end one of them first",
-            Share::Tenant => {
-                "the inboxes of this customer have as many sessions as they may have together; end one of them first"
-            }
-        };
-        Ok(Replycode::new([4, 2, 1], [4, 7, 0], text).into())
+        Ok(Replycode::new([4, 2, 1], [4, 7, 0], share.refusal()).into())
     }
 
     async fn rcpt(&mut self, recipient: Recipient) -> Result<Action, Infallible> {

@@ -18,13 +18,14 @@ use crate::{
     model::{
         ids::{InboxId, TenantId},
         sasl_name::SaslName,
+        session_share::{Share, ShareLimits},
     },
     telemetry,
 };
 
 /// An inbox that has a session already has fewer than the free places divided by this: the fewer are left, the less one inbox
-/// gets (dynamic thresholds; Choudhury and Hahne, 1998). This is what keeps a few inboxes from taking all, also while nobody
-/// says whose they are.
+/// gets (dynamic thresholds; Choudhury and Hahne, 1998). This is what keeps a few inboxes from taking all, also while it is not
+/// known whose they are.
 const PART_OF_FREE: u32 = 10;
 /// Longest wait of a session for whose the inboxes are.
 const ANSWER_TIMEOUT_MS: u64 = 700;
@@ -37,18 +38,9 @@ const REMEMBERED_MAX: usize = 10_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionLimits {
     /// All of them (`smtp.sessions_max`).
-    pub all: u16,
-    /// Of one inbox (`smtp.sessions_per_inbox_max`).
-    pub per_inbox: u16,
-    /// Of all inboxes of a tenant (`smtp.sessions_per_tenant_max`).
-    pub per_tenant: u16,
-}
-
-/// Whose share a session would be beyond.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Share {
-    Inbox,
-    Tenant,
+    pub all: u32,
+    /// The parts of them (`smtp.sessions_per_inbox_max`, `smtp.sessions_per_tenant_max`).
+    pub shares: ShareLimits,
 }
 
 /// Who has logged in. All generations of an inbox's credentials share its places. A login by a password entry of an earlier
@@ -104,16 +96,6 @@ pub(super) struct Place {
 impl fmt::Debug for OpenSessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenSessions").finish_non_exhaustive()
-    }
-}
-
-impl Share {
-    /// What log lines call it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Inbox => "inbox",
-            Self::Tenant => "tenant",
-        }
     }
 }
 
@@ -209,11 +191,11 @@ impl Open {
     /// Whether one more session of this login is within the shares.
     fn judge(&self, limits: SessionLimits, holder: &Holder) -> Verdict {
         let own = self.of_holder.get(holder).copied().unwrap_or(0);
-        let free = u32::from(limits.all).saturating_sub(self.all);
-        if own >= limits.per_inbox.into() || (own > 0 && own * PART_OF_FREE >= free) {
+        let free = limits.all.saturating_sub(self.all);
+        if own >= limits.shares.inbox || (own > 0 && own * PART_OF_FREE >= free) {
             return Verdict::Beyond(Share::Inbox);
         }
-        let per_tenant = u32::from(limits.per_tenant);
+        let per_tenant = limits.shares.tenant;
         if self.all < per_tenant {
             return Verdict::Within;
         }
@@ -364,12 +346,11 @@ mod tests {
         format!("00000000-0000-0000-0000-{inbox:012}.{generation}")
     }
 
-    fn open(all: u16, per_inbox: u16, per_tenant: u16) -> (Arc<OpenSessions>, Arc<Fake>, Arc<Hand>) {
+    fn open(all: u32, inbox: u32, tenant: u32) -> (Arc<OpenSessions>, Arc<Fake>, Arc<Hand>) {
         let (fake, clock) = (Arc::new(Fake::default()), Arc::new(Hand::default()));
         let limits = SessionLimits {
             all,
-            per_inbox,
-            per_tenant,
+            shares: ShareLimits { inbox, tenant },
         };
         let sessions = OpenSessions::new(limits, Arc::clone(&fake) as _, Arc::clone(&clock) as _);
         (sessions, fake, clock)

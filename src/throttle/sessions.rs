@@ -2,7 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{clock::Timestamp, model::ids::TenantId};
+use crate::{
+    clock::Timestamp,
+    model::{
+        ids::TenantId,
+        session_share::{Share, ShareLimits},
+    },
+};
 
 /// A login that was let in may take this long to become a session that Dovecot counts.
 const BEGINS_WITHIN_S: i64 = 2;
@@ -10,34 +16,6 @@ const BEGINS_WITHIN_S: i64 = 2;
 const LET_IN_MAX: usize = 20_000;
 /// After so long, whose a login is is looked up again: an address can go to another tenant.
 const TENANTS_KEPT_S: i64 = 600;
-
-/// Most IMAP sessions, wherever they come from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Of one inbox.
-    pub inbox: u32,
-    /// Of all inboxes of a tenant.
-    pub tenant: u32,
-}
-
-/// Whose share of the sessions is used up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Share {
-    /// That of the inbox.
-    Inbox,
-    /// That of the tenant.
-    Tenant,
-}
-
-impl Share {
-    /// As metrics and logs name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Inbox => "inbox",
-            Self::Tenant => "tenant",
-        }
-    }
-}
 
 /// What the counts say of one more session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +32,7 @@ pub(super) enum Verdict {
 /// [`BEGINS_WITHIN_S`]; they are too high by the sessions that have ended since Dovecot counted.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    limits: Limits,
+    limits: ShareLimits,
     /// By login. Some are of no inbox any more.
     of_login: HashMap<Box<str>, u32>,
     of_tenant: HashMap<TenantId, u32>,
@@ -70,7 +48,7 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(limits: Limits, now: Timestamp) -> Self {
+    pub(super) fn new(limits: ShareLimits, now: Timestamp) -> Self {
         Self {
             limits,
             of_login: HashMap::new(),
@@ -201,7 +179,7 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_micros(0);
-    const LIMITS: Limits = Limits {
+    const LIMITS: ShareLimits = ShareLimits {
         inbox: 10,
         tenant: 25,
     };

@@ -14,10 +14,13 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::sessions::{Limits, Sessions, Share, Verdict};
+use super::sessions::{Sessions, Verdict};
 use crate::{
     clock::{Clock, Timestamp},
-    model::ids::TenantId,
+    model::{
+        ids::TenantId,
+        session_share::{Share, ShareLimits},
+    },
     telemetry,
 };
 
@@ -72,7 +75,7 @@ impl fmt::Debug for Shares {
 
 impl Shares {
     /// No sessions are known yet.
-    pub fn new(limits: Limits, directory: Arc<dyn Directory>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(limits: ShareLimits, directory: Arc<dyn Directory>, clock: Arc<dyn Clock>) -> Self {
         let now = clock.now();
         Self(Arc::new(Inner {
             sessions: Mutex::new(Sessions::new(limits, now)),
@@ -88,9 +91,12 @@ impl Shares {
     /// Lets one more session of a login begin, or says whose share it would be beyond.
     pub(super) async fn let_in(&self, login: &str) -> Result<(), Share> {
         let login = login.to_lowercase();
-        if self.0.sessions().judge(&login) == Verdict::Within {
-            self.0.sessions().let_in(&login, self.0.clock.now());
-            return Ok(());
+        {
+            let mut sessions = self.0.sessions();
+            if sessions.judge(&login) == Verdict::Within {
+                sessions.let_in(&login, self.0.clock.now());
+                return Ok(());
+            }
         }
         // In a task of its own: what was asked is of use to others, however long this login waits.
         let (inner, of) = (Arc::clone(&self.0), login.clone());
@@ -184,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { inbox: 2, tenant: 2 };
+    const LIMITS: ShareLimits = ShareLimits { inbox: 2, tenant: 2 };
 
     /// A clock that a test moves.
     #[derive(Default)]

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use inboxd::{
     clock::Machine,
     mail::doveadm::Doveadm,
-    model::ids::TenantId,
+    model::{ids::TenantId, session_share::ShareLimits},
     stack::PrivateStack,
-    throttle::{self, Directory, DirectoryAnswer, Limits, Shares},
+    throttle::{self, Directory, DirectoryAnswer, Shares},
 };
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -82,7 +82,7 @@ async fn submission_has_a_limit_of_its_own_for_each_address() {
 }
 
 /// Fewer sessions than [`PER_INBOX`], of one inbox and of the tenant of Alice and Bob.
-const SHARES: Limits = Limits { inbox: 5, tenant: 8 };
+const SHARES: ShareLimits = ShareLimits { inbox: 5, tenant: 8 };
 
 /// Who is connected, by a real Dovecot; Alice and Bob are of one tenant.
 struct OfStack(Doveadm);
