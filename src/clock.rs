@@ -23,6 +23,17 @@ impl Timestamp {
         Self(micros)
     }
 
+    /// Whole seconds since the Unix epoch.
+    pub const fn as_seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// This instant moved by a number of milliseconds, into the past when negative.
+    #[must_use]
+    pub const fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis.saturating_mul(1_000)))
+    }
+
     /// This instant moved by a number of seconds, into the past when negative.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {
@@ -92,6 +103,28 @@ pub fn new_id(clock: &dyn Clock, entropy: &dyn Entropy) -> Uuid {
     entropy.fill(&mut tail);
     [_, _, _, _, _, _, tail[0], tail[1]] = fraction.to_be_bytes();
     uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
+}
+
+/// A clock that tests move.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Hand(std::sync::atomic::AtomicI64);
+
+#[cfg(test)]
+impl Hand {
+    /// Moves it on.
+    pub(crate) fn advance_millis(&self, millis: i64) {
+        let moved = self.now().plus_millis(millis);
+        self.0
+            .store(moved.as_micros(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
 }
 
 #[cfg(test)]

@@ -24,8 +24,6 @@ const WAITING_MAX: usize = 64;
 /// Pause between two renewals of the lease; the script in Dovecot takes one for 15 s.
 const LEASE_PAUSE_S: u64 = 5;
 
-const MICROS_A_SECOND: i64 = 1_000_000;
-
 /// What the tasks work with.
 pub(super) struct Parts {
     pub layout: Layout,
@@ -114,7 +112,7 @@ async fn receive_from_one(
             ready = pipe.readable() => ready?,
         }
         read_all(&pipe, &mut messages, verified)?;
-        let now = clock.now().as_micros() / MICROS_A_SECOND;
+        let now = clock.now().as_seconds();
         let renewed = tokio::task::spawn_blocking(move || {
             let is_in_place = passwords.is_in_place();
             let renewed = passwords.renew_lease(now);

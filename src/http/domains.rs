@@ -240,6 +240,15 @@ problems!(
     [Code::DomainInUse]
 );
 
+/// The domain in the path, as the document describes it.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "described here, read as a NameInPath")]
+struct DomainInPath {
+    #[param(format = "idn-hostname", min_length = 3, max_length = 253)]
+    domain: String,
+}
+
 /// The domain in the path.
 fn name_of(path: &NameInPath) -> Result<DomainName, Problem> {
     DomainName::parse(&path.0).map_err(|rule| Problem::invalid("domain", rule))
@@ -332,7 +341,7 @@ pub(super) async fn list_domains(
 ///
 /// As DNS said when it was asked last. A tenant (tk_) key that has registered it in several workspaces is shown the
 /// verified registration, or else the newest.
-#[utoipa::path(get, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(get, path = "/v1/domains/{domain}", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "The domain", body = DomainView), ListProblems))]
 pub(super) async fn get_domain(
     State(app): State<App>,
@@ -352,7 +361,7 @@ pub(super) async fn get_domain(
 /// Asks DNS now. When this answers that the domain is verified, mail to its addresses is accepted. Those who ask at the
 /// same time share one check. While another tenant has the domain, or one above it, this is 409 for as long as its challenge
 /// is in DNS, and otherwise `contested` until `handoverAt`. A registration that was not proved in time cannot be verified: register the domain again.
-#[utoipa::path(get, path = "/v1/domains/{domain}/verify", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(get, path = "/v1/domains/{domain}/verify", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "What DNS says", body = DomainView), VerifyProblems))]
 pub(super) async fn verify_domain(
     State(app): State<App>,
@@ -379,7 +388,7 @@ pub(super) async fn verify_domain(
 /// Takes a verified domain from its holder at once: whoever proves it next has it. The holder's inboxes whose canonical
 /// address is at the domain are deleted, and its addresses are taken from the others; mail that is stored stays under the
 /// inboxes' ids. When this answers, no mail for the domain is accepted any more.
-#[utoipa::path(post, path = "/v1/domains/{domain}/release", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(post, path = "/v1/domains/{domain}/release", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "Released", body = ReleasedDomain), ReleaseProblems))]
 pub(super) async fn release_domain(
     State(app): State<App>,
@@ -402,7 +411,7 @@ pub(super) async fn release_domain(
 }
 
 /// Read a domain's records as a zone file
-#[utoipa::path(get, path = "/v1/domains/{domain}/zone", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(get, path = "/v1/domains/{domain}/zone", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "RFC 1035, 5; names are absolute", body = String, content_type = "text/dns"),
         ListProblems))]
 pub(super) async fn domain_zone(
@@ -419,7 +428,7 @@ pub(super) async fn domain_zone(
 }
 
 /// Change a domain
-#[utoipa::path(patch, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(patch, path = "/v1/domains/{domain}", tag = "domains", params(DomainInPath),
     request_body = UpdateDomain,
     responses((status = 200, description = "Changed", body = DomainView), UpdateProblems))]
 pub(super) async fn update_domain(
@@ -458,7 +467,7 @@ fn inbox_id(text: &str) -> Result<InboxId, Refused> {
 ///
 /// They are in `dnsRecords` from now on, and sign from when a check has seen their records; until then, and for the mail
 /// that is under way after that, the old records have to stay.
-#[utoipa::path(post, path = "/v1/domains/{domain}/dkim/rotate", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(post, path = "/v1/domains/{domain}/dkim/rotate", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "The domain, with the new records", body = DomainView), RotateProblems))]
 pub(super) async fn rotate_dkim(
     State(app): State<App>,
@@ -486,7 +495,7 @@ pub(super) async fn rotate_dkim(
 ///
 /// When this answers, no mail for it is accepted any more, and its names are free. Its addresses are taken from the inboxes that have them beside
 /// their canonical one; inboxes whose canonical address is at the domain have to be deleted first.
-#[utoipa::path(delete, path = "/v1/domains/{domain}", tag = "domains", params(("domain" = String, Path, format = "idn-hostname", min_length = 3, max_length = 253)),
+#[utoipa::path(delete, path = "/v1/domains/{domain}", tag = "domains", params(DomainInPath),
     responses((status = 200, description = "Deleted", body = DeletedDomain), DeleteProblems))]
 pub(super) async fn delete_domain(
     State(app): State<App>,

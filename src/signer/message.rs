@@ -246,7 +246,7 @@ impl Whole {
             d: domain.to_string(),
             s: key.selector.to_string(),
             bh: self.body.as_ref().to_vec(),
-            t: u64::try_from(now.as_micros() / 1_000_000).unwrap_or_default(),
+            t: u64::try_from(now.as_seconds()).unwrap_or_default(),
             h: names,
             ch: HEADER_FORM,
             cb: BODY_FORM,

@@ -173,8 +173,7 @@ impl OpenSessions {
                         error = telemetry::chain(&*error),
                         "cannot ask inboxd whose inboxes have sessions; no session is refused for those of its tenant"
                     );
-                    let now_us = self.clock.now().as_micros();
-                    *next_question = Timestamp::from_micros(now_us + FAILURE_PAUSE_MS * 1_000);
+                    *next_question = self.clock.now().plus_millis(FAILURE_PAUSE_MS);
                     return;
                 }
             }
@@ -284,22 +283,13 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use async_trait::async_trait;
     use uuid::Uuid;
 
     use super::{super::tenants::Unanswered, *};
-
-    /// A clock that a test moves.
-    #[derive(Default)]
-    struct Hand(AtomicI64);
-
-    impl Clock for Hand {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_micros(self.0.load(Relaxed))
-        }
-    }
+    use crate::clock::Hand;
 
     /// What a question gets.
     #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -464,7 +454,7 @@ mod tests {
             // The share of an inbox holds all the same.
             assert_eq!(held.len(), 12);
             assert_eq!(fake.asked.load(Relaxed), 1);
-            clock.0.fetch_add(FAILURE_PAUSE_MS * 1_000, Relaxed);
+            clock.advance_millis(FAILURE_PAUSE_MS);
             fake.set(Mood::Answers);
             assert_eq!(take(&sessions, 5).await.unwrap_err(), Share::Tenant);
             // What is known holds also while there is no answer.

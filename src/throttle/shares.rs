@@ -134,7 +134,7 @@ impl Inner {
     }
 
     fn after(&self, pause_ms: i64) -> Timestamp {
-        Timestamp::from_micros(self.clock.now().as_micros() + pause_ms * 1_000)
+        self.clock.now().plus_millis(pause_ms)
     }
 
     /// Returns after how many milliseconds it may be asked again.
@@ -184,23 +184,14 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use uuid::Uuid;
 
     use super::*;
+    use crate::clock::Hand;
 
     const LIMITS: ShareLimits = ShareLimits { inbox: 2, tenant: 2 };
-
-    /// A clock that a test moves.
-    #[derive(Default)]
-    struct Hand(AtomicI64);
-
-    impl Clock for Hand {
-        fn now(&self) -> Timestamp {
-            Timestamp::from_micros(self.0.load(Relaxed))
-        }
-    }
 
     /// What a question gets.
     #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -260,7 +251,7 @@ mod tests {
         assert_eq!(fake.dovecot_asked.load(Relaxed), 1);
         // For each of the two.
         assert_eq!(fake.store_asked.load(Relaxed), 2);
-        clock.0.fetch_add(COUNT_PAUSE_MS * 1_000, Relaxed);
+        clock.advance_millis(COUNT_PAUSE_MS);
         assert_eq!(shares.let_in("full@b.test").await, Err(Share::Inbox));
         assert_eq!(fake.dovecot_asked.load(Relaxed), 2);
     }
@@ -275,7 +266,7 @@ mod tests {
             assert_eq!(shares.let_in("full@b.test").await, Ok(()));
         }
         assert_eq!(fake.dovecot_asked.load(Relaxed), 1);
-        clock.0.fetch_add(FAILURE_PAUSE_MS * 1_000, Relaxed);
+        clock.advance_millis(FAILURE_PAUSE_MS);
         assert_eq!(shares.let_in("full@b.test").await, Ok(()));
         assert_eq!(fake.dovecot_asked.load(Relaxed), 2);
     }
